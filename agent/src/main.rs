@@ -1,0 +1,2 @@
+//! railwatch-agent
+fn main() {}

@@ -1,0 +1,2 @@
+//! railwatch
+fn main() {}

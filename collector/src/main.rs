@@ -1,0 +1,2 @@
+//! railwatch-collector
+fn main() {}
