@@ -1,0 +1,16 @@
+//! Bounds of everything that crosses the wire. What breaks one is rejected and counted, never cut in silence.
+
+/// Largest encoded message in either direction, bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Distinct series one host may define.
+pub const SERIES_PER_HOST_MAX: usize = 20_000;
+/// Series in one `Windows` frame.
+pub const SERIES_PER_FRAME_MAX: usize = 10_000;
+/// Longest name of a host, entity, series, label key or attribute key, bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest label value, attribute value or summary, bytes.
+pub const TEXT_BYTES_MAX: usize = 1024;
+/// Labels of a series, or attributes of a signal.
+pub const LABELS_MAX: usize = 32;
+/// GPU processes in one snapshot.
+pub const PROCESSES_PER_HOST_MAX: usize = 4096;
