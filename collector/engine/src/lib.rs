@@ -1,1 +1,10 @@
-//! railwatch-engine
+//! The engine: events in, effects out, nothing else.
+//!
+//! `step(event, now)` is a pure function of the state and its arguments. There is no clock (`now` comes in), no
+//! randomness (identifiers are counted), no IO and no async here; the collector carries the effects out and stores
+//! them. The same events give the same effects, byte for byte: that is what replay and the simulator rest on.
+#![forbid(unsafe_code)]
+
+pub mod model;
+
+pub use model::*;

@@ -1,0 +1,316 @@
+//! What the engine speaks: events, effects, and the records that effects carry.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Unix nanoseconds on the collector's timeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+/// A host's name, as its certificate says it.
+pub type HostName = String;
+
+/// How bad an observation is. Order matters: the worst is the greatest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// May become a fault.
+    Warning,
+    /// Is a fault.
+    Error,
+    /// Stops work now.
+    Critical,
+}
+
+/// Something a signal is about: `kind` "nic", "port", "gpu", "process", "host"; `name` unique within the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Element {
+    /// The host it belongs to.
+    pub host: HostName,
+    /// Its kind.
+    pub kind: String,
+    /// Its name within the host.
+    pub name: String,
+}
+
+/// An observation on an element, on the collector's timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Signal {
+    /// Canonical name: "nic.link.down", "nic.errors", "gpu.alloc.failed".
+    pub name: String,
+    /// What it is about.
+    pub element: Element,
+    /// How bad.
+    pub severity: Severity,
+    /// When it was true.
+    pub observed: Timestamp,
+    /// The true instant lies within `observed` ± this many nanoseconds (reading and clock together).
+    pub half_width_ns: u64,
+    /// The value seen.
+    pub value: f64,
+    /// The value before, where there is one.
+    pub previous: Option<f64>,
+    /// UCUM unit of both.
+    pub unit: String,
+    /// One plain sentence.
+    pub summary: String,
+    /// More, by allow-listed key.
+    pub attributes: BTreeMap<String, String>,
+    /// Inputs were lossy since then: no action rests on this signal.
+    pub incomplete_since: Option<Timestamp>,
+}
+
+/// What happens to the engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A host's stream opened.
+    HostConnected {
+        /// Which.
+        host: HostName,
+        /// Its boot.
+        boot_id: String,
+    },
+    /// Anything arrived from a host.
+    HostHeard {
+        /// Which.
+        host: HostName,
+    },
+    /// A host's stream ended; `orderly` when the agent said goodbye.
+    HostDisconnected {
+        /// Which.
+        host: HostName,
+        /// The agent closed the stream itself.
+        orderly: bool,
+    },
+    /// A signal, stored and acknowledged already. `frame` names it uniquely: "HOST/STREAM/SEQUENCE".
+    Signal {
+        /// Unique name of the frame.
+        frame: String,
+        /// The signal.
+        signal: Signal,
+    },
+    /// Time passed. Comes at least every 100 ms.
+    Tick,
+    /// A person judged a proposed decision.
+    Verdict {
+        /// Which.
+        decision: u64,
+        /// Who.
+        actor: String,
+        /// Go on, or not.
+        approve: bool,
+        /// Why, in the person's words.
+        note: String,
+    },
+    /// The executor finished an order, well or badly.
+    OrderFinished {
+        /// Which.
+        idempotency_key: String,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// Acting was halted or released.
+    Halt {
+        /// True: nothing may act.
+        halted: bool,
+        /// Who.
+        actor: String,
+    },
+}
+
+/// How an order ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Carried out.
+    Done {
+        /// What the executor answered.
+        detail: String,
+    },
+    /// Not carried out, and it will not be tried again.
+    Failed {
+        /// Why.
+        detail: String,
+    },
+    /// Held back: halted, fenced by a newer epoch, or expired.
+    Withheld {
+        /// Why.
+        detail: String,
+    },
+}
+
+/// What the collector must store and carry out, in this order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "effects are few and short-lived")]
+pub enum Effect {
+    /// The incident is now this.
+    Incident(Incident),
+    /// The decision is now this.
+    Decision(Decision),
+    /// Carry this out once.
+    Order(Order),
+    /// Write this down for ever.
+    Audit(AuditEntry),
+}
+
+/// Where an incident stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentState {
+    /// The symptom is there.
+    Open,
+    /// The symptom is gone.
+    Resolved,
+}
+
+/// A fault mode on an element, with its evidence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hypothesis {
+    /// "agent_silent", "link_down", "link_errors", "gpu_out_of_memory", "gpu_allocation_failing".
+    pub fault_mode: String,
+    /// Where.
+    pub element: Element,
+    /// Between 0 and 1; the posteriors of an incident's hypotheses sum to at most 1.
+    pub posterior: f64,
+    /// Plain sentences, each with its numbers.
+    pub evidence_for: Vec<String>,
+    /// Likewise.
+    pub evidence_against: Vec<String>,
+}
+
+/// What an operator sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Counted from 1 within the store.
+    pub id: u64,
+    /// Which detector opened it.
+    pub detector: String,
+    /// One line.
+    pub title: String,
+    /// The worst of its signals.
+    pub severity: Severity,
+    /// Where it stands.
+    pub state: IncidentState,
+    /// The element blamed most.
+    pub element: Element,
+    /// When the fault was first true.
+    pub started: Timestamp,
+    /// When the engine opened it.
+    pub opened: Timestamp,
+    /// When it last changed.
+    pub updated: Timestamp,
+    /// When the symptom was gone.
+    pub resolved: Option<Timestamp>,
+    /// Signals joined into it.
+    pub signal_count: u64,
+    /// The last frames joined into it, bounded.
+    pub frames: Vec<String>,
+    /// Most likely first.
+    pub hypotheses: Vec<Hypothesis>,
+    /// Some evidence was lossy since then.
+    pub incomplete_since: Option<Timestamp>,
+}
+
+/// What could be done, and what it would cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alternative {
+    /// "observe", "ticket", "cordon_node", ...
+    pub action: String,
+    /// Expected cost in lost GPU-seconds.
+    pub expected_cost_gpu_s: f64,
+    /// Why it is or is not the one.
+    pub reason: String,
+}
+
+/// A condition that must hold before anything acts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Guard {
+    /// "mode", "posterior", "evidence_complete", "halted", "rate", ...
+    pub name: String,
+    /// It holds.
+    pub passed: bool,
+    /// With the numbers.
+    pub reason: String,
+}
+
+/// Where a decision stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecisionState {
+    /// Waits for a person.
+    Proposed,
+    /// A person (or a policy) said yes.
+    Approved,
+    /// A person said no.
+    Rejected,
+    /// Its order is out.
+    Ordered,
+    /// Carried out.
+    Done,
+    /// Tried, and failed.
+    Failed,
+    /// Its incident ended, or its guards no longer hold.
+    Withdrawn,
+}
+
+/// What the engine would do about an incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Counted from 1 within the store.
+    pub id: u64,
+    /// For which incident.
+    pub incident: u64,
+    /// The cheapest adequate action.
+    pub action: String,
+    /// On what.
+    pub target: Element,
+    /// Where it stands.
+    pub state: DecisionState,
+    /// Every action considered, cheapest first.
+    pub alternatives: Vec<Alternative>,
+    /// Every guard, passed or not.
+    pub guards: Vec<Guard>,
+    /// When proposed.
+    pub proposed: Timestamp,
+    /// When it last changed.
+    pub updated: Timestamp,
+    /// Who approved or rejected.
+    pub actor: Option<String>,
+    /// How it ended, in words.
+    pub outcome: Option<String>,
+}
+
+/// Carry out one decision, once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The same for every retry; no two orders share it.
+    pub idempotency_key: String,
+    /// Fencing: an executor refuses an epoch lower than the highest it has seen.
+    pub epoch: u64,
+    /// Of which decision.
+    pub decision: u64,
+    /// What.
+    pub action: String,
+    /// On what.
+    pub target: Element,
+    /// Not after this.
+    pub expires: Timestamp,
+}
+
+/// One line of the audit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who: "engine", or a person's name.
+    pub actor: String,
+    /// What: "decision.proposed", "decision.approved", "order.done", "halt", ...
+    pub what: String,
+    /// On what, in words.
+    pub detail: String,
+}
