@@ -61,6 +61,9 @@ pub struct Signal {
     pub attributes: BTreeMap<String, String>,
     /// Inputs were lossy since then: no action rests on this signal.
     pub incomplete_since: Option<Timestamp>,
+    /// How many like it the agent left out since the last one it sent.
+    #[serde(default)]
+    pub suppressed: u64,
 }
 
 /// What happens to the engine.
@@ -78,6 +81,8 @@ pub enum Event {
     HostHeard {
         /// Which.
         host: HostName,
+        /// When it arrived: not after the step's `now`, and before it where the collector was busy.
+        at: Timestamp,
     },
     /// A host's stream ended; `orderly` when the agent said goodbye.
     HostDisconnected {
@@ -86,7 +91,7 @@ pub enum Event {
         /// The agent closed the stream itself.
         orderly: bool,
     },
-    /// A signal, stored and acknowledged already. `frame` names it uniquely: "HOST/STREAM/SEQUENCE".
+    /// A signal that is not a replay; it is stored in the same transaction as the effects of this event. `frame` names it uniquely: "HOST/STREAM/SEQUENCE".
     Signal {
         /// Unique name of the frame.
         frame: String,
@@ -95,6 +100,11 @@ pub enum Event {
     },
     /// Time passed. Comes at least every 100 ms.
     Tick,
+    /// The collector itself stood still (suspended, starved, a slow disk): for that long nobody can have been heard.
+    Stalled {
+        /// How long.
+        for_ns: u64,
+    },
     /// A person judged a proposed decision.
     Verdict {
         /// Which.
@@ -156,6 +166,20 @@ pub enum Effect {
     Order(Order),
     /// Write this down for ever.
     Audit(AuditEntry),
+    /// This frame's signal belongs to this incident.
+    Joined {
+        /// Unique name of the frame.
+        frame: String,
+        /// The incident's identifier.
+        incident: u64,
+    },
+    /// Do not carry this order out if it is not carried out yet; the executor answers with `OrderFinished` either way.
+    Cancel {
+        /// Of the order.
+        idempotency_key: String,
+        /// Why, for the record.
+        reason: String,
+    },
 }
 
 /// Where an incident stands.
@@ -171,7 +195,7 @@ pub enum IncidentState {
 /// A fault mode on an element, with its evidence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hypothesis {
-    /// "agent_silent", "link_down", "link_errors", "gpu_out_of_memory", "gpu_allocation_failing".
+    /// A name of the table in `faults.rs`: "link_down", "gpu_out_of_memory", ...
     pub fault_mode: String,
     /// Where.
     pub element: Element,
@@ -204,10 +228,16 @@ pub struct Incident {
     pub opened: Timestamp,
     /// When it last changed.
     pub updated: Timestamp,
+    /// No symptom since then; it resolves when that lasts. Absent while the symptom is there.
+    pub quiet_since: Option<Timestamp>,
     /// When the symptom was gone.
     pub resolved: Option<Timestamp>,
+    /// Known only from signals that came long after the fact (a spool's replay): nothing acts on it.
+    pub late: bool,
     /// Signals joined into it.
     pub signal_count: u64,
+    /// What was counted, by name: signals, failure codes, silences. Bounded.
+    pub tally: BTreeMap<String, u64>,
     /// The last frames joined into it, bounded.
     pub frames: Vec<String>,
     /// Most likely first.
@@ -254,7 +284,9 @@ pub enum DecisionState {
     Done,
     /// Tried, and failed.
     Failed,
-    /// Its incident ended, or its guards no longer hold.
+    /// Approved, but a guard held it back. It may be approved again.
+    Withheld,
+    /// Its incident ended, or another decision replaced it.
     Withdrawn,
 }
 
@@ -279,6 +311,8 @@ pub struct Decision {
     pub proposed: Timestamp,
     /// When it last changed.
     pub updated: Timestamp,
+    /// Orders given for it so far.
+    pub orders: u32,
     /// Who approved or rejected.
     pub actor: Option<String>,
     /// How it ended, in words.
@@ -313,4 +347,51 @@ pub struct AuditEntry {
     pub what: String,
     /// On what, in words.
     pub detail: String,
+}
+
+/// What a new engine takes over from the store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    /// When the collector started.
+    pub at: Timestamp,
+    /// Grows by one with each start on the store.
+    pub epoch: u64,
+    /// Random name of the store, made with it: no two stores give the same idempotency key.
+    pub installation: String,
+    /// Identifier of the next incident.
+    pub next_incident: u64,
+    /// Identifier of the next decision.
+    pub next_decision: u64,
+    /// Who halted acting, where it is halted.
+    pub halted_by: Option<String>,
+    /// Incidents not resolved.
+    pub incidents: Vec<Incident>,
+    /// Decisions of those, and any whose order is out.
+    pub decisions: Vec<Decision>,
+    /// Orders given of late, newest last: what the rate and cooldown guards count.
+    pub orders: Vec<PastOrder>,
+    /// Hosts that were heard of late.
+    pub hosts: Vec<KnownHost>,
+}
+
+/// An order given in the past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastOrder {
+    /// When it was given.
+    pub at: Timestamp,
+    /// The order.
+    pub order: Order,
+}
+
+/// A host that an earlier run of the collector heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownHost {
+    /// Its name.
+    pub host: HostName,
+    /// Its boot when last connected.
+    pub boot_id: String,
+    /// When it was last heard.
+    pub last_heard: Timestamp,
+    /// It said goodbye.
+    pub departed: bool,
 }
