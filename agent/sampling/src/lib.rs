@@ -1,1 +1,34 @@
-//! railwatch-sampling
+//! The sampling core of the agent: sources of readings, the threads that read them, the recorder of 1 s windows, and
+//! the rules that turn an edge into a signal at once.
+//!
+//! A source ([`Source`]) declares series and reads raw values, each between two readings of CLOCK_MONOTONIC. The
+//! [`Sampler`] reads every source on an OS thread of its own, at absolute deadlines. A [`Recorder`] per thread computes
+//! rates from the times of the readings, closes windows and raises [`Signal`]s; a [`Sink`] takes both. Loss is counted
+//! where it happens: faults by reason and source, missed deadlines, refused series, rejected readings, a full sink.
+//!
+//! Never: a rate from a nominal interval, a wall-clock time, an unbounded buffer, an async runtime.
+#![forbid(unsafe_code)]
+
+mod batch;
+mod catalog;
+pub mod clock;
+mod counter;
+mod frame;
+mod recorder;
+mod sampler;
+mod series;
+mod signal;
+mod source;
+mod stats;
+
+pub use batch::{Batch, Reading, Value};
+pub use catalog::{Catalog, SERIES_MAX_DEFAULT};
+pub use clock::{ClockPair, Moment};
+pub use counter::{Step, step};
+pub use frame::{Flags, WindowFrame};
+pub use recorder::{Declare, Output, Recorder, Rejects, SeriesHandle};
+pub use sampler::{Sampler, SamplerConfig, Sink, SinkFull, StartError, UnknownSource};
+pub use series::{AtLimit, Counter, Entity, Kind, SeriesDef, SeriesId};
+pub use signal::{BURST, HOLD_OFF, Rule, Severity, Signal, When};
+pub use source::{CadenceRange, ErrorReason, ReadError, Source, Unavailable};
+pub use stats::{COST_BUCKETS, SourceReport, SourceState};
