@@ -1,0 +1,1 @@
+//! railwatch-gpu: accounts
