@@ -1,6 +1,8 @@
 //! What people run while developing: `cargo xtask --help`.
 
 mod proto;
+mod shell;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -19,6 +21,17 @@ enum Command {
         #[command(subcommand)]
         action: Kept,
     },
+    /// Run a command on another kernel (6.1 or 6.12), under emulation, with this host's userland
+    Vm {
+        /// The kernel series: 6.1 or 6.12
+        kernel: String,
+        /// Memory of the virtual machine, MiB
+        #[arg(long, default_value_t = 2048)]
+        memory_mib: u32,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }
 
 /// What is kept in the repository beside its sources.
@@ -34,5 +47,6 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Proto { action: Kept::Build } => proto::build(),
         Command::Proto { action: Kept::Check } => proto::check(),
+        Command::Vm { kernel, memory_mib, command } => std::process::exit(vm::run(&kernel, memory_mib, &command)?),
     }
 }
