@@ -2,6 +2,7 @@
 
 mod proto;
 mod shell;
+mod up;
 mod vm;
 
 use anyhow::Result;
@@ -16,6 +17,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build, then run a collector and an agent on this host until Ctrl-C
+    Up(up::Options),
     /// The generated code of the wire protocol
     Proto {
         #[command(subcommand)]
@@ -45,6 +48,7 @@ enum Kept {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Up(options) => up::up(&options),
         Command::Proto { action: Kept::Build } => proto::build(),
         Command::Proto { action: Kept::Check } => proto::check(),
         Command::Vm { kernel, memory_mib, command } => std::process::exit(vm::run(&kernel, memory_mib, &command)?),
