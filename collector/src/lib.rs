@@ -1,0 +1,17 @@
+//! The collector as a library: everything that does IO around the engine.
+//!
+//! Frames come in through [`ingest`], signals go to [`core`] (stored, then acknowledged, then judged by the engine),
+//! windows and snapshots go to [`live`]. [`api`], [`metrics`] and [`otlp`] show what is there. [`daemon`] wires it all.
+//! Nothing here detects: that is the engine's alone.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod executor;
+pub mod ingest;
+pub mod live;
+pub mod metrics;
+pub mod otlp;

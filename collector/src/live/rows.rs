@@ -1,0 +1,301 @@
+//! The rows that people and programs read: one plain struct per answer, whose JSON is a contract.
+//!
+//! Fields are added, never renamed or removed. `null` means "not known", never zero.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A line of `railwatch hosts`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// The name in its certificate.
+    pub host: String,
+    /// /proc/sys/kernel/random/boot_id of the running boot.
+    pub boot_id: String,
+    /// Milliseconds since anything was heard from it.
+    pub last_seen_ms: u64,
+    /// Its CLOCK_REALTIME less the collector's timeline, microseconds; null until the first exchange.
+    pub clock_offset_us: Option<i64>,
+    /// The true offset lies within ± this; null until the first exchange.
+    pub clock_uncertainty_us: Option<u64>,
+    /// Everything its agent ever had to report, counted at the agent; and what the collector refused on top.
+    pub seen: u64,
+    /// Of those, what arrived and was taken.
+    pub delivered: u64,
+    /// Of those, what was lost anywhere: `seen = delivered + dropped`.
+    pub dropped: u64,
+    /// `dropped` by reason; the collector's own refusals begin with `collector_`.
+    pub dropped_by_reason: BTreeMap<String, u64>,
+    /// A stream of its agent is open.
+    pub connected: bool,
+    /// Its agent's version.
+    pub agent_version: String,
+    /// Its kernel, `uname -r`.
+    pub kernel_release: String,
+    /// `x86_64`, `aarch64`.
+    pub architecture: String,
+    /// What this host cannot do, and why.
+    pub limitations: Vec<LimitationRow>,
+    /// Steps of its CLOCK_REALTIME seen since the collector heard of this boot.
+    pub clock_steps: u64,
+    /// Frames refused since the collector started, by reason.
+    pub rejected_frames: BTreeMap<String, u64>,
+    /// Series it has defined.
+    pub series: u64,
+    /// Its telemetry sources.
+    pub sources: Vec<SourceRow>,
+}
+
+/// Something a host cannot do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitationRow {
+    /// "gpu probes", "rdma netlink", ...
+    pub what: String,
+    /// Why, and what would help.
+    pub why: String,
+}
+
+/// A telemetry source of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRow {
+    /// "netdev", "rdma", ...
+    pub source: String,
+    /// It is read.
+    pub on: bool,
+    /// Why it is off.
+    pub reason: String,
+    /// The kernel interface it reads.
+    pub kernel_path: String,
+    /// Nominal interval between readings.
+    pub cadence_ns: u64,
+    /// Readings so far.
+    pub reads: u64,
+    /// Of those, failed.
+    pub errors: u64,
+    /// Readings that began too late.
+    pub missed_deadlines: u64,
+}
+
+/// A line of `railwatch gpu processes`: one process, device and layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GpuProcessRow {
+    /// Its host.
+    pub host: String,
+    /// In the host's pid namespace.
+    pub pid: u32,
+    /// The first 15 bytes of its name.
+    pub comm: String,
+    /// Its container's identifier; null outside a container.
+    pub container: Option<String>,
+    /// The device's ordinal as the process counts; null where not known.
+    pub device: Option<i32>,
+    /// Why `device` or `device_uuid` is null.
+    pub device_unknown_reason: Option<String>,
+    /// The device's UUID where it can be mapped.
+    pub device_uuid: Option<String>,
+    /// "runtime" or "driver".
+    pub layer: String,
+    /// "cuda", "hip" or "acl".
+    pub api: String,
+    /// Device memory held now, bytes.
+    pub allocated_bytes: u64,
+    /// The most it ever held, bytes.
+    pub peak_bytes: u64,
+    /// Successful allocations.
+    pub allocs: u64,
+    /// Successful frees.
+    pub frees: u64,
+    /// Allocations that returned an error.
+    pub failed_allocs: u64,
+    /// Frees by process exit, context destroy or device reset.
+    pub implicit_frees: u64,
+    /// Frees of addresses never seen allocated.
+    pub unmatched_frees: u64,
+    /// Pinned host memory, not in `allocated_bytes`.
+    pub host_allocated_bytes: u64,
+    /// IPC opens alive: memory of another process, not in `allocated_bytes`.
+    pub ipc_opens: u64,
+    /// RFC 3339: since then a call may have been missed; null when the figures are exact.
+    pub incomplete_since: Option<String>,
+    /// Why they may not be exact.
+    pub incomplete_reason: Option<String>,
+    /// RFC 3339.
+    pub started: String,
+    /// The process is gone; the row stays for a while.
+    pub exited: bool,
+    /// RFC 3339.
+    pub exited_at: Option<String>,
+    /// Events left out by the per-process cap.
+    pub events_cut: u64,
+    /// Calls of the process by function.
+    pub calls: Vec<GpuCallRow>,
+    /// Failed calls of the process by function and code.
+    pub failures: Vec<GpuFailureRow>,
+    /// Its communicators.
+    pub communicators: Vec<CommunicatorRow>,
+}
+
+/// Calls of one function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuCallRow {
+    /// "cudaLaunchKernel", ...
+    pub function: String,
+    /// Calls so far.
+    pub calls: u64,
+    /// Time spent inside, nanoseconds.
+    pub inside_ns: u64,
+    /// Of the calls, those that returned an error.
+    pub failed: u64,
+}
+
+/// Failed calls of one function with one code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuFailureRow {
+    /// "cudaMalloc", ...
+    pub function: String,
+    /// What it returned.
+    pub code: i32,
+    /// How often.
+    pub count: u64,
+}
+
+/// A process's membership of a communicator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommunicatorRow {
+    /// "nccl", "rccl", "hccl".
+    pub library: String,
+    /// 16 hex digits, equal on all ranks.
+    pub identity: String,
+    /// Null where not known.
+    pub rank: Option<u32>,
+    /// Null where not known.
+    pub ranks: Option<u32>,
+    /// Collectives enqueued so far.
+    pub last_sequence: u64,
+    /// "alive", "destroyed", "aborted".
+    pub state: String,
+    /// By operation.
+    pub collectives: Vec<CollectiveRow>,
+}
+
+/// Collectives of one operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectiveRow {
+    /// "AllReduce", ...
+    pub operation: String,
+    /// Calls so far.
+    pub calls: u64,
+    /// Bytes so far.
+    pub bytes: u64,
+}
+
+/// A line of `railwatch gpu coverage`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuCoverageRow {
+    /// Its host.
+    pub host: String,
+    /// In the host's pid namespace.
+    pub pid: u32,
+    /// The first 15 bytes of its name.
+    pub comm: String,
+    /// The library or executable.
+    pub object: String,
+    /// "attached" or "unattachable".
+    pub status: String,
+    /// Why it is not attachable; empty when attached.
+    pub reason: String,
+}
+
+/// A line of `railwatch nic`: one port with its latest rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NicRow {
+    /// Its host.
+    pub host: String,
+    /// "eth0", "mlx5_2/1".
+    pub port: String,
+    /// "netdev" or "rdma".
+    pub kind: String,
+    /// "up", "down", ...
+    pub state: String,
+    /// The kernel driver.
+    pub driver: String,
+    /// Null where the port does not say.
+    pub speed_bits_per_s: Option<u64>,
+    /// Of an RDMA port: its network device.
+    pub netdev: Option<String>,
+    /// RFC 3339 end of the newest window with a reading of this port; null before the first.
+    pub window_end: Option<String>,
+    /// Its series, by name and then labels.
+    pub series: Vec<SeriesRow>,
+}
+
+/// One series of a port in its newest window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesRow {
+    /// "network.io", "rdma.hw.out_of_sequence", ...
+    pub name: String,
+    /// Labels that tell series of one name apart.
+    pub labels: BTreeMap<String, String>,
+    /// UCUM; of a counter: the unit of what is counted.
+    pub unit: String,
+    /// It counts; `mean`, `min` and `max` are rates per second then.
+    pub monotonic: bool,
+    /// Readings in the window.
+    pub count: u32,
+    /// Mean over the window; null without a reading.
+    pub mean: Option<f64>,
+    /// Least; null without a reading.
+    pub min: Option<f64>,
+    /// Greatest; null without a reading.
+    pub max: Option<f64>,
+    /// The last reading itself.
+    pub last: f64,
+    /// Of a counter: its exact increase in the window.
+    pub delta: u64,
+    /// Decreases of a counter that no wrap explains.
+    pub resets: u32,
+    /// Inputs were lossy since then, RFC 3339.
+    pub incomplete_since: Option<String>,
+}
+
+/// Something that `railwatch watch` tells.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "change")]
+pub enum Change {
+    /// A host's stream opened.
+    HostConnected {
+        /// Which.
+        host: String,
+    },
+    /// A host's stream ended.
+    HostDisconnected {
+        /// Which.
+        host: String,
+    },
+    /// A host's CLOCK_REALTIME was stepped.
+    HostClockStepped {
+        /// Which.
+        host: String,
+        /// By how much, microseconds.
+        step_us: i64,
+    },
+    /// A host's GPU processes or their coverage changed.
+    Gpu {
+        /// Which.
+        host: String,
+    },
+    /// A port of a host changed its state.
+    Port {
+        /// Which host.
+        host: String,
+        /// Which port.
+        port: String,
+        /// Its state now.
+        state: String,
+    },
+    /// A host has not been heard for so long that its live state was let go.
+    HostForgotten {
+        /// Which.
+        host: String,
+    },
+}
