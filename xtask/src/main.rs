@@ -1,5 +1,6 @@
 //! What people run while developing: `cargo xtask --help`.
 
+mod packages;
 mod proto;
 mod shell;
 mod up;

@@ -4,7 +4,7 @@
 //! In: a kernel series ("6.1") and a command line. Out: what the command printed, and its exit status.
 //! Never touches this host: packages are unpacked into `target/vm`, nothing is installed.
 
-use crate::shell::{self, Step};
+use crate::{packages, shell};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     ffi::OsStr,
@@ -51,23 +51,8 @@ struct Qemu {
 impl Qemu {
     fn fetch(home: &Path) -> Result<Self> {
         let prefix = home.join("qemu");
-        if !prefix.join("complete").exists() {
-            let step = Step::begin("fetch QEMU (once; unpacked into target/vm, not installed)");
-            let archives = home.join("archives");
-            fs::create_dir_all(archives.join("partial"))?;
-            // --download-only: the solver may want to remove a newer qemu-utils; nothing is carried out.
-            shell::quiet(
-                Command::new("apt-get")
-                    .args(["install", "--yes", "--no-install-recommends", "--download-only"])
-                    .arg("-o")
-                    .arg(format!("Dir::Cache::archives={}", archives.display()))
-                    .args(["qemu-system-x86", "busybox-static", "seabios", "kmod", "xz-utils", "zstd"]),
-            )
-            .context("download QEMU: is the Debian mirror reachable, and did `apt-get update` run?")?;
-            unpack_all(&archives, &prefix)?;
-            fs::write(prefix.join("complete"), "")?;
-            step.done();
-        }
+        let names = ["qemu-system-x86", "busybox-static", "seabios", "kmod", "xz-utils", "zstd"];
+        packages::unpacked(&prefix, &names, true)?;
         Ok(Self { prefix })
     }
 
@@ -124,23 +109,15 @@ impl Kernel {
     fn fetch(home: &Path, series: &str, meta: &str, qemu: &Qemu) -> Result<Self> {
         let folder = home.join(format!("kernel-{series}"));
         let vmlinux = folder.join("vmlinux");
-        if !folder.join("complete").exists() {
-            let step = Step::begin(&format!("fetch kernel {series} (once)"));
+        if !vmlinux.exists() {
             let package = newest(meta)?;
-            if folder.exists() {
-                fs::remove_dir_all(&folder)?;
-            }
-            fs::create_dir_all(&folder)?;
-            shell::quiet(Command::new("apt-get").args(["download", &package]).current_dir(&folder))
-                .with_context(|| format!("download {package}"))?;
-            unpack_all(&folder, &folder)?;
+            packages::unpacked(&folder, &[&package], false)?;
             let release = only_entry(&folder.join("lib/modules"))?;
             let image = fs::read(folder.join(format!("boot/vmlinuz-{release}")))?;
-            fs::write(&vmlinux, elf_of(&image, qemu)?)?;
+            let elf = elf_of(&image, qemu)?;
             // kmod is every module tool, by the name it is called with.
             shell::quiet(Command::new(qemu.program("bin/kmod")).arg0("depmod").arg("-b").arg(&folder).arg(&release))?;
-            fs::write(folder.join("complete"), "")?;
-            step.done();
+            fs::write(&vmlinux, elf)?;
         }
         let release = only_entry(&folder.join("lib/modules"))?;
         Ok(Self { folder, vmlinux, release })
@@ -254,18 +231,6 @@ fn newest(meta: &str) -> Result<String> {
         .find(|name| name.starts_with("linux-image-"))
         .map(str::to_owned)
         .with_context(|| format!("{meta} names no kernel: did `apt-get update` run on this Debian 12?"))
-}
-
-fn unpack_all(archives: &Path, into: &Path) -> Result<()> {
-    fs::create_dir_all(into)?;
-    for entry in fs::read_dir(archives)? {
-        let path = entry?.path();
-        if path.extension() == Some(OsStr::new("deb")) {
-            shell::quiet(Command::new("dpkg-deb").arg("-x").arg(&path).arg(into))?;
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
 }
 
 fn only_entry(folder: &Path) -> Result<String> {

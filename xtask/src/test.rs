@@ -1,0 +1,157 @@
+//! `cargo xtask test`: every check of the project, in the order in which a failure is cheapest.
+//!
+//! A tier is a named list of checks. Without names all tiers run; a name runs that one. The first failure ends the run,
+//! and says which tier it was and how to run it alone.
+
+use crate::{ebpf, packages, proto, shell, shell::Step, vm};
+use anyhow::{Context, Result, ensure};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+/// The kernels besides the running one that the kernel half must work on.
+const KERNELS: &[&str] = &["6.1", "6.12"];
+
+/// Options of `test`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only these tiers
+    #[arg(value_enum)]
+    tiers: Vec<Tier>,
+    /// Build the kernel half from source, and test with that instead of the object kept in the repository
+    #[arg(long)]
+    from_source: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Tier {
+    /// Format, lints, dependencies, generated code
+    Style,
+    /// Unit and integration tests of every crate, on the running kernel
+    Crates,
+    /// The kernel half on the other kernels of the matrix
+    Kernels,
+    /// Units and manifests
+    Deploy,
+    /// Both daemons and the command together, with real peers
+    System,
+}
+
+const ALL: &[Tier] = &[Tier::Style, Tier::Crates, Tier::Kernels, Tier::Deploy, Tier::System];
+
+/// Runs the tiers.
+pub fn test(options: &Options) -> Result<()> {
+    let tiers = if options.tiers.is_empty() { ALL } else { &options.tiers };
+    packages::install(packages::TESTS)?;
+    let mut environment = Environment::new()?;
+    if options.from_source {
+        packages::install(packages::EBPF)?;
+        let step = Step::begin("build the kernel half from source");
+        environment.object = Some(ebpf::build_into(Path::new("target/ebpf-from-source"))?);
+        step.done();
+    }
+    let start = Instant::now();
+    for tier in tiers {
+        eprintln!("\nxtask: ==== {tier:?} ====");
+        match tier {
+            Tier::Style => style(),
+            Tier::Crates => environment.cargo_test(&["--workspace", "--exclude", "railwatch-tests"]),
+            Tier::Kernels => kernels(&environment),
+            Tier::Deploy => environment.cargo_test(&["--package", "railwatch-tests", "--test", "deploy"]),
+            Tier::System => system(&environment),
+        }
+        .with_context(|| {
+            let name = format!("{tier:?}").to_lowercase();
+            format!("tier {name} failed; alone: cargo xtask test {name}")
+        })?;
+    }
+    eprintln!("\nxtask: all of {tiers:?} passed in {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// What the tests find in their environment.
+struct Environment {
+    python: PathBuf,
+    prometheus: PathBuf,
+    object: Option<PathBuf>,
+}
+
+impl Environment {
+    fn new() -> Result<Self> {
+        let prometheus = std::path::absolute("target/prometheus")?;
+        packages::unpacked(&prometheus, &["prometheus"], false)?;
+        Ok(Self { python: packages::python()?, prometheus: prometheus.join("usr/bin"), object: None })
+    }
+
+    fn apply(&self, command: &mut Command) {
+        command.env("RAILWATCH_PYTHON", &self.python).env("RAILWATCH_PROMETHEUS_BIN", &self.prometheus);
+        if let Some(object) = &self.object {
+            command.env("RAILWATCH_EBPF_OBJECT", object);
+        }
+    }
+
+    fn cargo_test(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new("cargo");
+        command.arg("test").args(arguments);
+        self.apply(&mut command);
+        shell::run(&mut command)
+    }
+}
+
+fn style() -> Result<()> {
+    shell::run(Command::new("cargo").args(["fmt", "--all", "--check"]))?;
+    shell::run(Command::new("cargo").args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    proto::check()?;
+    ebpf::check()?;
+    // Advisories need a database from the network; the rest is decided by what is here.
+    let deny = packages::cargo_tool("cargo-deny", "0.20.2", &["--debug"], &[])?;
+    shell::run(Command::new(deny).args(["--all-features", "check", "bans", "licenses", "sources"]))
+}
+
+/// The kernel half's tests, built here, run there.
+fn kernels(environment: &Environment) -> Result<()> {
+    let binaries = test_binaries("railwatch-gpu", "kernel_")?;
+    ensure!(!binaries.is_empty(), "railwatch-gpu has no tests named kernel_*");
+    if let Some(object) = &environment.object {
+        // SAFETY: nothing else runs in this process that reads or writes the environment.
+        unsafe { std::env::set_var("RAILWATCH_EBPF_OBJECT", object) };
+    }
+    for kernel in KERNELS {
+        for binary in &binaries {
+            let step = Step::begin(&format!("kernel {kernel}: {}", binary.file_name().unwrap_or_default().display()));
+            let command = [binary.display().to_string(), "--test-threads=1".into()];
+            let status = vm::run(kernel, 4096, &command)?;
+            ensure!(status == 0, "kernel {kernel}: {} ended with status {status}", binary.display());
+            step.done();
+        }
+    }
+    Ok(())
+}
+
+/// The integration test binaries of `package` whose names begin with `prefix`, built.
+fn test_binaries(package: &str, prefix: &str) -> Result<Vec<PathBuf>> {
+    let messages = shell::output(
+        Command::new("cargo").args(["test", "--package", package, "--no-run", "--message-format", "json"]),
+    )?;
+    let mut found = Vec::new();
+    for line in messages.lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let name = message["target"]["name"].as_str().unwrap_or_default();
+        if let Some(executable) = message["executable"].as_str()
+            && name.starts_with(prefix)
+        {
+            found.push(executable.into());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The daemons as they are shipped, but unoptimised: what is tested is what they do.
+fn system(environment: &Environment) -> Result<()> {
+    let packages = ["--package", "railwatch-agent", "--package", "railwatch-collector", "--package", "railwatch"];
+    shell::run(Command::new("cargo").arg("build").args(packages))?;
+    environment.cargo_test(&["--package", "railwatch-tests", "--", "--test-threads=1", "--nocapture"])
+}
