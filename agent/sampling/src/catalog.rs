@@ -57,7 +57,7 @@ impl Catalog {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Declarations refused so far: the bound was reached, or two sources declared the same series.
+    /// Declarations refused so far: the bound was reached, or the series was declared twice.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -66,13 +66,17 @@ impl Catalog {
     pub(crate) fn admit(&self, def: SeriesDef) -> Option<Arc<SeriesDef>> {
         let mut series = self.locked();
         if series.len() >= self.series_max || series.contains_key(&def.id()) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.refuse();
             return None;
         }
         let def = Arc::new(def);
         series.insert(def.id(), Arc::clone(&def));
         self.generation.fetch_add(1, Ordering::AcqRel);
         Some(def)
+    }
+
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn release(&self, id: SeriesId) {

@@ -176,6 +176,11 @@ impl Recorder {
         if let Some(index) = self.by_id.get(&def.id()).copied()
             && let Some(slot) = self.slots[index as usize].as_mut()
         {
+            if slot.probe == self.probe {
+                // Two values of one source under one name: the second would corrupt the first.
+                self.catalog.refuse();
+                return None;
+            }
             slot.probe = self.probe;
             if slot.retired {
                 slot.retired = false;

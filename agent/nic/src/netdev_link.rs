@@ -1,0 +1,216 @@
+//! Links of network interfaces: up, down, flapped, gone.
+//!
+//! In: rtnetlink's notifications (RTNLGRP_LINK) as they come, and RTM_GETLINK once a second in case one was lost; without
+//! rtnetlink, `class/net/*/{carrier,operstate}` at that pace. Out: `hw.network.up` (1 or 0, with the cause when down) and
+//! how often the carrier went. The kernel merges quick changes of a carrier into one notification: a fall that the
+//! carrier's own counters show and no notification told is put back in, with a half width as wide as the doubt.
+
+use crate::link::{Link, RTM_DELLINK, RTMGRP_LINK, request};
+use crate::netdev_choice::{NetdevChoice, from_sysfs};
+use crate::netlink::Netlink;
+use crate::ports::Ports;
+use nix::sys::socket::SockProtocol;
+use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::{
+    Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, Reading, SeriesDef,
+    SeriesHandle, Source, Unavailable, Value,
+};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+const EVENT_BUFFER: usize = 1024 * 1024;
+
+/// Links of the chosen interfaces.
+pub(crate) struct NetdevLinkSource {
+    root: PathBuf,
+    choice: NetdevChoice,
+    ports: Arc<Ports>,
+    sockets: Option<Sockets>,
+    interfaces: Vec<Interface>,
+}
+
+struct Sockets {
+    requests: Netlink,
+    events: Netlink,
+}
+
+struct Interface {
+    index: u32,
+    name: String,
+    up: Option<SeriesHandle>,
+    downs: Option<SeriesHandle>,
+    seen: Option<Seen>,
+}
+
+/// What an interface showed last.
+#[derive(Clone, Copy)]
+struct Seen {
+    up: bool,
+    carrier_downs: u32,
+    carrier_changes: u32,
+    at_ns: u64,
+}
+
+impl NetdevLinkSource {
+    pub(crate) fn new(root: PathBuf, choice: NetdevChoice, ports: Arc<Ports>) -> Self {
+        Self { root, choice, ports, sockets: None, interfaces: Vec::new() }
+    }
+
+    /// Notes what an interface shows between two instants.
+    fn note(interface: &mut Interface, ports: &Ports, link: &Link, moment: Moment, batch: &mut Batch) {
+        let now = Seen {
+            up: link.is_up(),
+            carrier_downs: link.carrier_down_count,
+            carrier_changes: link.carrier_up_count.wrapping_add(link.carrier_down_count),
+            at_ns: moment.at_ns,
+        };
+        let seen = interface.seen;
+        // A notification queued before the last answer to a request tells of the past.
+        let is_old = |seen: Seen| now.carrier_changes.wrapping_sub(seen.carrier_changes).cast_signed() < 0;
+        if seen.is_some_and(|seen| moment.at_ns <= seen.at_ns || is_old(seen)) {
+            return;
+        }
+        interface.seen = Some(now);
+        ports.set_state(&interface.name, link.state());
+        if let Some(up) = interface.up {
+            if let Some(seen) = seen
+                && seen.up
+                && now.up
+                && seen.carrier_downs != now.carrier_downs
+            {
+                // Half way between the two, surely after the one and before the other.
+                let moment = Moment::between(seen.at_ns, moment.at_ns.saturating_sub(1));
+                batch.push(Reading { series: up, value: Value::Gauge(0.0), moment, cause: Some("flap") });
+            }
+            let value = Value::Gauge(if now.up { 1.0 } else { 0.0 });
+            batch.push(Reading { series: up, value, moment, cause: link.cause() });
+        }
+        if let Some(downs) = interface.downs {
+            batch.counter(downs, u64::from(now.carrier_downs), moment);
+        }
+    }
+
+    /// Opens both sockets anew: the events first, so that nothing falls between them and the first reading.
+    fn open(&mut self) -> Result<(), Unavailable> {
+        if !self.choice.may_use_netlink {
+            return Ok(());
+        }
+        let open = || -> std::io::Result<Sockets> {
+            let events = Netlink::listen(SockProtocol::NetlinkRoute, RTMGRP_LINK, EVENT_BUFFER)?;
+            Ok(Sockets { events, requests: Netlink::open(SockProtocol::NetlinkRoute)? })
+        };
+        if self.sockets.is_none() {
+            let sockets = open().map_err(|error| {
+                Unavailable::new((&error).into(), format!("opening rtnetlink for link notifications: {error}"))
+            })?;
+            self.sockets = Some(sockets);
+        }
+        Ok(())
+    }
+}
+
+impl Source for NetdevLinkSource {
+    fn name(&self) -> &'static str {
+        "netdev.link"
+    }
+
+    fn kernel_path(&self) -> &str {
+        if self.choice.may_use_netlink { "rtnetlink RTNLGRP_LINK, RTM_GETLINK" } else { "sysfs class/net/*/{flags,carrier}" }
+    }
+
+    fn cadence(&self) -> CadenceRange {
+        CadenceRange {
+            min: Duration::from_millis(100),
+            default: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+        }
+    }
+
+    fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
+        self.open()?;
+        let links = self.choice.links(&self.root, self.sockets.as_mut().map(|sockets| &mut sockets.requests))?;
+        let mut before = std::mem::take(&mut self.interfaces);
+        for Link { index, name, .. } in links {
+            let seen = before.iter_mut().find(|old| old.index == index && old.name == name).and_then(|old| old.seen.take());
+            let series = |series: &'static str, unit, kind| {
+                let labels = [("network.interface.name", name.clone())];
+                SeriesDef::new(series, unit, kind, Entity { kind: "port", name: name.clone() }, labels)
+            };
+            let up = declare.series(series("hw.network.up", "1", Kind::Gauge));
+            let downs = Kind::Counter(Counter::wrapping(32));
+            let downs = declare.series(series("hw.network.carrier_downs", "{event}", downs));
+            self.interfaces.push(Interface { index, name, up, downs, seen });
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let Some(sockets) = &mut self.sockets else {
+            let before_ns = monotonic_ns();
+            let links = from_sysfs(&self.root).map_err(|unavailable| ReadError {
+                reason: unavailable.reason,
+                doing: "reading the state of interfaces",
+                source_text: unavailable.text,
+            })?;
+            let moment = Moment::between(before_ns, monotonic_ns());
+            for interface in &mut self.interfaces {
+                match links.iter().find(|link| link.index == interface.index && link.name == interface.name) {
+                    Some(link) => Self::note(interface, &self.ports, link, moment, batch),
+                    None => {
+                        batch.fault(ErrorReason::Missing);
+                        batch.ask_for_probe();
+                    }
+                }
+            }
+            return Ok(());
+        };
+        for interface in &mut self.interfaces {
+            let before_ns = monotonic_ns();
+            match sockets.requests.ask(&mut request(interface.index), Link::decode) {
+                Ok(Some(link)) if link.name == interface.name => {
+                    let moment = Moment::between(before_ns, monotonic_ns());
+                    Self::note(interface, &self.ports, &link, moment, batch);
+                }
+                Ok(Some(_)) => batch.ask_for_probe(),
+                Ok(None) => batch.fault(ErrorReason::Malformed),
+                Err(error) => {
+                    batch.fault(ErrorReason::from(&error));
+                    batch.ask_for_probe();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.sockets.as_ref().map(|sockets| sockets.events.as_fd())
+    }
+
+    fn on_event(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let Self { root, choice, ports, sockets, interfaces } = self;
+        let Some(sockets) = sockets else { return Ok(()) };
+        let mut before_ns = monotonic_ns();
+        let outcome = sockets.events.drain(|message| {
+            let now_ns = monotonic_ns();
+            let moment = Moment::between(before_ns, now_ns);
+            before_ns = now_ns;
+            let gone = message.kind == RTM_DELLINK;
+            let Some(link) = Link::decode(message) else { return };
+            match interfaces.iter_mut().find(|interface| interface.index == link.index) {
+                Some(interface) if !gone && interface.name == link.name => {
+                    Self::note(interface, ports, &link, moment, batch);
+                }
+                Some(_) => batch.ask_for_probe(),
+                None if !gone && choice.wants(root, &link) => batch.ask_for_probe(),
+                None => {}
+            }
+        });
+        outcome.map_err(|error| {
+            // Some notifications are lost: read everything anew, through new sockets.
+            self.sockets = None;
+            ReadError::io("taking link notifications", &error)
+        })
+    }
+}

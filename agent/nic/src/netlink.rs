@@ -1,0 +1,213 @@
+//! The little of netlink that readings need: requests, answers, attributes.
+//!
+//! In: a request as bytes. Out: the messages of its answer, borrowed from one buffer. Never: a wait without end
+//! (answers time out), a read beyond what the kernel sent, or an unnoticed truncation.
+//! Message and attribute layout: include/uapi/linux/netlink.h.
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimeout};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
+};
+use nix::sys::time::TimeVal;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+const HEADER: usize = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const ANSWER_TIMEOUT_S: i64 = 2;
+/// The kernel answers dumps in pieces of at most 32 KiB (net/netlink/af_netlink.c, `netlink_dump`).
+const BUFFER: usize = 32 * 1024;
+
+/// A netlink socket with its buffer.
+pub(crate) struct Netlink {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+    sequence: u32,
+}
+
+/// One message: its type and what follows the netlink header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) body: &'a [u8],
+}
+
+/// A request being put together.
+pub(crate) struct Request(Vec<u8>);
+
+impl Request {
+    /// A request of this message type, its fixed part first.
+    pub(crate) fn new(kind: u16, fixed: &[u8]) -> Self {
+        let mut bytes = vec![0; HEADER];
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(fixed);
+        Self(bytes)
+    }
+
+    /// Appends an attribute of 32 bits.
+    pub(crate) fn u32(mut self, kind: u16, value: u32) -> Self {
+        self.0.extend_from_slice(&8u16.to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(&value.to_ne_bytes());
+        self
+    }
+
+    fn seal(&mut self, flags: u16, sequence: u32) {
+        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        self.0[0..4].copy_from_slice(&length.to_ne_bytes());
+        self.0[6..8].copy_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    }
+}
+
+impl Netlink {
+    /// A socket for requests.
+    pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::new(ANSWER_TIMEOUT_S, 0))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Self { fd, buffer: vec![0; BUFFER], sequence: 0 })
+    }
+
+    /// A socket that listens to multicast groups (bit mask) and never blocks.
+    pub(crate) fn listen(protocol: SockProtocol, groups: u32, buffer_bytes: usize) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+        setsockopt(&fd, RcvBuf, &buffer_bytes)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self { fd, buffer: vec![0; BUFFER], sequence: 0 })
+    }
+
+    /// Sends a request for one object and hands the answer's message to `take`.
+    pub(crate) fn ask<T>(&mut self, request: &mut Request, take: impl FnOnce(Message<'_>) -> T) -> io::Result<T> {
+        self.send(request, 0)?;
+        loop {
+            let length = self.receive()?;
+            let mut messages = Messages(&self.buffer[..length]);
+            if let Some((sequence, message)) = messages.next()
+                && sequence == self.sequence
+            {
+                return match message.kind {
+                    NLMSG_ERROR => Err(error_of(message.body)),
+                    _ => Ok(take(message)),
+                };
+            }
+            // Left over from a request that timed out.
+        }
+    }
+
+    /// Sends a request for all objects and hands each message of the answer to `take`.
+    pub(crate) fn dump(&mut self, request: &mut Request, mut take: impl FnMut(Message<'_>)) -> io::Result<()> {
+        self.send(request, NLM_F_DUMP)?;
+        loop {
+            let length = self.receive()?;
+            for (sequence, message) in Messages(&self.buffer[..length]) {
+                match message.kind {
+                    _ if sequence != self.sequence => {}
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => return Err(error_of(message.body)),
+                    _ => take(message),
+                }
+            }
+        }
+    }
+
+    /// Hands every message that waits to `take`, without blocking. `ENOBUFS`: some were lost.
+    pub(crate) fn drain(&mut self, mut take: impl FnMut(Message<'_>)) -> io::Result<()> {
+        loop {
+            let length = match self.receive() {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            Messages(&self.buffer[..length]).for_each(|(_, message)| take(message));
+        }
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn send(&mut self, request: &mut Request, flags: u16) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        request.seal(flags, self.sequence);
+        send(self.fd.as_raw_fd(), &request.0, MsgFlags::empty())?;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> io::Result<usize> {
+        loop {
+            // With MSG_TRUNC the kernel returns the length the message had, even where it did not fit.
+            return match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+                Ok(length) if length > self.buffer.len() => Err(io::Error::from_raw_os_error(Errno::EMSGSIZE as i32)),
+                Ok(length) => Ok(length),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => Err(errno.into()),
+            };
+        }
+    }
+}
+
+fn error_of(body: &[u8]) -> io::Error {
+    match number(body.get(..4)) {
+        Some(code) => io::Error::from_raw_os_error(u32::cast_signed(code).wrapping_neg()),
+        None => malformed("an error without a code"),
+    }
+}
+
+/// An answer that does not follow the layout.
+pub(crate) fn malformed(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// The messages in a buffer, with their sequence numbers; ends at the first that is not whole.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (u32, Message<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = number(self.0.get(..4))? as usize;
+        let kind = u16::from_ne_bytes(self.0.get(4..6)?.try_into().ok()?);
+        let sequence = number(self.0.get(8..12))?;
+        let body = self.0.get(HEADER..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((sequence, Message { kind, body }))
+    }
+}
+
+/// The attributes in a buffer, kind and payload; ends at the first that is not whole.
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(self.0.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(self.0.get(2..4)?.try_into().ok()?);
+        let payload = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        // The two high bits say "nested" and "network byte order".
+        Some((kind & 0x3fff, payload))
+    }
+}
+
+/// A number of 32 bits in host order.
+pub(crate) fn number(bytes: Option<&[u8]>) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes?.get(..4)?.try_into().ok()?))
+}
+
+/// A number of 64 bits in host order.
+pub(crate) fn number64(bytes: Option<&[u8]>) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes?.get(..8)?.try_into().ok()?))
+}
+
+/// Text up to its terminating zero.
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    std::str::from_utf8(&bytes[..end]).unwrap_or_default()
+}

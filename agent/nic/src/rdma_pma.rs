@@ -1,0 +1,94 @@
+//! Port counters of the PMA: `ports/N/counters/`.
+//!
+//! In: one file per counter, kept open; each read is a MAD or a firmware command, so this is the slow source. Out:
+//! traffic in bytes and the classic error counters, most of which are narrow and stop at their maximum. A driver without
+//! the directory (bnxt_re) simply has none of these series.
+
+use crate::rdma::{self, RdmaPort};
+use crate::sysfs::{self, NumberFile};
+use crate::vocabulary::{PMA, Shape, Word};
+use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::{
+    Batch, CadenceRange, Counter, Declare, ErrorReason, Kind, Moment, ReadError, SeriesHandle, Source, Unavailable,
+};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// PMA counters of all RDMA ports.
+pub(crate) struct RdmaPmaSource {
+    root: PathBuf,
+    files: Vec<(NumberFile, SeriesHandle)>,
+}
+
+impl RdmaPmaSource {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root, files: Vec::new() }
+    }
+}
+
+impl Source for RdmaPmaSource {
+    fn name(&self) -> &'static str {
+        "rdma.pma"
+    }
+
+    fn kernel_path(&self) -> &str {
+        "sysfs class/infiniband/*/ports/*/counters"
+    }
+
+    fn cadence(&self) -> CadenceRange {
+        CadenceRange {
+            min: Duration::from_millis(100),
+            default: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+        }
+    }
+
+    fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
+        let ports = rdma::ports(&self.root)?;
+        self.files.clear();
+        for port in &ports {
+            let present = sysfs::names(port.directory.join("counters")).unwrap_or_default();
+            // Only the extended counters (64 bits) have these two; the plain ones are 32 bits wide.
+            let is_extended = present.iter().any(|name| name == "unicast_rcv_packets");
+            for word in PMA.iter().filter(|word| present.iter().any(|name| name == word.kernel)) {
+                let Ok(file) = NumberFile::open(&port.directory.join("counters").join(word.kernel)) else { continue };
+                // A counter that says "N/A (no PMA)" now says so for ever: no series for it.
+                if file.read() == Err(ErrorReason::NotAvailable) {
+                    continue;
+                }
+                self.files.extend(declare.series(series(port, word, is_extended)).map(|series| (file, series)));
+            }
+        }
+        if self.files.is_empty() {
+            return Err(Unavailable::new(
+                ErrorReason::NotAvailable,
+                "no RDMA port has readable PMA counters (counters/ is absent or says \"N/A (no PMA)\"): the driver keeps \
+                 its counters in hw_counters only, which source rdma.hw reads",
+            ));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        for (file, series) in &self.files {
+            let before_ns = monotonic_ns();
+            match file.read() {
+                Ok(value) => batch.counter(*series, value, Moment::between(before_ns, monotonic_ns())),
+                Err(reason) => {
+                    batch.fault(reason);
+                    batch.ask_for_probe();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn series(port: &RdmaPort, word: &Word, is_extended: bool) -> railwatch_sampling::SeriesDef {
+    let kind = match word.shape {
+        Shape::Words if !is_extended => Kind::Counter(Counter::saturating(32).scaled(4)),
+        Shape::Saturates(64) if !is_extended => Kind::Counter(Counter::saturating(32)),
+        shape => shape.kind(),
+    };
+    port.series(word.name, word.unit, kind, word.direction.map(|d| ("network.io.direction", d.label().to_owned())))
+}

@@ -1,0 +1,56 @@
+//! The NIC sources, made from one configuration.
+
+use crate::netdev::NetdevSource;
+use crate::netdev_choice::NetdevChoice;
+use crate::netdev_link::NetdevLinkSource;
+use crate::ports::Ports;
+use crate::rdma_hw::RdmaHwSource;
+use crate::rdma_link::RdmaLinkSource;
+use crate::rdma_pma::RdmaPmaSource;
+use railwatch_sampling::Source;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What the NIC sources read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicConfig {
+    /// Where sysfs is. Any other place than `/sys` is another host's tree (or a test's): netlink, which can only tell of
+    /// this host, is not used then.
+    pub sysfs_root: PathBuf,
+    /// Kinds of software interface to read beside those with a device: `veth`, `bond`, `vlan`. Not known under another
+    /// sysfs root.
+    pub software_interfaces: Vec<String>,
+}
+
+impl Default for NicConfig {
+    fn default() -> Self {
+        Self { sysfs_root: PathBuf::from("/sys"), software_interfaces: Vec::new() }
+    }
+}
+
+/// The sources, and what they find out about ports.
+pub struct NicSources {
+    /// For [`railwatch_sampling::Sampler::start`], each.
+    pub sources: Vec<Box<dyn Source>>,
+    /// Filled as the sources probe and read.
+    pub ports: Arc<Ports>,
+}
+
+impl NicSources {
+    /// All NIC sources. None is read before the sampler probes it.
+    #[must_use]
+    pub fn new(config: &NicConfig) -> Self {
+        let NicConfig { sysfs_root: root, software_interfaces } = config;
+        let may_use_netlink = root == Path::new("/sys");
+        let choice = NetdevChoice { software_kinds: software_interfaces.clone(), may_use_netlink };
+        let ports = Arc::new(Ports::default());
+        let sources: Vec<Box<dyn Source>> = vec![
+            Box::new(NetdevSource::new(root.clone(), choice.clone(), Arc::clone(&ports))),
+            Box::new(NetdevLinkSource::new(root.clone(), choice, Arc::clone(&ports))),
+            Box::new(RdmaHwSource::new(root.clone(), may_use_netlink)),
+            Box::new(RdmaPmaSource::new(root.clone())),
+            Box::new(RdmaLinkSource::new(root.clone(), Arc::clone(&ports))),
+        ];
+        Self { sources, ports }
+    }
+}
