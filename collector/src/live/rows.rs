@@ -238,7 +238,7 @@ pub struct SeriesRow {
     pub labels: BTreeMap<String, String>,
     /// UCUM; of a counter: the unit of what is counted.
     pub unit: String,
-    /// It counts; `mean`, `min` and `max` are rates per second then.
+    /// It counts; `mean`, `min`, `max` and `last` are rates per second then.
     pub monotonic: bool,
     /// Readings in the window.
     pub count: u32,
@@ -248,8 +248,8 @@ pub struct SeriesRow {
     pub min: Option<f64>,
     /// Greatest; null without a reading.
     pub max: Option<f64>,
-    /// The last reading itself.
-    pub last: f64,
+    /// The last one; null without a reading.
+    pub last: Option<f64>,
     /// Of a counter: its exact increase in the window.
     pub delta: u64,
     /// Decreases of a counter that no wrap explains.

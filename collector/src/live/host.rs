@@ -1,0 +1,162 @@
+//! Everything known of one host: plain data, filled by its stream, read by whoever shows it.
+
+use super::SeriesTable;
+use crate::clock::Estimator;
+use railwatch_engine::Timestamp;
+use railwatch_wire::v1;
+use std::collections::BTreeMap;
+
+/// seen = delivered + the sum of dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LossAccount {
+    /// Everything there was to report.
+    pub seen: u64,
+    /// What arrived.
+    pub delivered: u64,
+    /// What did not, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl LossAccount {
+    /// The account with what the collector refused moved from delivered to dropped, so that the sum still holds.
+    pub fn with_refusals<'a>(&self, refused: impl IntoIterator<Item = (&'a str, u64)>) -> Self {
+        let mut account = self.clone();
+        for (reason, count) in refused {
+            let moved = count.min(account.delivered);
+            if moved > 0 {
+                account.delivered -= moved;
+                *account.dropped.entry(format!("collector_{reason}")).or_default() += moved;
+            }
+        }
+        account
+    }
+}
+
+/// One host.
+#[derive(Debug)]
+pub struct Host {
+    /// The name in its certificate.
+    pub name: String,
+    /// What it said when it connected.
+    pub hello: v1::Hello,
+    /// A stream of it is open.
+    pub connected: bool,
+    /// When anything last came from it.
+    pub last_seen: Timestamp,
+    /// Its clock, of the running boot.
+    pub clock: Estimator,
+    /// Its series.
+    pub series: SeriesTable,
+    /// Its own account of what it lost.
+    pub loss: LossAccount,
+    /// Its sources.
+    pub sources: Vec<v1::SourceState>,
+    /// Its ports.
+    pub ports: Vec<v1::PortState>,
+    /// Its GPU processes and their coverage.
+    pub gpu: v1::GpuState,
+    /// Frames refused since the collector started, by reason.
+    pub rejected_frames: BTreeMap<&'static str, u64>,
+}
+
+impl Host {
+    /// A host of which nothing is known yet.
+    pub fn new(name: &str, now: Timestamp) -> Self {
+        Self {
+            name: name.to_owned(),
+            hello: v1::Hello::default(),
+            connected: false,
+            last_seen: now,
+            clock: Estimator::default(),
+            series: SeriesTable::default(),
+            loss: LossAccount::default(),
+            sources: Vec::new(),
+            ports: Vec::new(),
+            gpu: v1::GpuState::default(),
+            rejected_frames: BTreeMap::new(),
+        }
+    }
+
+    /// A stream of it opened. After a reboot nothing of the boot before is true any more.
+    pub fn opened(&mut self, hello: v1::Hello, now: Timestamp) {
+        if self.hello.boot_id != hello.boot_id {
+            let rejected_frames = std::mem::take(&mut self.rejected_frames);
+            *self = Self { rejected_frames, ..Self::new(&self.name, now) };
+        }
+        self.hello = hello;
+        self.connected = true;
+        self.last_seen = now;
+    }
+
+    /// Takes a snapshot; parts that are absent stay as they were. Returns whether GPU state changed, and the ports
+    /// whose state did.
+    pub fn take(&mut self, snapshot: v1::Snapshot) -> (bool, Vec<(String, String)>) {
+        let gpu_changed = snapshot.gpu.is_some_and(|gpu| {
+            let changed = gpu != self.gpu;
+            self.gpu = gpu;
+            changed
+        });
+        if let Some(v1::LossAccount { seen, delivered, dropped }) = snapshot.loss {
+            self.loss = LossAccount { seen, delivered, dropped: dropped.into_iter().collect() };
+        }
+        if !snapshot.sources.is_empty() {
+            self.sources = snapshot.sources;
+        }
+        let mut changed_ports = Vec::new();
+        if !snapshot.ports.is_empty() {
+            for port in &snapshot.ports {
+                let before = self.ports.iter().find(|known| known.kind == port.kind && known.name == port.name);
+                if before.is_some_and(|known| known.state != port.state) {
+                    changed_ports.push((port.name.clone(), port.state.clone()));
+                }
+            }
+            self.ports = snapshot.ports;
+        }
+        (gpu_changed, changed_ports)
+    }
+
+    /// Counts a refused frame.
+    pub fn rejected(&mut self, reason: &'static str, count: u64) {
+        *self.rejected_frames.entry(reason).or_default() += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Host, LossAccount};
+    use railwatch_engine::Timestamp;
+    use railwatch_wire::v1;
+
+    #[test]
+    fn the_account_still_adds_up_after_the_collectors_own_refusals() {
+        let account = LossAccount { seen: 10, delivered: 7, dropped: [("ring_full".to_owned(), 3)].into() };
+        for refused in [0, 2, 7, 100] {
+            let row = account.with_refusals([("columns", refused)]);
+            assert_eq!(row.seen, row.delivered + row.dropped.values().sum::<u64>(), "{refused}: {row:?}");
+        }
+        assert_eq!(account.with_refusals([("columns", 2)]).dropped["collector_columns"], 2);
+    }
+
+    #[test]
+    fn a_reboot_clears_what_the_boot_before_said_and_a_reconnection_does_not() {
+        let mut host = Host::new("h", Timestamp(1));
+        let hello = |boot: &str| v1::Hello { boot_id: boot.into(), ..v1::Hello::default() };
+        host.opened(hello("a"), Timestamp(2));
+        host.take(v1::Snapshot { loss: Some(v1::LossAccount { seen: 5, delivered: 5, ..Default::default() }), ..Default::default() });
+        host.opened(hello("a"), Timestamp(3));
+        assert_eq!(host.loss.seen, 5);
+        host.opened(hello("b"), Timestamp(4));
+        assert_eq!(host.loss.seen, 0);
+    }
+
+    #[test]
+    fn an_absent_part_of_a_snapshot_changes_nothing() {
+        let mut host = Host::new("h", Timestamp(1));
+        let port = |state: &str| v1::PortState { name: "eth0".into(), kind: "netdev".into(), state: state.into(), ..Default::default() };
+        host.take(v1::Snapshot { ports: vec![port("up")], ..Default::default() });
+        assert_eq!(host.take(v1::Snapshot::default()), (false, vec![]));
+        assert_eq!(host.ports.len(), 1);
+        let (_, changed) = host.take(v1::Snapshot { ports: vec![port("down")], ..Default::default() });
+        assert_eq!(changed, [("eth0".to_owned(), "down".to_owned())]);
+    }
+}

@@ -1,0 +1,204 @@
+//! From a host's state to the rows people read.
+
+use super::{
+    Host, Series, rfc3339,
+    rows::{
+        CollectiveRow, CommunicatorRow, GpuCallRow, GpuCoverageRow, GpuFailureRow, GpuProcessRow, HostRow, LimitationRow, NicRow,
+        SeriesRow, SourceRow,
+    },
+};
+use railwatch_engine::Timestamp;
+use railwatch_wire::v1;
+use std::collections::HashMap;
+
+/// A series whose newest window is this much older than its host's newest is no longer read.
+const STALE_AFTER_NS: u64 = 30_000_000_000;
+
+fn text(value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+pub(super) fn host(host: &Host, now: Timestamp) -> HostRow {
+    let estimate = host.clock.estimate(now);
+    let loss = host.loss.with_refusals(host.rejected_frames.iter().map(|(reason, count)| (*reason, *count)));
+    HostRow {
+        host: host.name.clone(),
+        boot_id: host.hello.boot_id.clone(),
+        last_seen_ms: now.0.saturating_sub(host.last_seen.0) / 1_000_000,
+        clock_offset_us: host.clock.realtime_offset_ns(now).map(|ns| ns / 1000),
+        clock_uncertainty_us: estimate.map(|estimate| estimate.uncertainty_ns.div_ceil(1000)),
+        seen: loss.seen,
+        delivered: loss.delivered,
+        dropped: loss.dropped.values().fold(0, |sum, count| sum.saturating_add(*count)),
+        dropped_by_reason: loss.dropped,
+        connected: host.connected,
+        agent_version: host.hello.agent_version.clone(),
+        kernel_release: host.hello.kernel_release.clone(),
+        architecture: host.hello.architecture.clone(),
+        limitations: host
+            .hello
+            .limitations
+            .iter()
+            .map(|v1::Limitation { what, why }| LimitationRow { what: what.clone(), why: why.clone() })
+            .collect(),
+        clock_steps: host.clock.steps(),
+        rejected_frames: host.rejected_frames.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+        series: host.series.len() as u64,
+        sources: host.sources.iter().map(source).collect(),
+    }
+}
+
+fn source(source: &v1::SourceState) -> SourceRow {
+    SourceRow {
+        source: source.source.clone(),
+        on: source.on,
+        reason: source.reason.clone(),
+        kernel_path: source.kernel_path.clone(),
+        cadence_ns: source.cadence_ns,
+        reads: source.reads,
+        errors: source.errors,
+        missed_deadlines: source.missed_deadlines,
+    }
+}
+
+pub(super) fn gpu_processes(host: &Host) -> Vec<GpuProcessRow> {
+    let mut rows: Vec<_> = host
+        .gpu
+        .processes
+        .iter()
+        .flat_map(|process| process.balances.iter().map(move |balance| gpu_process(&host.name, process, balance)))
+        .collect();
+    rows.sort_by(|a, b| (a.pid, &a.layer, a.device, &a.api).cmp(&(b.pid, &b.layer, b.device, &b.api)));
+    rows
+}
+
+fn gpu_process(host: &str, process: &v1::GpuProcess, balance: &v1::GpuBalance) -> GpuProcessRow {
+    let layer = match balance.layer() {
+        v1::GpuLayer::Runtime => "runtime",
+        v1::GpuLayer::Driver => "driver",
+        v1::GpuLayer::Unspecified => "unknown",
+    };
+    GpuProcessRow {
+        host: host.to_owned(),
+        pid: process.pid,
+        comm: process.comm.clone(),
+        container: text(&process.container),
+        device: balance.device,
+        device_unknown_reason: text(&balance.device_unknown_reason),
+        device_uuid: text(&balance.device_uuid),
+        layer: layer.to_owned(),
+        api: balance.api.clone(),
+        allocated_bytes: balance.allocated_bytes,
+        peak_bytes: balance.peak_bytes,
+        allocs: balance.allocs,
+        frees: balance.frees,
+        failed_allocs: balance.failed_allocs,
+        implicit_frees: balance.implicit_frees,
+        unmatched_frees: balance.unmatched_frees,
+        host_allocated_bytes: balance.host_allocated_bytes,
+        ipc_opens: balance.ipc_opened_bytes_unknown,
+        incomplete_since: process.incomplete_since_unix_ns.map(|at| rfc3339(Timestamp(at))),
+        incomplete_reason: text(&process.incomplete_reason),
+        started: rfc3339(Timestamp(process.started_unix_ns)),
+        exited: process.exited_unix_ns.is_some(),
+        exited_at: process.exited_unix_ns.map(|at| rfc3339(Timestamp(at))),
+        events_cut: process.events_cut,
+        calls: process.calls.iter().map(call).collect(),
+        failures: process.failures.iter().map(failure).collect(),
+        communicators: process.communicators.iter().map(communicator).collect(),
+    }
+}
+
+fn call(call: &v1::GpuCall) -> GpuCallRow {
+    GpuCallRow { function: call.function.clone(), calls: call.calls, inside_ns: call.inside_ns, failed: call.failed }
+}
+
+fn failure(failure: &v1::GpuFailure) -> GpuFailureRow {
+    GpuFailureRow { function: failure.function.clone(), code: failure.code, count: failure.count }
+}
+
+fn communicator(communicator: &v1::Communicator) -> CommunicatorRow {
+    CommunicatorRow {
+        library: communicator.library.clone(),
+        identity: format!("{:016x}", communicator.identity),
+        rank: communicator.rank,
+        ranks: communicator.ranks,
+        last_sequence: communicator.last_sequence,
+        state: communicator.state.clone(),
+        collectives: communicator
+            .collectives
+            .iter()
+            .map(|count| CollectiveRow { operation: count.operation.clone(), calls: count.calls, bytes: count.bytes })
+            .collect(),
+    }
+}
+
+pub(super) fn gpu_coverage(host: &Host) -> Vec<GpuCoverageRow> {
+    let mut rows: Vec<_> = host
+        .gpu
+        .coverage
+        .iter()
+        .map(|coverage| GpuCoverageRow {
+            host: host.name.clone(),
+            pid: coverage.pid,
+            comm: coverage.comm.clone(),
+            object: coverage.object.clone(),
+            status: coverage.status.clone(),
+            reason: coverage.reason.clone(),
+        })
+        .collect();
+    rows.sort_by(|a, b| (a.pid, &a.object).cmp(&(b.pid, &b.object)));
+    rows
+}
+
+pub(super) fn nic(host: &Host) -> Vec<NicRow> {
+    let newest = host.series.iter().map(|series| series.reading.end).max().unwrap_or_default();
+    let mut by_port: HashMap<&str, Vec<&Series>> = HashMap::new();
+    for series in host.series.iter() {
+        let of_port = matches!(series.definition.entity_kind.as_str(), "nic" | "port");
+        let read = series.reading.end.0 > 0 && newest.0 - series.reading.end.0 <= STALE_AFTER_NS;
+        if of_port && read {
+            by_port.entry(&series.definition.entity_name).or_default().push(series);
+        }
+    }
+    let mut rows: Vec<_> = host
+        .ports
+        .iter()
+        .map(|port| {
+            let mut series = by_port.get(port.name.as_str()).cloned().unwrap_or_default();
+            series.sort_by(|a, b| (&a.definition.name, &a.definition.labels).cmp(&(&b.definition.name, &b.definition.labels)));
+            NicRow {
+                host: host.name.clone(),
+                port: port.name.clone(),
+                kind: port.kind.clone(),
+                state: port.state.clone(),
+                driver: port.driver.clone(),
+                speed_bits_per_s: (port.speed_bits_per_s > 0).then_some(port.speed_bits_per_s),
+                netdev: text(&port.netdev),
+                window_end: series.iter().map(|series| series.reading.end).max().map(rfc3339),
+                series: series.into_iter().map(series_row).collect(),
+            }
+        })
+        .collect();
+    rows.sort_by(|a, b| (&a.port, &a.kind).cmp(&(&b.port, &b.kind)));
+    rows
+}
+
+fn series_row(series: &Series) -> SeriesRow {
+    let (definition, reading) = (&series.definition, &series.reading);
+    let known = |value: f64| (reading.count > 0).then_some(value);
+    SeriesRow {
+        name: definition.name.clone(),
+        labels: definition.labels.clone(),
+        unit: definition.unit.clone(),
+        monotonic: definition.monotonic,
+        count: reading.count,
+        mean: known(reading.sum / f64::from(reading.count)),
+        min: known(reading.min),
+        max: known(reading.max),
+        last: known(reading.last),
+        delta: reading.delta,
+        resets: reading.resets,
+        incomplete_since: (reading.incomplete_since.0 > 0).then(|| rfc3339(reading.incomplete_since)),
+    }
+}
