@@ -5,6 +5,18 @@
 //! them. The same events give the same effects, byte for byte: that is what replay and the simulator rest on.
 #![forbid(unsafe_code)]
 
+mod case;
+mod decide;
+mod engine;
+mod faults;
+mod gpu;
+mod history;
+mod hosts;
+mod link;
 pub mod model;
+mod options;
+mod silence;
 
+pub use engine::{Counters, Engine};
 pub use model::*;
+pub use options::{Limits, Options};

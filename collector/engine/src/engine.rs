@@ -1,0 +1,704 @@
+//! The state machine: one event in, its effects out.
+//!
+//! In: events, each with the instant it is judged at. Out: effects, in the order to store them. It keeps the open
+//! incidents, their decisions, who speaks, and the stories that late signals tell; each bounded by [`Limits`](crate::Limits).
+//! It never reads a clock and never forgets an open incident: what does not fit is refused and counted.
+
+use crate::case::{self, AGENT_SILENT, GPU_ALLOCATION, Key, LINK};
+use crate::decide::{self, Circumstances};
+use crate::faults::{OBSERVE, action};
+use crate::history::Histories;
+use crate::hosts::{Hosts, Silence, Verdict};
+use crate::model::{
+    AuditEntry, Decision, DecisionState, Effect, Element, Event, Incident, IncidentState, Order, Outcome, PastOrder,
+    Restored, Signal, Timestamp,
+};
+use crate::options::{MS, Options};
+use crate::{gpu, link, silence};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What the engine's bounds and filters did. Only ever grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that came a second time.
+    pub frames_repeated: u64,
+    /// Signals that no detector reads.
+    pub signals_unread: u64,
+    /// Signals that came long after the fact.
+    pub signals_late: u64,
+    /// Faults not made an incident because too many are open.
+    pub incidents_refused: u64,
+    /// Late stories not told because too many are being told.
+    pub histories_refused: u64,
+    /// Hosts not watched because too many are.
+    pub hosts_refused: u64,
+}
+
+/// The engine. See the crate's page.
+#[derive(Debug)]
+pub struct Engine {
+    options: Options,
+    epoch: u64,
+    installation: String,
+    halted_by: Option<String>,
+    next_incident: u64,
+    next_decision: u64,
+    now: Timestamp,
+    cases: BTreeMap<Key, Incident>,
+    keys: BTreeMap<u64, Key>,
+    /// Decisions of open incidents, and those whose order is out.
+    decisions: BTreeMap<u64, Decision>,
+    /// The last decision of each open incident.
+    decided: BTreeMap<u64, u64>,
+    past: VecDeque<PastOrder>,
+    hosts: Hosts,
+    histories: Histories,
+    frames: BTreeSet<String>,
+    frames_in_order: VecDeque<String>,
+    reviewed_at: Timestamp,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine that goes on where the store's records end.
+    pub fn restore(options: Options, restored: Restored) -> Self {
+        let Restored { at, epoch, installation, next_incident, next_decision, halted_by, incidents, decisions, orders, hosts } =
+            restored;
+        let mut hosts = Hosts::restore(hosts, at, &options);
+        let mut engine = Self {
+            epoch,
+            installation,
+            halted_by,
+            next_incident: next_incident.max(1),
+            next_decision: next_decision.max(1),
+            now: at,
+            cases: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            decisions: decisions.into_iter().map(|decision| (decision.id, decision)).collect(),
+            past: orders.into(),
+            histories: Histories::default(),
+            frames: BTreeSet::new(),
+            frames_in_order: VecDeque::new(),
+            reviewed_at: at,
+            counters: Counters::default(),
+            hosts: Hosts::default(),
+            options,
+        };
+        for incident in incidents.into_iter().filter(|incident| incident.state == IncidentState::Open) {
+            let key = Key::of(&incident.detector, &incident.element);
+            if incident.detector == AGENT_SILENT && incident.quiet_since.is_none() {
+                hosts.restore_silence(&incident.element.host);
+            }
+            engine.keys.insert(incident.id, key.clone());
+            engine.cases.insert(key, incident);
+        }
+        engine.hosts = hosts;
+        for decision in engine.decisions.values() {
+            engine.decided.insert(decision.incident, decision.id);
+        }
+        engine
+    }
+
+    /// Takes one event at `now` and returns what to store and do, in order. An instant earlier than the last counts as the last.
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
+        let now = now.max(self.now);
+        self.now = now;
+        let mut effects = Vec::new();
+        match event {
+            Event::HostConnected { host, boot_id } => self.connected(&host, &boot_id, &mut effects),
+            Event::HostHeard { host, at } => self.heard(&host, at.min(now), &mut effects),
+            Event::HostDisconnected { host, orderly } => {
+                if self.hosts.disconnected(&host, orderly) == Some(Silence::Alone) {
+                    self.host_is_back(&host, now, &mut effects);
+                }
+            }
+            Event::Signal { frame, signal } => self.signal(&frame, &signal, &mut effects),
+            Event::Tick => self.tick(&mut effects),
+            Event::Stalled { for_ns: _ } => self.hosts.stalled(now, &self.options),
+            Event::Verdict { decision, actor, approve, note } => {
+                self.verdict(decision, &actor, approve, &note, &mut effects);
+            }
+            Event::OrderFinished { idempotency_key, outcome } => {
+                self.order_finished(&idempotency_key, outcome, &mut effects);
+            }
+            Event::Halt { halted, actor } => self.halt(halted, actor, &mut effects),
+        }
+        effects
+    }
+
+    /// A decision of an open incident, or one whose order is out.
+    pub fn decision(&self, id: u64) -> Option<&Decision> {
+        self.decisions.get(&id)
+    }
+
+    /// Orders that are out, with the incident's state: what an executor must be told again after a restart.
+    pub fn is_open(&self, incident: u64) -> bool {
+        self.keys.contains_key(&incident)
+    }
+
+    /// Open incidents.
+    pub fn open_incidents(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Hosts that should be heard.
+    pub fn hosts_watched(&self) -> usize {
+        self.hosts.watched()
+    }
+
+    /// What bounds and filters did so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    // ---- hosts -----------------------------------------------------------------------------------
+
+    fn connected(&mut self, host: &str, boot_id: &str, effects: &mut Vec<Effect>) {
+        let (watched, earlier_boot) = self.hosts.connected(host, boot_id, self.now, &self.options);
+        if !watched {
+            self.counters.hosts_refused += 1;
+            return;
+        }
+        if earlier_boot.is_some()
+            && let Some(incident) = self.cases.get_mut(&Key::silent(host))
+        {
+            case::count(incident, silence::REBOOTS, 1, &self.options.limits);
+        }
+        self.heard(host, self.now, effects);
+    }
+
+    fn heard(&mut self, host: &str, at: Timestamp, effects: &mut Vec<Effect>) {
+        if self.hosts.heard(host, at) == Some(Silence::Alone) {
+            self.host_is_back(host, at, effects);
+        }
+    }
+
+    fn host_is_back(&mut self, host: &str, at: Timestamp, effects: &mut Vec<Effect>) {
+        let key = Key::silent(host);
+        let Some(incident) = self.cases.get_mut(&key) else { return };
+        incident.quiet_since = Some(at);
+        incident.updated = self.now;
+        silence::describe_one(incident, self.hosts.get(host), self.now);
+        effects.push(Effect::Incident(incident.clone()));
+    }
+
+    fn judge_silence(&mut self, effects: &mut Vec<Effect>) {
+        let together = Key::together();
+        for verdict in self.hosts.judge(self.now, self.cases.contains_key(&together), &self.options) {
+            match verdict {
+                Verdict::Alone(host) => self.fell_silent(&host, effects),
+                Verdict::Together { hosts, watched } => self.fell_silent_together(&hosts, watched, effects),
+                Verdict::StillTogether { silent, members } => self.still_together(silent, members, effects),
+                Verdict::Forgotten(host) => {
+                    let name = host.clone();
+                    self.audit("engine", "host.forgotten", format!("{name}: silent for too long, no longer watched"), effects);
+                    self.host_is_back(&host, self.now, effects);
+                }
+            }
+        }
+    }
+
+    fn fell_silent(&mut self, host: &str, effects: &mut Vec<Effect>) {
+        let last_heard = self.hosts.get(host).map_or(self.now, |host| host.last_heard);
+        let key = Key::silent(host);
+        let element = Element { host: host.to_owned(), kind: "host".to_owned(), name: host.to_owned() };
+        let Some(incident) = self.open(&key, element, last_heard) else { return };
+        incident.quiet_since = None;
+        let (now, limits) = (self.now, &self.options.limits);
+        let Some(incident) = self.cases.get_mut(&key) else { return };
+        incident.updated = now;
+        case::count(incident, silence::SILENCES, 1, limits);
+        silence::describe_one(incident, self.hosts.get(host), now);
+        self.changed(&key, effects);
+    }
+
+    fn fell_silent_together(&mut self, hosts: &[String], watched: usize, effects: &mut Vec<Effect>) {
+        let key = Key::together();
+        let started = hosts.iter().filter_map(|host| self.hosts.get(host)).map(|host| host.last_heard).min();
+        let element = Element { host: String::new(), kind: "hosts".to_owned(), name: String::new() };
+        if self.open(&key, element, started.unwrap_or(self.now)).is_none() {
+            return;
+        }
+        let (now, limits) = (self.now, &self.options.limits);
+        let Some(incident) = self.cases.get_mut(&key) else { return };
+        incident.quiet_since = None;
+        incident.updated = now;
+        case::count(incident, silence::SILENCES, hosts.len() as u64, limits);
+        let members = usize::try_from(case::tally(incident, silence::SILENCES)).unwrap_or(usize::MAX);
+        silence::describe_many(incident, hosts, members, members, watched);
+        self.changed(&key, effects);
+    }
+
+    fn still_together(&mut self, silent: usize, members: usize, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        let Some(incident) = self.cases.get_mut(&Key::together()) else { return };
+        let quiet = silent == 0;
+        if quiet == incident.quiet_since.is_some() {
+            return;
+        }
+        incident.quiet_since = quiet.then_some(now);
+        incident.updated = now;
+        silence::describe_many(incident, &[], members, silent, 0);
+        effects.push(Effect::Incident(incident.clone()));
+    }
+
+    // ---- signals -----------------------------------------------------------------------------------
+
+    fn signal(&mut self, frame: &str, signal: &Signal, effects: &mut Vec<Effect>) {
+        if !self.first_time(frame) {
+            self.counters.frames_repeated += 1;
+            return;
+        }
+        let Some((detector, element)) = detector_of(signal) else {
+            self.counters.signals_unread += 1;
+            return;
+        };
+        let key = Key::of(detector, &element);
+        let age_ns = self.now.0.saturating_sub(signal.observed.0);
+        let late = age_ns > (self.options.late_after_ms * MS).saturating_add(signal.half_width_ns);
+        if late {
+            self.counters.signals_late += 1;
+            // A story already open takes a late signal as a footnote; one that itself is known only late, as news.
+            let footnote = self.cases.get(&key).map(|incident| !incident.late);
+            match footnote {
+                None => self.late(key, element, frame, signal, effects),
+                Some(true) => {
+                    if let Some(incident) = self.cases.get_mut(&key) {
+                        case::join(incident, frame, signal, self.now, &self.options.limits);
+                        case::count(incident, &format!("{} (late)", signal.name), 1, &self.options.limits);
+                    }
+                    effects.push(self.joined(&key, frame));
+                    self.changed(&key, effects);
+                }
+                Some(false) => self.fresh(&key, element, frame, signal, false, effects),
+            }
+            return;
+        }
+        self.fresh(&key, element, frame, signal, true, effects);
+    }
+
+    /// What a signal that came in time (or news of a late story) does to its incident, which it may open.
+    fn fresh(
+        &mut self,
+        key: &Key,
+        element: Element,
+        frame: &str,
+        signal: &Signal,
+        in_time: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let observed = signal.observed.min(self.now);
+        if signal.name == link::UP && !self.cases.contains_key(key) {
+            // The end of a late story, or no story at all.
+            let limits = &self.options.limits;
+            effects.extend(self.histories.up(key, frame, signal, observed, self.now, limits, &mut self.next_incident));
+            return;
+        }
+        if signal.name == link::SATURATED && !self.cases.contains_key(key) {
+            // It hides errors, and is none.
+            return;
+        }
+        let started = self.histories.taken_over(key).unwrap_or(observed).min(observed);
+        if self.open(key, element, started).is_none() {
+            return;
+        }
+        let limits = &self.options.limits;
+        let Some(incident) = self.cases.get_mut(key) else { return };
+        case::join(incident, frame, signal, self.now, limits);
+        incident.late &= !in_time;
+        apply(incident, signal, observed, limits);
+        effects.push(self.joined(key, frame));
+        self.changed(key, effects);
+    }
+
+    fn late(&mut self, key: Key, element: Element, frame: &str, signal: &Signal, effects: &mut Vec<Effect>) {
+        let observed = signal.observed.min(self.now);
+        let limits = &self.options.limits;
+        if signal.name == link::UP {
+            effects.extend(self.histories.up(&key, frame, signal, observed, self.now, limits, &mut self.next_incident));
+            return;
+        }
+        if signal.name == link::SATURATED {
+            return;
+        }
+        match self.histories.tell(key, element, frame, signal, observed, self.now, limits, &mut self.next_incident) {
+            Some(told) => effects.extend(told),
+            None => self.counters.histories_refused += 1,
+        }
+    }
+
+    fn first_time(&mut self, frame: &str) -> bool {
+        if !self.frames.insert(frame.to_owned()) {
+            return false;
+        }
+        self.frames_in_order.push_back(frame.to_owned());
+        if self.frames_in_order.len() > self.options.limits.frames_max
+            && let Some(oldest) = self.frames_in_order.pop_front()
+        {
+            self.frames.remove(&oldest);
+        }
+        true
+    }
+
+    fn joined(&self, key: &Key, frame: &str) -> Effect {
+        let incident = self.cases.get(key).map_or(0, |incident| incident.id);
+        Effect::Joined { frame: frame.to_owned(), incident }
+    }
+
+    // ---- incidents -----------------------------------------------------------------------------------
+
+    /// The open incident of `key`, opened where there is none; `None` where too many are open.
+    fn open(&mut self, key: &Key, element: Element, started: Timestamp) -> Option<&mut Incident> {
+        if !self.cases.contains_key(key) {
+            if self.cases.len() >= self.options.limits.open_incidents_max {
+                self.counters.incidents_refused += 1;
+                return None;
+            }
+            let mut incident = case::begin(&key.detector, element, started, self.now);
+            incident.id = self.next_incident;
+            self.next_incident += 1;
+            self.keys.insert(incident.id, key.clone());
+            self.cases.insert(key.clone(), incident);
+        }
+        self.cases.get_mut(key)
+    }
+
+    fn changed(&mut self, key: &Key, effects: &mut Vec<Effect>) {
+        let Some(incident) = self.cases.get(key) else { return };
+        effects.push(Effect::Incident(incident.clone()));
+        let id = incident.id;
+        self.review(id, effects);
+    }
+
+    fn tick(&mut self, effects: &mut Vec<Effect>) {
+        self.judge_silence(effects);
+        let settled = self.histories.settle(self.now, &self.options);
+        for (key, mut incident) in settled {
+            if self.cases.contains_key(&key) || self.cases.len() >= self.options.limits.open_incidents_max {
+                self.counters.incidents_refused += 1;
+                continue;
+            }
+            if incident.id == 0 {
+                incident.id = self.next_incident;
+                self.next_incident += 1;
+            }
+            incident.updated = self.now;
+            let id = incident.id;
+            effects.extend(incident.frames.iter().map(|frame| Effect::Joined { frame: frame.clone(), incident: id }));
+            self.keys.insert(incident.id, key.clone());
+            self.cases.insert(key.clone(), incident);
+            self.changed(&key, effects);
+        }
+        let over: Vec<Key> = self
+            .cases
+            .iter()
+            .filter(|(_, incident)| {
+                incident.quiet_since.is_some_and(|since| {
+                    self.now.0.saturating_sub(since.0) >= quiet_ns(incident, &self.options)
+                })
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in over {
+            self.resolve(&key, effects);
+        }
+        // What the rate or a cooldown held back gets its turn.
+        if !self.options.automatic.is_empty() && self.now.0.saturating_sub(self.reviewed_at.0) >= 1_000 * MS {
+            self.reviewed_at = self.now;
+            self.review_all(effects);
+        }
+    }
+
+    fn resolve(&mut self, key: &Key, effects: &mut Vec<Effect>) {
+        let Some(mut incident) = self.cases.remove(key) else { return };
+        self.keys.remove(&incident.id);
+        incident.state = IncidentState::Resolved;
+        incident.resolved = incident.quiet_since;
+        incident.updated = self.now;
+        if *key == Key::together() {
+            self.hosts.together_ended();
+        }
+        let id = incident.id;
+        effects.push(Effect::Incident(incident));
+        self.decided.remove(&id);
+        let ids: Vec<u64> = self.decisions.values().filter(|decision| decision.incident == id).map(|d| d.id).collect();
+        for decision in ids {
+            self.end_with_incident(decision, effects);
+        }
+    }
+
+    // ---- decisions -----------------------------------------------------------------------------------
+
+    fn review_all(&mut self, effects: &mut Vec<Effect>) {
+        let ids: Vec<u64> = self.keys.keys().copied().collect();
+        for id in ids {
+            self.review(id, effects);
+        }
+    }
+
+    /// Weighs an open incident anew: proposes, replaces a weaker proposal, or updates the guards of the one there is.
+    fn review(&mut self, incident_id: u64, effects: &mut Vec<Effect>) {
+        let Some(incident) = self.keys.get(&incident_id).and_then(|key| self.cases.get(key)).cloned() else { return };
+        let (chosen, alternatives) = decide::weigh(&incident, &self.options);
+        let latest = self.decided.get(&incident_id).and_then(|id| self.decisions.get(id)).cloned();
+        let stronger = |than: &str| chosen.cost_gpu_s > action(than).map_or(0.0, |action| action.cost_gpu_s);
+        match latest {
+            Some(decision) if decision.state == DecisionState::Ordered || !stronger(&decision.action) => {
+                if matches!(decision.state, DecisionState::Proposed | DecisionState::Withheld) {
+                    self.update(decision, &incident, alternatives, effects);
+                }
+                return;
+            }
+            Some(mut weaker) if matches!(weaker.state, DecisionState::Proposed | DecisionState::Withheld) => {
+                let why = format!("replaced: the evidence now allows {}", chosen.name);
+                self.close(&mut weaker, DecisionState::Withdrawn, why, "engine", "decision.withdrawn", effects);
+                self.decisions.remove(&weaker.id);
+            }
+            _ => {}
+        }
+        let target = decide::target(&incident, chosen);
+        let decision = Decision {
+            id: self.next_decision,
+            incident: incident_id,
+            action: chosen.name.to_owned(),
+            guards: self.guards(&incident, chosen.name, &target, None),
+            target,
+            state: DecisionState::Proposed,
+            alternatives,
+            proposed: self.now,
+            updated: self.now,
+            orders: 0,
+            actor: None,
+            outcome: None,
+        };
+        self.next_decision += 1;
+        self.decided.insert(incident_id, decision.id);
+        let what = format!("decision {}: {} on {}", decision.id, decision.action, named(&decision.target));
+        self.audit("engine", "decision.proposed", what, effects);
+        effects.push(Effect::Decision(decision.clone()));
+        self.act_if_automatic(decision, effects);
+    }
+
+    fn update(
+        &mut self,
+        mut decision: Decision,
+        incident: &Incident,
+        alternatives: Vec<crate::model::Alternative>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let guards = self.guards(incident, &decision.action, &decision.target, None);
+        let held = |guards: &[crate::model::Guard]| guards.iter().map(|g| (g.name.clone(), g.passed)).collect::<Vec<_>>();
+        let names = |rows: &[crate::model::Alternative]| rows.iter().map(|row| row.action.clone()).collect::<Vec<_>>();
+        if held(&guards) != held(&decision.guards) || names(&alternatives) != names(&decision.alternatives) {
+            decision.guards = guards;
+            decision.alternatives = alternatives;
+            decision.updated = self.now;
+            effects.push(Effect::Decision(decision.clone()));
+        }
+        self.act_if_automatic(decision, effects);
+    }
+
+    fn act_if_automatic(&mut self, mut decision: Decision, effects: &mut Vec<Effect>) {
+        let goes = decision.state == DecisionState::Proposed
+            && decision.action != OBSERVE
+            && self.options.automatic.contains(&decision.action)
+            && decision.guards.iter().all(|guard| guard.passed);
+        if goes {
+            decision.actor = Some("policy".to_owned());
+            self.audit("policy", "decision.approved", format!("decision {}", decision.id), effects);
+            self.order(decision, effects);
+        } else {
+            self.decisions.insert(decision.id, decision);
+        }
+    }
+
+    fn guards(&self, incident: &Incident, action: &str, target: &Element, approved_by: Option<&str>) -> Vec<crate::model::Guard> {
+        let around = Circumstances {
+            now: self.now,
+            halted_by: self.halted_by.as_deref(),
+            approved_by,
+            past: &self.past,
+            hosts_watched: self.hosts.watched(),
+        };
+        decide::guards(incident, action, target, &around, &self.options)
+    }
+
+    fn verdict(&mut self, id: u64, actor: &str, approve: bool, note: &str, effects: &mut Vec<Effect>) {
+        let Some(mut decision) = self.decisions.get(&id).cloned() else {
+            self.audit(actor, "verdict.refused", format!("decision {id}: there is no such decision to judge"), effects);
+            return;
+        };
+        if !matches!(decision.state, DecisionState::Proposed | DecisionState::Withheld) {
+            let why = format!("decision {id}: it is {:?} already", decision.state).to_lowercase();
+            self.audit(actor, "verdict.refused", why, effects);
+            return;
+        }
+        let noted = if note.is_empty() { String::new() } else { format!(": {note}") };
+        decision.actor = Some(actor.to_owned());
+        if !approve {
+            let why = format!("rejected{noted}");
+            self.close(&mut decision, DecisionState::Rejected, why, actor, "decision.rejected", effects);
+            self.decisions.insert(id, decision);
+            return;
+        }
+        self.audit(actor, "decision.approved", format!("decision {id}{noted}"), effects);
+        let incident = self.keys.get(&decision.incident).and_then(|key| self.cases.get(key)).cloned();
+        let Some(incident) = incident else { return };
+        decision.guards = self.guards(&incident, &decision.action, &decision.target, Some(actor));
+        let held_back: Vec<String> = decision
+            .guards
+            .iter()
+            .filter(|guard| !guard.passed)
+            .map(|guard| format!("{}: {}", guard.name, guard.reason))
+            .collect();
+        if !held_back.is_empty() {
+            let why = format!("withheld: {}", held_back.join("; "));
+            self.close(&mut decision, DecisionState::Withheld, why, "engine", "decision.withheld", effects);
+            self.decisions.insert(id, decision);
+        } else if decision.action == OBSERVE {
+            let why = "nothing to carry out".to_owned();
+            self.close(&mut decision, DecisionState::Done, why, "engine", "decision.done", effects);
+            self.decisions.insert(id, decision);
+        } else {
+            self.order(decision, effects);
+        }
+    }
+
+    fn order(&mut self, mut decision: Decision, effects: &mut Vec<Effect>) {
+        decision.orders += 1;
+        decision.state = DecisionState::Ordered;
+        decision.updated = self.now;
+        decision.outcome = None;
+        let order = Order {
+            idempotency_key: format!("{}-{}-{}", self.installation, decision.id, decision.orders),
+            epoch: self.epoch,
+            decision: decision.id,
+            action: decision.action.clone(),
+            target: decision.target.clone(),
+            expires: Timestamp(self.now.0.saturating_add(self.options.order_ttl_ms * MS)),
+        };
+        self.past.push_back(PastOrder { at: self.now, order: order.clone() });
+        while self.past.len() > self.options.limits.past_orders_max {
+            self.past.pop_front();
+        }
+        effects.push(Effect::Decision(decision.clone()));
+        self.audit("engine", "order.given", format!("{} on {}: {}", order.action, named(&order.target), order.idempotency_key), effects);
+        effects.push(Effect::Order(order));
+        self.decisions.insert(decision.id, decision);
+    }
+
+    fn order_finished(&mut self, key: &str, outcome: Outcome, effects: &mut Vec<Effect>) {
+        let id = key.rsplit('-').nth(1).and_then(|id| id.parse::<u64>().ok());
+        let decision = id.and_then(|id| self.decisions.get(&id)).cloned();
+        let Some(mut decision) = decision.filter(|d| d.state == DecisionState::Ordered && key == self.key_of(d)) else {
+            self.audit("executor", "order.unknown", format!("{key}: no order of that key is out"), effects);
+            return;
+        };
+        let (state, what, detail) = match outcome {
+            Outcome::Done { detail } => (DecisionState::Done, "order.done", detail),
+            Outcome::Failed { detail } => (DecisionState::Failed, "order.failed", detail),
+            Outcome::Withheld { detail } => {
+                // It was not carried out: neither rate nor cooldown counts it.
+                self.past.retain(|past| past.order.idempotency_key != key);
+                (DecisionState::Withheld, "order.withheld", detail)
+            }
+        };
+        self.close(&mut decision, state, detail, "executor", what, effects);
+        let (id, incident) = (decision.id, decision.incident);
+        self.decisions.insert(id, decision);
+        if self.keys.contains_key(&incident) {
+            self.review(incident, effects);
+        } else {
+            self.end_with_incident(id, effects);
+        }
+    }
+
+    fn key_of(&self, decision: &Decision) -> String {
+        format!("{}-{}-{}", self.installation, decision.id, decision.orders)
+    }
+
+    /// What becomes of a decision whose incident is over.
+    fn end_with_incident(&mut self, id: u64, effects: &mut Vec<Effect>) {
+        let Some(mut decision) = self.decisions.get(&id).cloned() else { return };
+        match decision.state {
+            DecisionState::Ordered => effects.push(Effect::Cancel {
+                idempotency_key: self.key_of(&decision),
+                reason: "the incident resolved before it was carried out".to_owned(),
+            }),
+            DecisionState::Proposed | DecisionState::Withheld | DecisionState::Approved => {
+                let why = "the incident resolved".to_owned();
+                self.close(&mut decision, DecisionState::Withdrawn, why, "engine", "decision.withdrawn", effects);
+                self.decisions.remove(&id);
+            }
+            DecisionState::Rejected | DecisionState::Done | DecisionState::Failed | DecisionState::Withdrawn => {
+                self.decisions.remove(&id);
+            }
+        }
+    }
+
+    fn close(
+        &self,
+        decision: &mut Decision,
+        state: DecisionState,
+        outcome: String,
+        actor: &str,
+        what: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        decision.state = state;
+        decision.updated = self.now;
+        self.audit(actor, what, format!("decision {}: {outcome}", decision.id), effects);
+        decision.outcome = Some(outcome);
+        effects.push(Effect::Decision(decision.clone()));
+    }
+
+    fn halt(&mut self, halted: bool, actor: String, effects: &mut Vec<Effect>) {
+        if halted == self.halted_by.is_some() {
+            return;
+        }
+        let (what, detail) = if halted { ("halt", "nothing is carried out") } else { ("release", "acting goes on") };
+        self.audit(&actor, what, detail.to_owned(), effects);
+        self.halted_by = halted.then_some(actor);
+        self.review_all(effects);
+    }
+
+    fn audit(&self, actor: &str, what: &str, detail: String, effects: &mut Vec<Effect>) {
+        let entry = AuditEntry { at: self.now, actor: actor.to_owned(), what: what.to_owned(), detail };
+        effects.push(Effect::Audit(entry));
+    }
+}
+
+fn detector_of(signal: &Signal) -> Option<(&'static str, Element)> {
+    match signal.name.as_str() {
+        link::DOWN | link::UP | link::ERRORS | link::SATURATED => Some((LINK, link::element(signal))),
+        gpu::FAILED => Some((GPU_ALLOCATION, signal.element.clone())),
+        _ => None,
+    }
+}
+
+/// Lets the incident's detector apply a signal and describe the incident anew.
+pub(crate) fn apply(incident: &mut Incident, signal: &Signal, observed: Timestamp, limits: &crate::Limits) {
+    if incident.detector == GPU_ALLOCATION {
+        gpu::apply(incident, signal, observed, limits);
+    } else {
+        link::apply(incident, signal, observed, limits);
+        link::describe(incident);
+    }
+}
+
+fn quiet_ns(incident: &Incident, options: &Options) -> u64 {
+    match incident.detector.as_str() {
+        AGENT_SILENT => options.silent_resolve_after_ms * MS,
+        GPU_ALLOCATION => options.gpu_quiet_ms * MS,
+        _ => link::quiet_ns(incident, options),
+    }
+}
+
+fn named(element: &Element) -> String {
+    match (element.host.as_str(), element.kind.as_str()) {
+        ("", kind) => format!("{kind} {}", element.name),
+        (host, "host") => host.to_owned(),
+        (host, kind) => format!("{host} {kind} {}", element.name),
+    }
+}

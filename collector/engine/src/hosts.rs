@@ -1,0 +1,254 @@
+//! Who speaks and who fell silent.
+//!
+//! In: connects, goodbyes, hearings, time. Out: [`Verdict`]s on silence, which the engine turns into incidents. One host silent is that
+//! host's story; many silent at once have a common cause (the collector's network first of all), and never become a
+//! list of accused hosts. Nobody is called silent while the collector itself has just started or stood still.
+
+use crate::model::{HostName, KnownHost, Timestamp};
+use crate::options::{MS, Options};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Its own incident.
+    Alone,
+    /// Part of the common one.
+    Together,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub boot_id: String,
+    pub last_heard: Timestamp,
+    /// Its stream broke off without a goodbye since it was last heard.
+    pub broke_off: bool,
+    /// It connected to this run of the collector.
+    pub seen: bool,
+    departed: bool,
+    silence: Option<(Silence, Timestamp)>,
+}
+
+/// What a tick found.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// This host fell silent by itself.
+    Alone(HostName),
+    /// These fell silent together, out of so many watched.
+    Together { hosts: Vec<HostName>, watched: usize },
+    /// Of those silent together, so many still are.
+    StillTogether { silent: usize, members: usize },
+    /// No longer watched: silent for too long.
+    Forgotten(HostName),
+}
+
+/// Every host, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    hosts: BTreeMap<HostName, Host>,
+    quiet_until: Timestamp,
+    members: usize,
+    grew_at: Timestamp,
+    returned_at: Option<Timestamp>,
+}
+
+impl Hosts {
+    pub(crate) fn restore(known: Vec<KnownHost>, at: Timestamp, options: &Options) -> Self {
+        let hosts = known
+            .into_iter()
+            .take(options.limits.hosts_max)
+            .map(|known| {
+                let KnownHost { host, boot_id, last_heard, departed } = known;
+                (host, Host { boot_id, last_heard, broke_off: false, seen: false, departed, silence: None })
+            })
+            .collect();
+        Self { hosts, quiet_until: after(at, options.restart_grace_ms), ..Self::default() }
+    }
+
+    /// The collector stood still: everyone gets the time to be heard again.
+    pub(crate) fn stalled(&mut self, now: Timestamp, options: &Options) {
+        self.quiet_until = self.quiet_until.max(after(now, options.silent_after_ms));
+    }
+
+    /// A host's incident was open when the collector last ran.
+    pub(crate) fn restore_silence(&mut self, host: &str) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.silence = Some((Silence::Alone, host.last_heard));
+        }
+    }
+
+    /// Hosts that should be heard.
+    pub(crate) fn watched(&self) -> usize {
+        self.hosts.values().filter(|host| !host.departed).count()
+    }
+
+    pub(crate) fn get(&self, host: &str) -> Option<&Host> {
+        self.hosts.get(host)
+    }
+
+    /// A stream opened. Returns false where there are too many hosts to watch one more, and the earlier boot where it changed.
+    pub(crate) fn connected(
+        &mut self,
+        host: &str,
+        boot_id: &str,
+        now: Timestamp,
+        options: &Options,
+    ) -> (bool, Option<String>) {
+        if !self.hosts.contains_key(host) {
+            if self.hosts.len() >= options.limits.hosts_max {
+                return (false, None);
+            }
+            let new = Host {
+                boot_id: boot_id.to_owned(),
+                last_heard: now,
+                broke_off: false,
+                seen: true,
+                departed: false,
+                silence: None,
+            };
+            self.hosts.insert(host.to_owned(), new);
+            return (true, None);
+        }
+        let Some(known) = self.hosts.get_mut(host) else { return (false, None) };
+        (known.broke_off, known.seen, known.departed) = (false, true, false);
+        let earlier = std::mem::replace(&mut known.boot_id, boot_id.to_owned());
+        (true, (earlier != boot_id).then_some(earlier))
+    }
+
+    /// Returns whether the host had fallen silent, and how.
+    pub(crate) fn heard(&mut self, host: &str, at: Timestamp) -> Option<Silence> {
+        let known = self.hosts.get_mut(host)?;
+        if at <= known.last_heard && known.silence.is_some() {
+            return None;
+        }
+        known.last_heard = known.last_heard.max(at);
+        known.silence.take().map(|(how, _)| how)
+    }
+
+    /// A stream ended. A goodbye ends a silence too: the host leaves by intent.
+    pub(crate) fn disconnected(&mut self, host: &str, orderly: bool) -> Option<Silence> {
+        let known = self.hosts.get_mut(host)?;
+        if orderly {
+            known.departed = true;
+            return known.silence.take().map(|(how, _)| how);
+        }
+        known.broke_off = true;
+        None
+    }
+
+    /// Judges everyone's silence at `now`.
+    pub(crate) fn judge(&mut self, now: Timestamp, together_open: bool, options: &Options) -> Vec<Verdict> {
+        if now < self.quiet_until {
+            return vec![];
+        }
+        let limit = options.silent_after_ms * MS;
+        let mut verdicts = Vec::new();
+        let (mut newly, mut suspects, mut watched, mut forgotten) = (Vec::new(), 0, 0, Vec::new());
+        let mut longest_new = 0;
+        for (name, host) in &self.hosts {
+            if host.departed {
+                continue;
+            }
+            watched += 1;
+            let silent_for = now.0.saturating_sub(host.last_heard.0);
+            match host.silence {
+                None => {
+                    suspects += usize::from(silent_for > limit / 2);
+                    if silent_for > limit {
+                        longest_new = longest_new.max(silent_for);
+                        newly.push(name.clone());
+                    }
+                }
+                Some((_, since)) => {
+                    suspects += usize::from(now.0.saturating_sub(since.0) < 2 * limit);
+                    if silent_for > options.silent_forget_after_ms * MS {
+                        forgotten.push(name.clone());
+                    }
+                }
+            }
+        }
+        for name in forgotten {
+            self.hosts.remove(&name);
+            verdicts.push(Verdict::Forgotten(name));
+        }
+        self.judge_new(now, newly, suspects, watched, longest_new, together_open, options, &mut verdicts);
+        if together_open {
+            self.judge_together(now, options, &mut verdicts);
+        }
+        verdicts
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the second half of `judge`, which alone calls it")]
+    fn judge_new(
+        &mut self,
+        now: Timestamp,
+        newly: Vec<HostName>,
+        suspects: usize,
+        watched: usize,
+        longest_new: u64,
+        together_open: bool,
+        options: &Options,
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        if newly.is_empty() {
+            return;
+        }
+        let limit = options.silent_after_ms * MS;
+        let many = |count: usize| count >= options.silent_together_min || (count >= 2 && count * 2 > watched);
+        let growing = together_open && now.0.saturating_sub(self.grew_at.0) < 2 * limit;
+        let just_fell = suspects - newly.len().min(suspects);
+        if growing || many(newly.len()) {
+            for name in &newly {
+                self.fall(name, Silence::Together, now);
+            }
+            self.members += newly.len();
+            (self.grew_at, self.returned_at) = (now, None);
+            verdicts.push(Verdict::Together { hosts: newly, watched });
+        } else if many(suspects) && just_fell > 0 && longest_new < limit + limit / 2 {
+            // Others hesitate too: half a limit more tells whether this is one host's story.
+        } else {
+            for name in newly {
+                self.fall(&name, Silence::Alone, now);
+                verdicts.push(Verdict::Alone(name));
+            }
+        }
+    }
+
+    /// Most came back and some did not: those have their own story now.
+    fn judge_together(&mut self, now: Timestamp, options: &Options, verdicts: &mut Vec<Verdict>) {
+        let silent: Vec<HostName> = self
+            .hosts
+            .iter()
+            .filter(|(_, host)| matches!(host.silence, Some((Silence::Together, _))))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if silent.is_empty() || silent.len() * 2 > self.members {
+            self.returned_at = None;
+            verdicts.push(Verdict::StillTogether { silent: silent.len(), members: self.members });
+            return;
+        }
+        let returned_at = *self.returned_at.get_or_insert(now);
+        if now < after(returned_at, options.restart_grace_ms) {
+            verdicts.push(Verdict::StillTogether { silent: silent.len(), members: self.members });
+            return;
+        }
+        verdicts.push(Verdict::StillTogether { silent: 0, members: self.members });
+        for name in silent {
+            self.fall(&name, Silence::Alone, now);
+            verdicts.push(Verdict::Alone(name));
+        }
+    }
+
+    pub(crate) fn together_ended(&mut self) {
+        (self.members, self.returned_at) = (0, None);
+    }
+
+    fn fall(&mut self, name: &str, how: Silence, now: Timestamp) {
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.silence = Some((how, now));
+        }
+    }
+}
+
+fn after(at: Timestamp, ms: u64) -> Timestamp {
+    Timestamp(at.0.saturating_add(ms * MS))
+}
