@@ -1,0 +1,226 @@
+//! The command line, as data. What it says in `--help` is the short manual; docs/CLI.md is the long one.
+
+use crate::failure::EXIT_STATUS_HELP;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const FINDING_HELP: &str = "\
+The collector is found by --collector, else RAILWATCH_COLLECTOR, else the run file
+/run/railwatch/collector.json, else $XDG_RUNTIME_DIR/railwatch/collector.json.
+The token comes from --token-file, else RAILWATCH_TOKEN, else RAILWATCH_TOKEN_FILE, else the run file.";
+
+/// See what Railwatch sees, and say yes or no to what it proposes.
+#[derive(Debug, Parser)]
+#[command(name = "railwatch", version, after_help = format!("{FINDING_HELP}\n\n{EXIT_STATUS_HELP}"), max_term_width = 100)]
+pub struct CommandLine {
+    /// How to reach the collector.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to reach the collector.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct Connection {
+    /// Base URL of the collector's API, such as http://127.0.0.1:7701
+    #[arg(long, global = true, value_name = "URL")]
+    pub collector: Option<String>,
+    /// File that holds the bearer token
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub token_file: Option<PathBuf>,
+    /// PEM file of the authority that signed an https collector's certificate
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub ca_file: Option<PathBuf>,
+    /// Give up on an answer after this long
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// Shape of a listing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for people, with human units
+    #[default]
+    Table,
+    /// JSON for programs, raw units
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Shape {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// The form of a listing whose JSON fields are fixed.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct FixedShape {
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// In JSON and YAML, every field that the collector sends and not only the fixed ones
+    #[arg(long)]
+    pub full: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Hosts, when each was last heard, its clock, and what was lost on the way
+    Hosts(FixedShape),
+    /// What the GPUs' processes hold, and what of that is seen
+    Gpu {
+        /// Which listing.
+        #[command(subcommand)]
+        listing: Gpu,
+    },
+    /// NIC and RDMA ports with their latest rates
+    Nic(Shape),
+    /// Incidents, or one with all its evidence
+    Incidents {
+        /// One incident, in full
+        id: Option<u64>,
+        /// Only those in this state
+        #[arg(long, value_enum, conflicts_with = "id")]
+        state: Option<IncidentState>,
+        /// The newest so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "id")]
+        limit: u32,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// What the collector proposes to do, or one proposal with its alternatives and guards
+    Decisions {
+        /// One decision, in full
+        id: Option<u64>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// Let a proposed decision be carried out
+    Approve(Verdict),
+    /// Say no to a proposed decision
+    Reject(Verdict),
+    /// Who did what, newest first
+    Audit {
+        /// The newest so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// Changes of incidents, decisions and hosts as they happen; JSON is one object a line
+    Watch {
+        /// End after this long; without it, at Ctrl-C
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+        for_: Option<Duration>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// Stop all acting, at once; works when the collector is down
+    Halt(Halt),
+    /// Allow acting again
+    Resume(Halt),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Versions of this command and of the collector
+    Version,
+}
+
+/// Which GPU listing.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Gpu {
+    /// Memory held, by process, device and layer
+    Processes(FixedShape),
+    /// Which GPU-using processes are seen, which are not, and why
+    Coverage(FixedShape),
+}
+
+/// A judgement of a decision.
+#[derive(Clone, Debug, Args)]
+pub struct Verdict {
+    /// The decision's number
+    pub id: u64,
+    /// Why, for the audit
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub note: String,
+}
+
+/// Halting or resuming.
+#[derive(Clone, Debug, Args)]
+pub struct Halt {
+    /// Why, for the audit
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// The collector's state directory on this host, where the file HALT goes
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Where an incident stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IncidentState {
+    /// The symptom is there
+    Open,
+    /// The symptom is gone
+    Resolved,
+}
+
+impl IncidentState {
+    /// As the API says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// "500ms", "10s", "2m", "1h".
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("expected a number and a unit: 500ms, 10s, 2m or 1h".into()),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit_ms))
+        .filter(|ms| (1..=30 * 24 * 3_600_000).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected more than nothing and at most 720h".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn a_duration_has_a_number_a_unit_and_a_bound() {
+        for (text, ms) in [("500ms", Some(500)), ("10s", Some(10_000)), ("2m", Some(120_000)), ("1h", Some(3_600_000))]
+            .into_iter()
+            .chain(["", "10", "s", "1.5s", "-1s", "0s", "721h", "99999999999999999999s", "1d"].map(|t| (t, None)))
+        {
+            assert_eq!(duration(text).ok().map(|d| d.as_millis()), ms, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The operator's command `railwatch`: asks the collector's HTTP API, shows the answer, passes a person's verdict on.
+//!
+//! Flows in: the command line ([`args`]), the environment and the run file ([`locate`]), answers ([`client`]).
+//! Flows out: a table, JSON or YAML ([`listings`], [`detail`], [`output`]) and an exit status ([`failure`]).
+//! It holds no state, decides nothing, and shows no token.
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod client;
+pub mod detail;
+pub mod events;
+pub mod failure;
+pub mod halt;
+pub mod human;
+pub mod listings;
+pub mod locate;
+pub mod output;
+pub mod row;
+pub mod table;
+pub mod watch;
+
+use args::{Command, CommandLine, Connection, Format, Gpu, Halt};
+use clap::{CommandFactory, Parser};
+use client::Client;
+use failure::{Failure, Kind};
+use halt::Step;
+use listings::Listing;
+use locate::{Local, Surroundings};
+use output::{Output, shaped};
+use row::{Ordered, Row};
+use serde_json::json;
+use std::ffi::OsString;
+use std::process::ExitCode;
+use watch::now_ns;
+
+/// Runs the command line and gives the exit status.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let line = match CommandLine::try_parse_from(args) {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and version go to standard output, whose reader may be gone.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Kind::Usage as u8));
+        }
+    };
+    let mut out = Output::of_process();
+    match execute(line, &mut out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn execute(line: CommandLine, out: &mut Output) -> Result<(), Failure> {
+    let connection = line.connection;
+    match line.command {
+        Command::Hosts(shape) => list(&connection, &listings::HOSTS, "", shape.output, shape.full, out),
+        Command::Gpu { listing: Gpu::Processes(shape) } => list(&connection, &listings::GPU_PROCESSES, "", shape.output, shape.full, out),
+        Command::Gpu { listing: Gpu::Coverage(shape) } => list(&connection, &listings::GPU_COVERAGE, "", shape.output, shape.full, out),
+        Command::Nic(shape) => list(&connection, &listings::NIC, "", shape.output, true, out),
+        Command::Incidents { id: None, state, limit, shape } => {
+            let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();
+            list(&connection, &listings::INCIDENTS, &format!("?limit={limit}{state}"), shape.output, true, out)
+        }
+        Command::Incidents { id: Some(id), shape, .. } => {
+            one(&connection, &format!("/v1/incidents/{id}"), &listings::INCIDENTS, shape.output, detail::incident, out)
+        }
+        Command::Decisions { id: None, shape } => list(&connection, &listings::DECISIONS, "", shape.output, true, out),
+        Command::Decisions { id: Some(id), shape } => {
+            one(&connection, &format!("/v1/decisions/{id}"), &listings::DECISIONS, shape.output, detail::decision, out)
+        }
+        Command::Approve(verdict) => judge(&connection, verdict, true, out),
+        Command::Reject(verdict) => judge(&connection, verdict, false, out),
+        Command::Audit { limit, shape } => list(&connection, &listings::AUDIT, &format!("?limit={limit}"), shape.output, true, out),
+        Command::Watch { for_, shape } => watch::watch(connect(&connection)?, shape.output, for_, out),
+        Command::Halt(halt) => set_halt(&connection, &halt, true, out),
+        Command::Resume(halt) => set_halt(&connection, &halt, false, out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "railwatch", &mut script);
+            out.write(&String::from_utf8_lossy(&script))
+        }
+        Command::Version => version(&connection, out),
+    }
+}
+
+fn connect(connection: &Connection) -> Result<Client, Failure> {
+    let around = Surroundings::of_process()?;
+    // A collector named outright is asked even where the run file cannot be read; only its token is not at hand then.
+    let named = connection.collector.is_some() || around.collector.is_some();
+    let local = match Local::find(&around.run_files) {
+        Err(_) if named => Local::None,
+        found => found?,
+    };
+    Client::new(locate::target(connection, &around, &local)?, connection)
+}
+
+fn list(connection: &Connection, listing: &Listing, query: &str, format: Format, full: bool, out: &mut Output) -> Result<(), Failure> {
+    let rows = Row::list(connect(connection)?.get(&format!("{}{query}", listing.path))?, listing.path)?;
+    if let Some(field) = listing.fixed.then(|| rows.iter().find_map(|row| row.missing(listing.fields))).flatten() {
+        let what = format!("the collector's answer to {} lacks the field {field:?}", listing.path);
+        return Err(Failure::new(Kind::Unexpected, what, "compare versions with `railwatch version`"));
+    }
+    let ordered: Vec<_> = rows.iter().map(|row| Ordered { row, fields: listing.fields, open: full || !listing.fixed }).collect();
+    let text = shaped(format, &ordered, || listing.table(&rows, now_ns(), out.colour))?;
+    out.write(&text)
+}
+
+fn one(
+    connection: &Connection,
+    path: &str,
+    listing: &Listing,
+    format: Format,
+    table: fn(&Row, u64, bool) -> String,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let row = Row::one(connect(connection)?.get(path)?, path)?;
+    let text = shaped(format, &Ordered { row: &row, fields: listing.fields, open: true }, || table(&row, now_ns(), out.colour))?;
+    out.write(&text)
+}
+
+fn judge(connection: &Connection, verdict: args::Verdict, approve: bool, out: &mut Output) -> Result<(), Failure> {
+    let path = format!("/v1/decisions/{}/verdict", verdict.id);
+    let row = Row::one(connect(connection)?.post(&path, &json!({"approve": approve, "note": verdict.note}))?, &path)?;
+    out.write(&detail::verdict(&row, out.colour))
+}
+
+/// The file first: it halts even while the collector hangs.
+fn set_halt(connection: &Connection, halt: &Halt, halted: bool, out: &mut Output) -> Result<(), Failure> {
+    let around = Surroundings::of_process()?;
+    let local = Local::find(&around.run_files);
+    let far = connection.collector.as_ref().or(around.collector.as_ref()).is_some_and(|url| !locate::is_loopback(url));
+    let state_dir = match (&halt.state_dir, &local) {
+        (Some(dir), _) => Some(dir.clone()),
+        // Halting a collector elsewhere must not stop the one here.
+        (None, _) if far => None,
+        (None, Ok(local)) if local.state_dir().is_some() => local.state_dir().map(Into::into),
+        _ => around.default_state_dir.is_dir().then(|| around.default_state_dir.clone()),
+    };
+    let file = match &state_dir {
+        Some(dir) if halted => halt::write_file(dir, &halt::person(), &halt.reason, now_ns()),
+        Some(dir) => halt::remove_file(dir),
+        None => Step::Absent("no state directory of a collector on this host is known (--state-dir names one)".into()),
+    };
+    let asked = connect(connection).and_then(|client| {
+        client.post("/v1/halt", &json!({"halted": halted, "reason": halt.reason}))?;
+        Ok(format!("the collector at {} says: {}", client.url(), if halted { "halted" } else { "acting is allowed" }))
+    });
+    let asked = match asked {
+        Ok(text) => Step::Done(text),
+        Err(failure) => Step::Failed(failure),
+    };
+    let mut done = false;
+    let mut failures = Vec::new();
+    for step in [file, asked] {
+        match step {
+            Step::Done(text) => {
+                done = true;
+                out.write(&format!("{text}\n"))?;
+            }
+            Step::Absent(text) => out.write(&format!("{text}\n"))?,
+            Step::Failed(failure) => failures.push(failure),
+        }
+    }
+    match failures.pop() {
+        None => Ok(()),
+        // Halted is halted; acting is allowed again only when nobody says otherwise. What did not work is told all the same.
+        Some(failure) if done && (halted || failure.kind == Kind::Unreachable) => {
+            eprintln!("railwatch: note: the collector was not told: {}", failure.what);
+            Ok(())
+        }
+        Some(last) => Err(failures.pop().map_or(last.clone(), |first| Failure {
+            what: format!("{}; and {}", first.what, last.what),
+            ..first
+        })),
+    }
+}
+
+fn version(connection: &Connection, out: &mut Output) -> Result<(), Failure> {
+    out.write(concat!("railwatch ", env!("CARGO_PKG_VERSION"), "\n"))?;
+    let collector = connect(connection).and_then(|client| Ok((client.get("/v1/version")?, client.url().to_owned())));
+    match collector {
+        Ok((answer, url)) => {
+            let row = Row::one(answer, "/v1/version")?;
+            out.write(&format!("collector {} at {url}\n", row.text("version")))
+        }
+        Err(failure) => {
+            eprintln!("railwatch: note: the collector's version is not known: {}", failure.what);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The listings, as data: where each comes from, which JSON fields are promised in which order, and how a row looks
+//! as a line. Pure: rows in, text out.
+
+use crate::human;
+use crate::row::Row;
+use crate::table::{self, Cell, Tone};
+
+/// A listing.
+pub struct Listing {
+    /// Path of the API that answers it with an array.
+    pub path: &'static str,
+    /// The fields that JSON shows, in this order.
+    pub fields: &'static [&'static str],
+    /// Programs rely on exactly those fields; others are shown only with `--full`.
+    pub fixed: bool,
+    heads: &'static [&'static str],
+    line: fn(&Row, u64) -> Vec<Cell>,
+    nothing: &'static str,
+}
+
+impl Listing {
+    /// The table of `rows` at the instant `now_ns`.
+    pub fn table(&self, rows: &[Row], now_ns: u64, colour: bool) -> String {
+        if rows.is_empty() {
+            return format!("{}\n", self.nothing);
+        }
+        let lines: Vec<_> = rows.iter().map(|row| (self.line)(row, now_ns)).collect();
+        table::render(self.heads, &lines, colour)
+    }
+}
+
+/// `railwatch hosts`.
+pub static HOSTS: Listing = Listing {
+    path: "/v1/hosts",
+    fields: &["host", "boot_id", "last_seen_ms", "clock_offset_us", "clock_uncertainty_us", "seen", "delivered", "dropped"],
+    fixed: true,
+    heads: &["HOST", "STATE", "HEARD", "CLOCK OFFSET", "SEEN", "DELIVERED", "DROPPED", "AGENT", "KERNEL", "OFF"],
+    line: |row, _| {
+        let clock = match (row.signed("clock_offset_us"), row.number("clock_uncertainty_us")) {
+            (Some(offset), Some(within)) => {
+                format!("{} ± {}", human::microseconds(offset), human::unsigned_microseconds(within))
+            }
+            _ => String::new(),
+        };
+        let off = row.rows("limitations");
+        let off: Vec<_> = off.iter().map(|limitation| format!("{} ({})", limitation.text("what"), limitation.text("why"))).collect();
+        let (state, tone) = if row.flag("connected") { ("connected", Tone::Good) } else { ("silent", Tone::Bad) };
+        let dropped = row.number("dropped").unwrap_or(0);
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(state).tone(tone),
+            Cell::number(row.number("last_seen_ms").map_or("-".into(), |ms| format!("{} ago", human::span_ms(ms)))),
+            Cell::text(clock),
+            count(row, "seen"),
+            count(row, "delivered"),
+            Cell::number(dropped).tone(if dropped == 0 { Tone::Plain } else { Tone::Warn }),
+            Cell::text(row.text("agent_version")),
+            Cell::text(row.text("kernel_release")),
+            Cell::text(off.join("; ")).tone(Tone::Warn),
+        ]
+    },
+    nothing: "No host has connected yet. On each host, `systemctl status railwatch-agent` says whether its agent runs.",
+};
+
+/// `railwatch gpu processes`.
+pub static GPU_PROCESSES: Listing = Listing {
+    path: "/v1/gpu/processes",
+    fields: &[
+        "host",
+        "pid",
+        "comm",
+        "container",
+        "device",
+        "layer",
+        "allocated_bytes",
+        "peak_bytes",
+        "allocs",
+        "frees",
+        "failed_allocs",
+        "incomplete_since",
+    ],
+    fixed: true,
+    heads: &["HOST", "PID", "COMM", "CONTAINER", "DEVICE", "LAYER", "ALLOCATED", "PEAK", "ALLOCS", "FREES", "FAILED", "FIGURES"],
+    line: |row, _| {
+        let failed = row.number("failed_allocs").unwrap_or(0);
+        let (figures, tone) = match (row.text("incomplete_since"), row.flag("exited")) {
+            ("", false) => ("exact".to_owned(), Tone::Plain),
+            ("", true) => ("exact, exited".to_owned(), Tone::Faint),
+            (since, _) => (format!("incomplete since {since}: {}", row.text("incomplete_reason")), Tone::Warn),
+        };
+        vec![
+            Cell::text(row.text("host")),
+            count(row, "pid"),
+            Cell::text(row.text("comm")),
+            Cell::text(row.text("container").chars().take(12).collect::<String>()),
+            Cell::number(row.signed("device").map_or("?".into(), |device| device.to_string())),
+            Cell::text(row.text("layer")),
+            memory(row, "allocated_bytes"),
+            memory(row, "peak_bytes"),
+            count(row, "allocs"),
+            count(row, "frees"),
+            Cell::number(failed).tone(if failed == 0 { Tone::Plain } else { Tone::Bad }),
+            Cell::text(figures).tone(tone),
+        ]
+    },
+    nothing: "No GPU-using process is known. `railwatch gpu coverage` says what is seen and why not; `railwatch hosts` what is off.",
+};
+
+/// `railwatch gpu coverage`.
+pub static GPU_COVERAGE: Listing = Listing {
+    path: "/v1/gpu/coverage",
+    fields: &["host", "pid", "comm", "object", "status", "reason"],
+    fixed: true,
+    heads: &["HOST", "PID", "COMM", "STATUS", "OBJECT", "REASON"],
+    line: |row, _| {
+        let tone = if row.text("status") == "attached" { Tone::Good } else { Tone::Bad };
+        vec![
+            Cell::text(row.text("host")),
+            count(row, "pid"),
+            Cell::text(row.text("comm")),
+            Cell::text(row.text("status")).tone(tone),
+            Cell::text(row.text("object")),
+            Cell::text(row.text("reason")),
+        ]
+    },
+    nothing: "No process that uses CUDA, HIP, ACL, NCCL or HCCL is known on any host.",
+};
+
+/// `railwatch nic`.
+pub static NIC: Listing = Listing {
+    path: "/v1/nic",
+    fields: &["host", "port", "kind", "state", "driver", "speed_bits_per_s", "netdev", "window_end", "series"],
+    fixed: false,
+    heads: &["HOST", "PORT", "KIND", "STATE", "SPEED", "DRIVER", "RECEIVED", "SENT", "ERRORS AND DROPS IN THE LAST WINDOW"],
+    line: |row, _| {
+        let series = row.rows("series");
+        let rate = |direction: &str| {
+            let io = series.iter().find(|series| {
+                matches!(series.text("name"), "hw.network.io" | "rdma.port.io")
+                    && series.row("labels").text("network.io.direction") == direction
+            });
+            let bytes_per_s = io.and_then(|series| series.real("mean"));
+            Cell::number(bytes_per_s.map_or("-".into(), |rate| human::bits_per_second((rate * 8.0).round() as u64)))
+        };
+        let moved: Vec<_> = series
+            .iter()
+            .filter(|series| series.text("name").contains("error") || series.text("name").contains("drop"))
+            .filter_map(|series| Some((series, series.number("delta").filter(|delta| *delta > 0)?)))
+            .map(|(series, delta)| match series.row("labels").text("network.io.direction") {
+                "" => format!("{} {delta}", series.text("name")),
+                direction => format!("{} {direction} {delta}", series.text("name")),
+            })
+            .collect();
+        let state = row.text("state");
+        let tone = match state {
+            "up" | "active" => Tone::Good,
+            "down" => Tone::Bad,
+            _ => Tone::Plain,
+        };
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(row.text("port")),
+            Cell::text(row.text("kind")),
+            Cell::text(state).tone(tone),
+            Cell::number(row.number("speed_bits_per_s").filter(|speed| *speed > 0).map_or("-".into(), human::bits_per_second)),
+            Cell::text(row.text("driver")),
+            rate("receive"),
+            rate("transmit"),
+            Cell::text(moved.join(", ")).tone(if moved.is_empty() { Tone::Plain } else { Tone::Warn }),
+        ]
+    },
+    nothing: "No port is known yet. `railwatch hosts` says which hosts are connected and which sources are off.",
+};
+
+/// `railwatch incidents`.
+pub static INCIDENTS: Listing = Listing {
+    path: "/v1/incidents",
+    fields: &["id", "detector", "title", "severity", "state", "element", "started", "opened", "updated", "resolved"],
+    fixed: false,
+    heads: &["ID", "AGE", "SEVERITY", "STATE", "ELEMENT", "TITLE", "MOST LIKELY"],
+    line: |row, now_ns| {
+        let likely = row.rows("hypotheses").first().map(hypothesis).unwrap_or_default();
+        vec![
+            count(row, "id"),
+            Cell::number(row.number("started").map_or("-".into(), |then| human::ago(then, now_ns))),
+            Cell::text(row.text("severity")).tone(severity_tone(row.text("severity"))),
+            Cell::text(row.text("state")).tone(if row.text("state") == "open" { Tone::Plain } else { Tone::Faint }),
+            Cell::text(row.element("element")),
+            Cell::text(row.text("title")),
+            Cell::text(likely),
+        ]
+    },
+    nothing: "No incident.",
+};
+
+/// `railwatch decisions`.
+pub static DECISIONS: Listing = Listing {
+    path: "/v1/decisions",
+    fields: &["id", "incident", "action", "target", "state", "proposed", "updated", "actor", "outcome", "alternatives", "guards"],
+    fixed: false,
+    heads: &["ID", "AGE", "STATE", "ACTION", "TARGET", "INCIDENT", "BY", "HELD BACK BY", "OUTCOME"],
+    line: |row, now_ns| {
+        let guards = row.rows("guards");
+        let held: Vec<_> = guards.iter().filter(|guard| !guard.flag("passed")).map(|guard| guard.text("name")).collect();
+        vec![
+            count(row, "id"),
+            Cell::number(row.number("proposed").map_or("-".into(), |then| human::ago(then, now_ns))),
+            Cell::text(row.text("state")).tone(decision_tone(row.text("state"))),
+            Cell::text(row.text("action")),
+            Cell::text(row.element("target")),
+            count(row, "incident"),
+            Cell::text(row.text("actor")),
+            Cell::text(held.join(", ")),
+            Cell::text(row.text("outcome")),
+        ]
+    },
+    nothing: "No decision: nothing is proposed.",
+};
+
+/// `railwatch audit`.
+pub static AUDIT: Listing = Listing {
+    path: "/v1/audit",
+    fields: &["at", "actor", "what", "detail"],
+    fixed: false,
+    heads: &["AT", "ACTOR", "WHAT", "DETAIL"],
+    line: |row, _| {
+        vec![
+            Cell::text(row.number("at").map(human::instant).unwrap_or_default()),
+            Cell::text(row.text("actor")),
+            Cell::text(row.text("what")),
+            Cell::text(row.text("detail")),
+        ]
+    },
+    nothing: "Nothing has been done yet.",
+};
+
+/// Signals of an incident, within its detail.
+pub static SIGNALS: Listing = Listing {
+    path: "",
+    fields: &[],
+    fixed: false,
+    heads: &["AGE", "SEVERITY", "SIGNAL", "ELEMENT", "SUMMARY"],
+    line: |row, now_ns| {
+        vec![
+            Cell::number(row.number("observed").map_or("-".into(), |then| human::ago(then, now_ns))),
+            Cell::text(row.text("severity")).tone(severity_tone(row.text("severity"))),
+            Cell::text(row.text("name")),
+            Cell::text(row.element("element")),
+            Cell::text(row.text("summary")),
+        ]
+    },
+    nothing: "no signal of it is kept",
+};
+
+/// Alternatives of a decision, within its detail.
+pub static ALTERNATIVES: Listing = Listing {
+    path: "",
+    fields: &[],
+    fixed: false,
+    heads: &["ACTION", "EXPECTED COST (GPU-SECONDS)", "REASON"],
+    line: |row, _| {
+        vec![
+            Cell::text(row.text("action")),
+            Cell::number(row.real("expected_cost_gpu_s").map_or("-".into(), |cost| format!("{cost:.0}"))),
+            Cell::text(row.text("reason")),
+        ]
+    },
+    nothing: "none",
+};
+
+/// Guards of a decision, within its detail.
+pub static GUARDS: Listing = Listing {
+    path: "",
+    fields: &[],
+    fixed: false,
+    heads: &["GUARD", "", "REASON"],
+    line: |row, _| {
+        let (word, tone) = if row.flag("passed") { ("passed", Tone::Good) } else { ("HOLDS BACK", Tone::Bad) };
+        vec![Cell::text(row.text("name")), Cell::text(word).tone(tone), Cell::text(row.text("reason"))]
+    },
+    nothing: "none",
+};
+
+/// "link_down (0.97)".
+pub fn hypothesis(row: &Row) -> String {
+    match row.real("posterior") {
+        Some(posterior) => format!("{} ({posterior:.2})", row.text("fault_mode")),
+        None => row.text("fault_mode").to_owned(),
+    }
+}
+
+/// How a severity stands out.
+pub fn severity_tone(severity: &str) -> Tone {
+    match severity {
+        "critical" | "error" => Tone::Bad,
+        "warning" => Tone::Warn,
+        _ => Tone::Plain,
+    }
+}
+
+/// How a decision's state stands out.
+pub fn decision_tone(state: &str) -> Tone {
+    match state {
+        "proposed" | "withheld" => Tone::Warn,
+        "failed" => Tone::Bad,
+        "done" => Tone::Good,
+        "withdrawn" | "rejected" => Tone::Faint,
+        _ => Tone::Plain,
+    }
+}
+
+fn count(row: &Row, field: &str) -> Cell {
+    Cell::number(row.number(field).map_or("-".into(), |number| number.to_string()))
+}
+
+fn memory(row: &Row, field: &str) -> Cell {
+    Cell::number(row.number(field).map_or("-".into(), human::bytes))
+}
