@@ -2,4 +2,5 @@
 //! loads and faults that the real agent would never produce.
 #![forbid(unsafe_code)]
 
+pub mod installation;
 pub mod uplink;
