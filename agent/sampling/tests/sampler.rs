@@ -1,0 +1,290 @@
+//! What the sampling threads promise: absolute deadlines, no bursts, probes, honest states, a clean stop.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::{
+    Batch, CadenceRange, Catalog, Counter, Declare, Entity, ErrorReason, Flags, Kind, Moment, ReadError, Rule, Sampler,
+    SamplerConfig, SeriesDef, SeriesHandle, Severity, Signal, Sink, SinkFull, Source, SourceReport, SourceState,
+    Unavailable, When, WindowFrame,
+};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::Duration;
+
+#[derive(Default)]
+struct Seen {
+    windows: Mutex<Vec<WindowFrame>>,
+    signals: Mutex<Vec<Signal>>,
+    is_full: AtomicBool,
+}
+
+impl Sink for Seen {
+    fn window(&self, frame: WindowFrame) -> Result<(), SinkFull> {
+        if self.is_full.load(SeqCst) {
+            return Err(SinkFull);
+        }
+        self.windows.lock().unwrap().push(frame);
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), SinkFull> {
+        self.signals.lock().unwrap().push(signal);
+        Ok(())
+    }
+}
+
+/// What the test does to the source while it runs.
+struct Knobs {
+    present: AtomicBool,
+    panics: AtomicBool,
+    fails: AtomicBool,
+    read_takes_ms: AtomicU64,
+    value: AtomicU64,
+    read_at_ns: Mutex<Vec<u64>>,
+    event: EventFd,
+}
+
+impl Knobs {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            present: AtomicBool::new(true),
+            panics: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
+            read_takes_ms: AtomicU64::new(0),
+            value: AtomicU64::new(1),
+            read_at_ns: Mutex::default(),
+            event: EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap(),
+        })
+    }
+
+    fn reads(&self) -> Vec<u64> {
+        self.read_at_ns.lock().unwrap().clone()
+    }
+}
+
+struct Fake {
+    knobs: Arc<Knobs>,
+    up: Option<SeriesHandle>,
+    ticks: Option<SeriesHandle>,
+}
+
+impl Fake {
+    fn boxed(knobs: &Arc<Knobs>) -> Box<dyn Source> {
+        Box::new(Self { knobs: Arc::clone(knobs), up: None, ticks: None })
+    }
+
+    fn take(&mut self, batch: &mut Batch) {
+        let now_ns = monotonic_ns();
+        if let Some(up) = self.up {
+            #[expect(clippy::cast_precision_loss, reason = "0 or 1")]
+            batch.gauge(up, self.knobs.value.load(SeqCst) as f64, Moment::between(now_ns, monotonic_ns()));
+        }
+    }
+}
+
+impl Source for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn kernel_path(&self) -> &str {
+        "/nowhere"
+    }
+
+    fn cadence(&self) -> CadenceRange {
+        CadenceRange {
+            min: Duration::from_millis(5),
+            default: Duration::from_millis(20),
+            max: Duration::from_millis(500),
+        }
+    }
+
+    fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
+        if !self.knobs.present.load(SeqCst) {
+            return Err(Unavailable::new(ErrorReason::Missing, "no fake device; plug one in"));
+        }
+        let entity = || Entity { kind: "port", name: "p".into() };
+        self.up = declare.series(SeriesDef::new("up", "1", Kind::Gauge, entity(), []));
+        self.ticks = declare.series(SeriesDef::new("ticks", "1", Kind::Counter(Counter::wrapping(64)), entity(), []));
+        Ok(())
+    }
+
+    fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let now_ns = monotonic_ns();
+        assert!(!self.knobs.panics.load(SeqCst), "a defect of the source");
+        if self.knobs.fails.load(SeqCst) {
+            return Err(ReadError { reason: ErrorReason::Io, doing: "reading", source_text: "broken".into() });
+        }
+        let mut reads = self.knobs.read_at_ns.lock().unwrap();
+        reads.push(now_ns);
+        if let Some(ticks) = self.ticks {
+            batch.counter(ticks, reads.len() as u64, Moment::between(now_ns, now_ns));
+        }
+        drop(reads);
+        sleep(Duration::from_millis(self.knobs.read_takes_ms.load(SeqCst)));
+        self.take(batch);
+        Ok(())
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.knobs.event.as_fd())
+    }
+
+    fn on_event(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let _ = self.knobs.event.read();
+        self.take(batch);
+        Ok(())
+    }
+}
+
+const RULES: &[Rule] = &[Rule {
+    series: "up",
+    what: "the link",
+    severity: Severity::Critical,
+    when: When::StateFalls { raised: "nic.link.down", cleared: "nic.link.up" },
+}];
+
+fn start(knobs: &Arc<Knobs>, cadence: Option<Duration>) -> (Sampler, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
+    let config = SamplerConfig { reprobe: Duration::from_millis(50), rules: RULES, ..SamplerConfig::default() };
+    let mut sampler = Sampler::new(config, Arc::new(Catalog::default()), Arc::clone(&seen) as Arc<dyn Sink>);
+    sampler.start(Fake::boxed(knobs), cadence).unwrap();
+    (sampler, seen)
+}
+
+/// Waits for a condition; panics, saying what was waited for, after 10 s.
+fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        sleep(Duration::from_millis(5));
+    }
+    panic!("waited 10 s for {what}");
+}
+
+fn report(sampler: &Sampler) -> SourceReport {
+    sampler.reports().remove(0)
+}
+
+#[test]
+fn deadlines_are_multiples_of_the_cadence_and_a_slow_read_misses_them_without_a_burst() {
+    let knobs = Knobs::new();
+    let cadence_ns = 20_000_000;
+    let (sampler, _) = start(&knobs, None);
+    until("ten reads", || knobs.reads().len() >= 10);
+    knobs.read_takes_ms.store(70, SeqCst);
+    let before = knobs.reads().len();
+    until("three slow reads", || knobs.reads().len() >= before + 3);
+    knobs.read_takes_ms.store(0, SeqCst);
+    until("ten more", || knobs.reads().len() >= before + 13);
+    let report = sampler.stop().remove(0);
+    assert!(report.missed_deadlines >= 6, "{report:?}");
+    assert_eq!(report.reads, knobs.reads().len() as u64);
+    assert!(report.cost_ns >= 3 * 70_000_000 && report.cost_ns_max >= 70_000_000, "{report:?}");
+    // Every read but the first belongs to another deadline: at most one in each interval of the cadence, however late.
+    let reads = knobs.reads();
+    let mut intervals: Vec<_> = reads[1..].iter().map(|at_ns| at_ns / cadence_ns).collect();
+    intervals.dedup();
+    assert_eq!(intervals.len(), reads.len() - 1, "two reads for one deadline: {reads:?}");
+}
+
+#[test]
+fn the_cadence_changes_while_running_within_its_range() {
+    let knobs = Knobs::new();
+    let (sampler, _) = start(&knobs, Some(Duration::from_secs(3600)));
+    assert_eq!(report(&sampler).cadence, Duration::from_millis(500), "clamped at start");
+    assert_eq!(sampler.set_cadence("fake", Duration::from_nanos(1)), Ok(Duration::from_millis(5)));
+    until("reads at the new pace", || knobs.reads().len() >= 20);
+    let error = sampler.set_cadence("fke", Duration::from_secs(1)).unwrap_err();
+    assert_eq!(error.to_string(), "no source is called fke; there are: fake");
+}
+
+#[test]
+fn a_source_goes_off_with_a_reason_and_comes_back_by_itself() {
+    let knobs = Knobs::new();
+    knobs.present.store(false, SeqCst);
+    let (sampler, seen) = start(&knobs, None);
+    let off = SourceState::Off { reason: ErrorReason::Missing, text: "no fake device; plug one in".into() };
+    until("the source to be off", || report(&sampler).state == off);
+    assert_eq!(report(&sampler).reads, 0, "a source that is off is not read");
+    knobs.present.store(true, SeqCst);
+    until("reads", || report(&sampler).state == SourceState::On && knobs.reads().len() >= 2);
+    assert!(seen.signals.lock().unwrap().is_empty());
+    knobs.present.store(false, SeqCst);
+    until("the source to be off again", || report(&sampler).state == off);
+    let names = |seen: &Seen| seen.signals.lock().unwrap().iter().map(|s| s.name).collect::<Vec<_>>();
+    assert_eq!(names(&seen), ["nic.link.down"], "what is gone is not up");
+    knobs.present.store(true, SeqCst);
+    until("the link to be back", || names(&seen).len() == 2);
+    assert_eq!(names(&seen), ["nic.link.down", "nic.link.up"]);
+    drop(sampler);
+}
+
+#[test]
+fn failing_reads_are_counted_by_reason_and_followed_by_a_probe() {
+    let knobs = Knobs::new();
+    knobs.fails.store(true, SeqCst);
+    let (sampler, _) = start(&knobs, None);
+    until("failures", || report(&sampler).errors[ErrorReason::Io as usize] >= 6);
+    assert!(report(&sampler).probes >= 2);
+    knobs.fails.store(false, SeqCst);
+    until("reads", || knobs.reads().len() >= 2);
+}
+
+#[test]
+fn a_panic_in_a_source_ends_that_source_only_and_says_so() {
+    let knobs = Knobs::new();
+    let (mut sampler, seen) = start(&knobs, None);
+    let other = Knobs::new();
+    until("a read", || !knobs.reads().is_empty());
+    knobs.panics.store(true, SeqCst);
+    until("the source to be off", || matches!(report(&sampler).state, SourceState::Off { reason: ErrorReason::Internal, .. }));
+    sampler.start(Fake::boxed(&other), None).unwrap();
+    until("another source's reads", || other.reads().len() >= 3);
+    let reports = sampler.stop();
+    assert_eq!(reports[0].errors[ErrorReason::Internal as usize], 1);
+    assert!(!seen.windows.lock().unwrap().is_empty(), "its last window is not lost");
+}
+
+#[test]
+fn a_kernel_event_becomes_a_signal_without_waiting_for_the_next_deadline() {
+    let knobs = Knobs::new();
+    let (sampler, seen) = start(&knobs, Some(Duration::from_millis(500)));
+    until("a first read", || !knobs.reads().is_empty());
+    sleep(Duration::from_millis(20));
+    let reads = knobs.reads().len();
+    knobs.value.store(0, SeqCst);
+    knobs.event.write(1).unwrap();
+    until("a signal", || !seen.signals.lock().unwrap().is_empty());
+    let report = report(&sampler);
+    assert_eq!((seen.signals.lock().unwrap()[0].name, report.events), ("nic.link.down", 1));
+    assert!(report.reads <= reads as u64 + 1, "the event itself brought it: {report:?}");
+}
+
+#[test]
+fn stopping_hands_over_the_open_window_marked_partial() {
+    let knobs = Knobs::new();
+    let (sampler, seen) = start(&knobs, None);
+    until("three reads", || knobs.reads().len() >= 3);
+    let report = sampler.stop().remove(0);
+    let windows = seen.windows.lock().unwrap();
+    let last = windows.last().unwrap();
+    assert!(last.flags.iter().all(|flags| flags.has(Flags::PARTIAL)), "{last:?}");
+    // Two series a read, every reading in some window: the counter's first reading has no rate.
+    let counted: u64 = windows.iter().flat_map(|w| &w.count).map(|count| u64::from(*count)).sum();
+    assert_eq!(counted + 1, report.readings);
+}
+
+#[test]
+fn what_a_full_sink_refuses_is_counted() {
+    let knobs = Knobs::new();
+    let (sampler, seen) = start(&knobs, None);
+    seen.is_full.store(true, SeqCst);
+    until("three reads", || knobs.reads().len() >= 3);
+    assert!(sampler.stop()[0].windows_dropped >= 1);
+    assert_eq!(seen.windows.lock().unwrap().len(), 0);
+}
