@@ -24,6 +24,8 @@ use std::time::Duration;
 
 const RTM_GETSTATS: u16 = 94;
 const IFLA_STATS_LINK_64: u16 = 1;
+/// IFLA_STATS_FILTER_BIT(IFLA_STATS_LINK_64).
+const FILTER_LINK_64: u32 = 1 << (IFLA_STATS_LINK_64 - 1);
 const FIELDS: usize = NETDEV.len();
 
 /// Statistics of the chosen interfaces.
@@ -42,6 +44,7 @@ enum Backend {
 
 struct Interface {
     index: u32,
+    request: Request,
     series: [Option<SeriesHandle>; FIELDS],
     files: Vec<(usize, NumberFile)>,
 }
@@ -89,7 +92,8 @@ impl Source for NetdevSource {
             let driver = sysfs::driver(&self.root, "net", &link.name);
             let directory = sysfs::device_path(&self.root, "net", &link.name);
             let refresh = STALE_STATISTICS.iter().find(|(name, _)| *name == driver).map(|(_, refresh)| *refresh);
-            let mut interface = Interface { index: link.index, series: [None; FIELDS], files: Vec::new() };
+            let request = request(link.index);
+            let mut interface = Interface { index: link.index, request, series: [None; FIELDS], files: Vec::new() };
             for (place, (_, word)) in NETDEV.iter().enumerate() {
                 if matches!(self.backend, Backend::Sysfs) {
                     match NumberFile::open(&directory.join("statistics").join(word.kernel)) {
@@ -116,11 +120,11 @@ impl Source for NetdevSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        for Interface { index, series, files } in &self.interfaces {
+        for Interface { index, request, series, files } in &mut self.interfaces {
             match &mut self.backend {
                 Backend::Netlink(netlink) => {
                     let before_ns = monotonic_ns();
-                    match statistics(netlink, *index) {
+                    match netlink.ask(request, |message| decode(message.body, *index)) {
                         Ok(values) => {
                             let moment = Moment::between(before_ns, monotonic_ns());
                             for (series, value) in series.iter().zip(values) {
@@ -167,12 +171,12 @@ fn series(interface: &str, word: &Word, refresh: Option<Duration>) -> SeriesDef 
     SeriesDef::new(word.name, word.unit, kind, Entity { kind: "port", name: interface.to_owned() }, labels)
 }
 
-/// Fixed part of the request: `struct if_stats_msg`.
-fn statistics(netlink: &mut Netlink, index: u32) -> std::io::Result<[Option<u64>; FIELDS]> {
+/// Asks for the statistics of one interface (`struct if_stats_msg`).
+fn request(index: u32) -> Request {
     let mut fixed = [0; 12];
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    fixed[8..12].copy_from_slice(&1u32.to_ne_bytes());
-    netlink.ask(&mut Request::new(RTM_GETSTATS, &fixed), |message| decode(message.body, index))
+    fixed[8..12].copy_from_slice(&FILTER_LINK_64.to_ne_bytes());
+    Request::new(RTM_GETSTATS, &fixed)
 }
 
 fn decode(body: &[u8], index: u32) -> [Option<u64>; FIELDS] {

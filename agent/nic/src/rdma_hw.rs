@@ -5,7 +5,7 @@
 //! per counter, by the vocabulary.
 
 use crate::rdma::{self, RdmaPort};
-use crate::rdma_netlink::RdmaNetlink;
+use crate::rdma_netlink::{CountersOf, RdmaNetlink};
 use crate::sysfs::{self, NumberFile};
 use crate::vocabulary::{Shape, VENDOR, Word, hw_word};
 use railwatch_sampling::clock::monotonic_ns;
@@ -30,7 +30,7 @@ pub(crate) struct RdmaHwSource {
 }
 
 enum Counters {
-    Netlink { device: u32, port: u32, series: Vec<(String, Option<Column>)> },
+    Netlink { request: CountersOf, series: Vec<(String, Option<Column>)> },
     Sysfs { files: Vec<(NumberFile, Column)> },
 }
 
@@ -49,13 +49,14 @@ impl RdmaHwSource {
     fn by_netlink(&mut self, devices: &[(u32, String)], port: &RdmaPort, declare: &mut Declare<'_>) -> Option<Counters> {
         let netlink = self.netlink.as_mut()?;
         let device = devices.iter().find(|(_, name)| *name == port.device)?.0;
+        let mut request = CountersOf::new(device, port.number);
         let mut series = Vec::new();
-        let outcome = netlink.counters(device, port.number, |name, _| {
+        let outcome = netlink.counters(&mut request, |name, _| {
             if series.len() < COUNTERS_MAX {
                 series.push((name.to_owned(), column(port, name, None, declare)));
             }
         });
-        (outcome.is_ok() && !series.is_empty()).then_some(Counters::Netlink { device, port: port.number, series })
+        (outcome.is_ok() && !series.is_empty()).then_some(Counters::Netlink { request, series })
     }
 
     fn by_sysfs(port: &RdmaPort, declare: &mut Declare<'_>) -> Option<Counters> {
@@ -117,13 +118,13 @@ impl Source for RdmaHwSource {
         let Self { netlink, ports, values, .. } = self;
         for counters in ports {
             match counters {
-                Counters::Netlink { device, port, series } => {
+                Counters::Netlink { request, series } => {
                     let Some(netlink) = netlink else { continue };
                     values.clear();
                     let mut expected = series.iter();
                     let mut is_as_probed = true;
                     let before_ns = monotonic_ns();
-                    let outcome = netlink.counters(*device, *port, |name, value| match expected.next() {
+                    let outcome = netlink.counters(request, |name, value| match expected.next() {
                         Some((known, column)) if known == name => values.extend(column.map(|column| (column, value))),
                         _ => is_as_probed = false,
                     });

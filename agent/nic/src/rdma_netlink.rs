@@ -41,10 +41,18 @@ impl RdmaNetlink {
     }
 
     /// Hands every hardware counter of a port to `take`, in the driver's order, which does not change.
-    pub(crate) fn counters(&mut self, device: u32, port: u32, take: impl FnMut(&str, u64)) -> io::Result<()> {
-        let mut request =
-            Request::new(kind(CMD_STAT_GET), &[]).u32(ATTR_DEV_INDEX, device).u32(ATTR_PORT_INDEX, port);
-        self.0.ask(&mut request, |message| counters(message, take))
+    pub(crate) fn counters(&mut self, port: &mut CountersOf, take: impl FnMut(&str, u64)) -> io::Result<()> {
+        self.0.ask(&mut port.0, |message| counters(message, take))
+    }
+}
+
+/// The request for the counters of one port, made once.
+pub(crate) struct CountersOf(Request);
+
+impl CountersOf {
+    /// A device by its index, a port from 1.
+    pub(crate) fn new(device: u32, port: u32) -> Self {
+        Self(Request::new(kind(CMD_STAT_GET), &[]).u32(ATTR_DEV_INDEX, device).u32(ATTR_PORT_INDEX, port))
     }
 }
 
