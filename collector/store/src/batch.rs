@@ -1,0 +1,208 @@
+//! What one transaction will hold, gathered in memory first, so that it can be tried again as it is when the disk was full.
+
+use crate::reader::OrderState;
+use crate::writer::Store;
+use railwatch_engine::{Decision, Effect, Event, Incident, KnownHost, Order, Signal, Timestamp};
+use std::collections::BTreeMap;
+
+/// Names an agent's spool: sequences count within it.
+pub type StreamId = [u8; 16];
+
+/// One frame of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// Counts from 1 within the stream.
+    pub sequence: u64,
+    /// Signals that the spool's quota cut before this frame.
+    pub skipped_signals: u64,
+    /// Windows that it cut.
+    pub skipped_windows: u64,
+    /// What it holds.
+    pub body: FrameBody,
+}
+
+/// What a frame holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FrameBody {
+    /// An observation, stored.
+    Signal(Signal),
+    /// A window: in live state already, only its sequence is stored.
+    Windows,
+    /// Something that was refused with a count; only its sequence is stored, so that it is not sent again.
+    Refused,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameVerdict {
+    /// New: it is acknowledged once the batch is committed. `missing` frames before it never came and never will.
+    Accepted {
+        /// Frames between the last one and this, counted as lost on the way.
+        missing: u64,
+    },
+    /// Stored already.
+    Duplicate,
+    /// Frames before it are missing without a word of why: not taken. `expected` should come first.
+    Gap {
+        /// The sequence that should have come.
+        expected: u64,
+    },
+}
+
+pub(crate) struct NewSignal {
+    pub host: String,
+    pub stream: StreamId,
+    pub sequence: u64,
+    pub received: Timestamp,
+    pub signal: Signal,
+    pub incident: Option<u64>,
+}
+
+/// Everything that one transaction will hold.
+#[derive(Default)]
+pub struct Batch {
+    pub(crate) streams: BTreeMap<(String, StreamId), u64>,
+    pub(crate) signals: Vec<NewSignal>,
+    pub(crate) incidents: BTreeMap<u64, Incident>,
+    pub(crate) decisions: BTreeMap<u64, Decision>,
+    pub(crate) orders: Vec<(Timestamp, Order)>,
+    pub(crate) order_states: Vec<(String, OrderState, u32, String)>,
+    pub(crate) audit: Vec<railwatch_engine::AuditEntry>,
+    pub(crate) joined: BTreeMap<String, u64>,
+    pub(crate) hosts: BTreeMap<String, KnownHost>,
+    pub(crate) events: Vec<(Timestamp, String)>,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    pub(crate) used: Timestamp,
+}
+
+impl Batch {
+    /// Nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            streams, signals, incidents, decisions, orders, order_states, audit, joined, hosts, events, counts, used: _,
+        } = self;
+        streams.is_empty()
+            && signals.is_empty()
+            && incidents.is_empty()
+            && decisions.is_empty()
+            && orders.is_empty()
+            && order_states.is_empty()
+            && audit.is_empty()
+            && joined.is_empty()
+            && hosts.is_empty()
+            && events.is_empty()
+            && counts.is_empty()
+    }
+
+    /// Takes a frame, unless it was taken before. `insist` accepts a gap: the agent has told that it has nothing older.
+    pub fn frame(
+        &mut self,
+        store: &Store,
+        host: &str,
+        stream: StreamId,
+        frame: &Frame,
+        received: Timestamp,
+        insist: bool,
+    ) -> FrameVerdict {
+        let key = (host.to_owned(), stream);
+        let through =
+            self.streams.get(&key).copied().unwrap_or_else(|| store.acknowledged_through(host, &stream));
+        if frame.sequence <= through {
+            self.count("frames_duplicate", 1);
+            return FrameVerdict::Duplicate;
+        }
+        let missing = frame.sequence - through - 1;
+        let explained = frame.skipped_signals.saturating_add(frame.skipped_windows);
+        if missing > explained && !insist {
+            return FrameVerdict::Gap { expected: through + 1 };
+        }
+        self.streams.insert(key, frame.sequence);
+        self.used = self.used.max(received);
+        self.count("frames_accepted", 1);
+        self.count("frames_missing", missing.saturating_sub(explained));
+        self.count("signals_skipped_by_agents", frame.skipped_signals);
+        self.count("windows_skipped_by_agents", frame.skipped_windows);
+        match &frame.body {
+            FrameBody::Signal(signal) => {
+                self.count("signals_accepted", 1);
+                self.signals.push(NewSignal {
+                    host: host.to_owned(),
+                    stream,
+                    sequence: frame.sequence,
+                    received,
+                    signal: signal.clone(),
+                    incident: None,
+                });
+            }
+            FrameBody::Windows => self.count("windows_accepted", 1),
+            FrameBody::Refused => self.count("frames_refused", 1),
+        }
+        FrameVerdict::Accepted { missing }
+    }
+
+    /// Takes what a step of the engine asks to be stored. Of an incident or decision only the last state is kept.
+    pub fn effects(&mut self, effects: &[Effect], now: Timestamp) {
+        for effect in effects {
+            match effect {
+                Effect::Incident(incident) => {
+                    self.incidents.insert(incident.id, incident.clone());
+                }
+                Effect::Decision(decision) => {
+                    self.decisions.insert(decision.id, decision.clone());
+                }
+                Effect::Order(order) => self.orders.push((now, order.clone())),
+                Effect::Audit(entry) => self.audit.push(entry.clone()),
+                Effect::Joined { frame, incident } => {
+                    self.joined.insert(frame.clone(), *incident);
+                }
+                // The executor's business: the order's state changes when it answers.
+                Effect::Cancel { .. } => {}
+            }
+        }
+    }
+
+    /// Notes an event in the log from which an incident can be replayed.
+    pub fn event(&mut self, event: &Event, now: Timestamp) {
+        if let Ok(body) = serde_json::to_string(event) {
+            self.events.push((now, body));
+        }
+    }
+
+    /// Notes when a host was heard, and whether it left.
+    pub fn host(&mut self, host: KnownHost) {
+        self.hosts.insert(host.host.clone(), host);
+    }
+
+    /// Notes how far an order came.
+    pub fn order_state(&mut self, key: String, state: OrderState, attempts: u32, detail: String) {
+        self.order_states.push((key, state, attempts, detail));
+    }
+
+    /// Adds to a counter that outlives the process.
+    pub fn count(&mut self, name: &'static str, by: u64) {
+        if by > 0 {
+            *self.counts.entry(name).or_default() += by;
+        }
+    }
+}
+
+/// The name of a frame as the engine knows it.
+pub(crate) fn frame_name(host: &str, stream: &StreamId, sequence: u64) -> String {
+    use std::fmt::Write;
+    let mut name = String::with_capacity(host.len() + 54);
+    name.push_str(host);
+    name.push('/');
+    for byte in stream {
+        // Writing to a String does not fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    let _ = write!(name, "/{sequence}");
+    name
+}
+
+impl Frame {
+    /// The frame's unique name, "HOST/STREAM/SEQUENCE", as the engine and the store know it.
+    pub fn name(&self, host: &str, stream: &StreamId) -> String {
+        frame_name(host, stream, self.sequence)
+    }
+}

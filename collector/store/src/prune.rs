@@ -1,0 +1,131 @@
+//! Keeps the store within bounds: the oldest goes first, a little at a time, and what goes is counted in the same transaction.
+
+use crate::error::StoreError;
+use crate::reader::signed;
+use crate::writer::{Store, add_counts};
+use railwatch_engine::Timestamp;
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
+
+/// How much is kept, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Signals older than this go.
+    pub signals_days: u64,
+    /// The newest so many signals stay.
+    pub signals_max: u64,
+    /// Resolved incidents older than this go, with their decisions and orders.
+    pub incidents_days: u64,
+    /// The newest so many incidents stay; open ones always do.
+    pub incidents_max: u64,
+    /// The newest so many lines of the event log stay.
+    pub events_max: u64,
+    /// Streams that one host may have had; the oldest beyond are forgotten.
+    pub streams_per_host_max: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            signals_days: 30,
+            signals_max: 2_000_000,
+            incidents_days: 365,
+            incidents_max: 200_000,
+            events_max: 100_000,
+            streams_per_host_max: 8,
+        }
+    }
+}
+
+/// Rows that went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Signals.
+    pub signals: u64,
+    /// Incidents.
+    pub incidents: u64,
+    /// Lines of the event log.
+    pub events: u64,
+    /// Streams.
+    pub streams: u64,
+    /// There is more to prune: call again.
+    pub more: bool,
+}
+
+/// Rows of one table that one call removes at most, so that no signal waits long behind it.
+const CHUNK: i64 = 2_000;
+const DAY_NS: u64 = 86_400_000_000_000;
+
+impl Store {
+    /// Removes some of what is beyond the bounds.
+    pub fn prune(&mut self, retention: &Retention, now: Timestamp) -> Result<Pruned, StoreError> {
+        let path = self.path.clone();
+        let failed = |source| StoreError::of(&path, source);
+        let before = |days: u64| signed(now.0.saturating_sub(days.saturating_mul(DAY_NS)));
+        let transaction = self.connection.transaction().map_err(failed)?;
+        let delete = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
+            transaction.execute(sql, params).map(|count| count as u64).map_err(failed)
+        };
+        let signals = delete(
+            "DELETE FROM signals WHERE id IN (SELECT id FROM signals WHERE id <= (SELECT coalesce(max(id), 0) FROM signals) - ?1
+             OR received < ?2 ORDER BY id LIMIT ?3)",
+            params![signed(retention.signals_max), before(retention.signals_days), CHUNK],
+        )?;
+        for table in ["incidents", "decisions"] {
+            delete(
+                &format!(
+                    "INSERT INTO counters (name, value) SELECT '{table}_numbered', coalesce(max(id), 0) FROM {table} WHERE true
+                     ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
+                ),
+                params![],
+            )?;
+        }
+        delete("DELETE FROM hosts WHERE last_heard < ?1", params![before(retention.signals_days)])?;
+        let over = "SELECT id FROM incidents WHERE NOT open AND (id <= (SELECT coalesce(max(id), 0) FROM incidents) - ?1
+             OR updated < ?2) AND id NOT IN (SELECT incident FROM decisions WHERE state = 'ordered') ORDER BY id LIMIT ?3";
+        let bounds = params![signed(retention.incidents_max), before(retention.incidents_days), CHUNK];
+        delete(
+            &format!("DELETE FROM orders WHERE decision IN (SELECT id FROM decisions WHERE incident IN ({over}))"),
+            bounds,
+        )?;
+        delete(&format!("DELETE FROM decisions WHERE incident IN ({over})"), bounds)?;
+        let incidents = delete(&format!("DELETE FROM incidents WHERE id IN ({over})"), bounds)?;
+        let events = delete(
+            "DELETE FROM event_log WHERE id IN (SELECT id FROM event_log WHERE id <= (SELECT coalesce(max(id), 0) FROM event_log) - ?1
+             ORDER BY id LIMIT ?2)",
+            params![signed(retention.events_max), CHUNK],
+        )?;
+        let streams: Vec<i64> = transaction
+            .prepare_cached(
+                "SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY host ORDER BY used DESC, id DESC) AS rank FROM streams)
+                 WHERE rank > ?1 LIMIT ?2",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_map(params![signed(retention.streams_per_host_max), CHUNK], |row| row.get(0))?
+                    .collect()
+            })
+            .map_err(failed)?;
+        for row in &streams {
+            delete("DELETE FROM streams WHERE id = ?1", params![row])?;
+        }
+        let pruned = Pruned {
+            signals,
+            incidents,
+            events,
+            streams: streams.len() as u64,
+            more: [signals, incidents, events].contains(&(CHUNK as u64)),
+        };
+        let counts = [
+            ("signals_pruned", signals),
+            ("incidents_pruned", incidents),
+            ("events_pruned", events),
+            ("streams_pruned", pruned.streams),
+        ];
+        add_counts(&transaction, counts.into_iter().filter(|(_, by)| *by > 0)).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        self.forget_streams(&streams);
+        Ok(pruned)
+    }
+}
