@@ -1,5 +1,7 @@
 //! What people run while developing: `cargo xtask --help`.
 
+mod bench;
+mod daemon;
 mod packages;
 mod proto;
 mod shell;
@@ -20,6 +22,11 @@ struct Arguments {
 enum Command {
     /// Build, then run a collector and an agent on this host until Ctrl-C
     Up(up::Options),
+    /// Measure, for docs/SPECIFICATION.md
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
     /// The generated code of the wire protocol
     Proto {
         #[command(subcommand)]
@@ -50,6 +57,7 @@ enum Kept {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Up(options) => up::up(&options),
+        Command::Bench { bench } => bench::bench(&bench),
         Command::Proto { action: Kept::Build } => proto::build(),
         Command::Proto { action: Kept::Check } => proto::check(),
         Command::Vm { kernel, memory_mib, command } => std::process::exit(vm::run(&kernel, memory_mib, &command)?),

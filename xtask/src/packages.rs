@@ -124,3 +124,27 @@ pub fn cargo_tool(name: &str, version: &str, extra: &[&str], environment: &[(&st
     }
     Ok(program)
 }
+
+/// The real CUDA runtime of the PyPI wheel; without a driver each of its calls fails with 35.
+pub fn libcudart() -> Result<PathBuf> {
+    let home = std::path::absolute("target/libcudart-12.9.79")?;
+    let library = home.join("nvidia/cuda_runtime/lib/libcudart.so.12");
+    if !library.exists() {
+        let step = Step::begin("fetch the real libcudart (once)");
+        fs::create_dir_all(&home)?;
+        shell::quiet(
+            Command::new(python()?)
+                .args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"])
+                .arg(&home)
+                .arg("nvidia-cuda-runtime-cu12==12.9.79"),
+        )?;
+        let wheel = fs::read_dir(&home)?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.extension() == Some(OsStr::new("whl")))
+            .context("pip downloads a wheel")?;
+        shell::quiet(Command::new(python()?).args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&home))?;
+        step.done();
+    }
+    Ok(library)
+}

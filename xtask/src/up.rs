@@ -3,29 +3,28 @@
 //! State lives in `.railwatch/` of this checkout and survives to the next `up`. Whatever ends this program ends the
 //! daemons: Ctrl-C, SIGTERM, `--for`, one of them dying, or kill -9 (they ask the kernel for SIGTERM when it dies).
 
-use crate::shell::{self, Step};
+use crate::{
+    daemon::{self, Daemon, Listen, RunFile},
+    shell::{self, Step},
+};
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
-    sys::{
-        prctl,
-        signal::{self, SigSet, Signal},
-    },
-    unistd::{self, Pid},
+    sys::signal::{SigSet, Signal},
+    unistd,
 };
 use serde::Deserialize;
 use std::{
-    fs::{self, File},
+    fs,
     net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::Command,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-/// How long the daemons may take until both are ready, and until one is gone.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the daemons are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Options of `up`.
@@ -42,15 +41,6 @@ pub struct Options {
     agent: Vec<String>,
 }
 
-/// The file by which a collector on this host is found (docs/ARCHITECTURE.md, conventions).
-#[derive(Deserialize)]
-struct RunFile {
-    api: String,
-    uplink: String,
-    metrics: String,
-    pid: u32,
-}
-
 /// One row of `railwatch hosts -o json`, as far as it matters here.
 #[derive(Deserialize)]
 struct HostRow {
@@ -62,53 +52,36 @@ struct HostRow {
 /// Runs until told to stop.
 pub fn up(options: &Options) -> Result<()> {
     let stop = stop_requests()?;
-    let binaries = build()?;
+    let stopped = || stop.try_recv().is_ok();
+    build()?;
     let home = std::path::absolute(&options.home)?;
     let host = unistd::gethostname()?.to_string_lossy().into_owned();
     let run_dir = run_dir()?;
     for folder in [&home, &run_dir] {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }
-    let run_file = run_dir.join("collector.json");
-    if let Some(other) = read(&run_file).filter(|run| Path::new(&format!("/proc/{}", run.pid)).exists()) {
+    if let Some(other) = RunFile::read(&run_dir).filter(|run| Path::new(&format!("/proc/{}", run.pid)).exists()) {
         bail!("a collector (pid {}) already runs on this host: see `railwatch hosts`, or end it first", other.pid);
     }
 
     let step = Step::begin("start the collector");
-    let state = home.join("collector");
-    let mut collector = Daemon::start(
-        &home,
-        "collector",
-        Command::new(binaries.join("railwatch-collector"))
-            .arg("run")
-            .arg("--state-dir")
-            .arg(&state)
-            .arg("--run-dir")
-            .arg(&run_dir)
-            .args(["--uplink-listen", &address(7700), "--api-listen", &address(7701)])
-            .args(["--metrics-listen", &address(7702)]),
-    )?;
-    let pid = collector.process.id();
-    let Some(run) = collector.wait_for(&stop, || read(&run_file).filter(|run| run.pid == pid))? else {
+    let listen = Listen { uplink: address(7700), api: address(7701), metrics: address(7702) };
+    let mut collector =
+        Daemon::start(&home, "collector", &mut daemon::collector_command(&home, &run_dir, &listen)?)?;
+    let pid = collector.pid();
+    let Some(run) = collector.wait_for(stopped, || RunFile::read(&run_dir).filter(|run| run.pid == pid))? else {
         return Ok(());
     };
     step.done();
 
     let step = Step::begin("start the agent");
     let pki = home.join("agent/pki");
-    shell::quiet(
-        Command::new(binaries.join("railwatch-collector"))
-            .args(["pki", "issue", &host])
-            .arg("--state-dir")
-            .arg(&state)
-            .arg("--out")
-            .arg(&pki),
-    )?;
+    daemon::issue(&home, &host, &pki)?;
     let agent_metrics = address(7703);
     let mut agent = Daemon::start(
         &home,
         "agent",
-        Command::new(binaries.join("railwatch-agent"))
+        Command::new(daemon::program("railwatch-agent")?)
             .arg("run")
             .arg("--state-dir")
             .arg(home.join("agent"))
@@ -117,8 +90,8 @@ pub fn up(options: &Options) -> Result<()> {
             .args(["--collector", &run.uplink, "--host-name", &host, "--metrics-listen", &agent_metrics])
             .args(&options.agent),
     )?;
-    let cli = binaries.join("railwatch");
-    let connected = agent.wait_for(&stop, || {
+    let cli = daemon::program("railwatch")?;
+    let connected = agent.wait_for(stopped, || {
         let rows = shell::output(Command::new(&cli).args(["hosts", "-o", "json", "--collector", &run.api])).ok()?;
         let rows: Vec<HostRow> = serde_json::from_str(&rows).ok()?;
         rows.iter().any(|row| row.host == host && row.connected).then_some(())
@@ -150,99 +123,11 @@ pub fn up(options: &Options) -> Result<()> {
         agent.must_run()?;
     }
     // The agent first, so that its goodbye finds somebody.
-    let agent_end = agent.end()?;
-    let collector_end = collector.end()?;
-    ensure!(agent_end.success(), "the agent ended badly ({agent_end}): see {}", agent.log.display());
-    ensure!(collector_end.success(), "the collector ended badly ({collector_end}): see {}", collector.log.display());
+    for daemon in [&mut agent, &mut collector] {
+        let status = daemon.end()?;
+        ensure!(status.success(), "a daemon ended badly ({status}): see {}", daemon.log().display());
+    }
     Ok(())
-}
-
-/// A daemon with its log; ended when this is dropped.
-struct Daemon {
-    name: &'static str,
-    process: Child,
-    log: PathBuf,
-}
-
-impl Daemon {
-    fn start(home: &Path, name: &'static str, command: &mut Command) -> Result<Self> {
-        let log = home.join(format!("{name}.log"));
-        let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let parent = unistd::getpid();
-        // SAFETY: between fork and exec only system calls that are async-signal-safe are made.
-        unsafe {
-            command.pre_exec(move || {
-                SigSet::all().thread_unblock()?;
-                prctl::set_pdeathsig(Signal::SIGTERM)?;
-                // The parent may have died before the line above.
-                if unistd::getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
-            });
-        }
-        let process = command.spawn().with_context(|| format!("start the {name}"))?;
-        Ok(Self { name, process, log })
-    }
-
-    /// Looks until `found` finds, a person says stop (`None`), the daemon dies or patience ends.
-    fn wait_for<T>(&mut self, stop: &Receiver<()>, mut found: impl FnMut() -> Option<T>) -> Result<Option<T>> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(found) = found() {
-                return Ok(Some(found));
-            }
-            self.must_run()?;
-            ensure!(
-                Instant::now() < end,
-                "the {} was not ready after {PATIENCE:?}: {}",
-                self.name,
-                self.last_words()
-            );
-            match stop.recv_timeout(LOOK_AGAIN) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            }
-        }
-    }
-
-    fn must_run(&mut self) -> Result<()> {
-        match self.process.try_wait()? {
-            None => Ok(()),
-            Some(status) => bail!("the {} ended by itself ({status}): {}", self.name, self.last_words()),
-        }
-    }
-
-    fn last_words(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        format!("{}\n{}", self.log.display(), lines[lines.len().saturating_sub(20)..].join("\n"))
-    }
-
-    /// Asks it to end, and insists when it does not.
-    fn end(&mut self) -> Result<ExitStatus> {
-        let pid = Pid::from_raw(i32::try_from(self.process.id())?);
-        if self.process.try_wait()?.is_none() {
-            signal::kill(pid, Signal::SIGTERM)?;
-        }
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.process.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() >= end {
-                self.process.kill()?;
-                return Ok(self.process.wait()?);
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            eprintln!("xtask: could not end the {}: {error:#}", self.name);
-        }
-    }
 }
 
 /// One message when SIGINT or SIGTERM asks to stop. Must be called before any other thread exists.
@@ -260,8 +145,8 @@ fn stop_requests() -> Result<Receiver<()>> {
     Ok(receiver)
 }
 
-/// Builds what `up` starts, with the progress of cargo; the folder of the binaries.
-fn build() -> Result<PathBuf> {
+/// Builds what `up` starts, with the progress of cargo.
+fn build() -> Result<()> {
     let step = Step::begin("build (the first time takes some minutes)");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let packages = ["--package", "railwatch-agent", "--package", "railwatch-collector", "--package", "railwatch"];
@@ -273,8 +158,7 @@ fn build() -> Result<PathBuf> {
     }
     shell::run(&mut command)?;
     step.done();
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    Ok(std::path::absolute(target.join("release"))?)
+    Ok(())
 }
 
 fn run_dir() -> Result<PathBuf> {
@@ -283,10 +167,6 @@ fn run_dir() -> Result<PathBuf> {
     }
     let base = std::env::var_os("XDG_RUNTIME_DIR").context("without root XDG_RUNTIME_DIR must name a folder")?;
     Ok(Path::new(&base).join("railwatch"))
-}
-
-fn read(run_file: &Path) -> Option<RunFile> {
-    serde_json::from_str(&fs::read_to_string(run_file).ok()?).ok()
 }
 
 /// `preferred` on loopback, or any free port when something listens there already.

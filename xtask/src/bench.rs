@@ -1,0 +1,39 @@
+//! Benchmarks: figures for docs/SPECIFICATION.md, each with its peer in the same run where there is one.
+
+mod idle;
+mod probe;
+mod statistics;
+mod uplink;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::{fs, path::PathBuf};
+
+/// What can be measured.
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// Cost of a traced call, against bpftrace doing the same accounting
+    Probe(probe::Options),
+    /// The collector's throughput on one core, and the time from an event to its incident
+    Uplink(uplink::Options),
+    /// What the agent costs while nothing happens
+    Idle(idle::Options),
+}
+
+/// Measures, and shows or writes the result.
+pub fn bench(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Probe(options) => write(&options.json, &probe::measure(options)?),
+        Bench::Uplink(options) => write(&options.json, &uplink::measure(options)?),
+        Bench::Idle(options) => write(&options.json, &idle::measure(options)?),
+    }
+}
+
+fn write(path: &Option<PathBuf>, result: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(result)?;
+    println!("{text}");
+    if let Some(path) = path {
+        fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
