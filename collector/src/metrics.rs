@@ -1,1 +1,311 @@
-//! metrics: being filled.
+//! What the collector says of itself and of its fleet to Prometheus.
+//!
+//! [`Counters`]: its own counters, moved where things happen. [`Fleet`]: written anew for each scrape from live state,
+//! so the series of a host that left leave with it. Labels are hosts, devices, ports and reasons known to the code;
+//! never a process, a series or anything a host can invent without bound.
+
+use crate::{
+    clock::Timeline,
+    live::{Host, Live},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+/// Ports of one host that are shown to Prometheus; the API shows all.
+const PORTS_PER_HOST_MAX: usize = 64;
+/// Devices of one host and layer that are shown to Prometheus.
+const DEVICES_PER_HOST_MAX: usize = 64;
+
+/// Why something was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// One of a fixed set.
+    pub reason: &'static str,
+}
+
+/// What kind of frame.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    /// "signal" or "windows".
+    pub kind: &'static str,
+}
+
+/// The collector's own counters.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Signal frames taken.
+    pub signals: Counter,
+    /// Windows frames taken.
+    pub windows: Counter,
+    /// Samples taken.
+    pub samples: Counter,
+    /// Frames, samples, definitions and states refused.
+    pub refused: Family<ReasonLabel, Counter>,
+    /// Messages that could not be read, which ends their stream.
+    pub unreadable: Family<ReasonLabel, Counter>,
+    /// Streams turned away or ended, by reason.
+    pub rejected_streams: Family<ReasonLabel, Counter>,
+    /// Streams opened.
+    pub streams_opened: Counter,
+    /// Streams ended.
+    pub streams_closed: Counter,
+    /// Frames that their spool says it cut.
+    pub skipped: Family<KindLabel, Counter>,
+    /// Frames missing from a stream without explanation.
+    pub missing: Counter,
+    /// Frames given to the core.
+    pub frames_submitted: Counter,
+    /// Frames of those that are stored and acknowledged.
+    pub frames_acknowledged: Counter,
+    /// From taking a frame to acknowledging it.
+    pub acknowledge_seconds: Histogram,
+    /// Configuration reloads that were refused.
+    pub reloads_refused: Counter,
+    /// One while the last reload was refused.
+    pub configuration_stale: Gauge,
+    /// Telemetry points given to the OTLP exporter.
+    pub otlp_points: Counter,
+    /// Of those, delivered.
+    pub otlp_delivered: Counter,
+    /// Of those, dropped.
+    pub otlp_dropped: Family<ReasonLabel, Counter>,
+}
+
+impl Counters {
+    /// Registers all of them.
+    pub fn new(registry: &mut Registry) -> Self {
+        let counters = Self {
+            signals: Counter::default(),
+            windows: Counter::default(),
+            samples: Counter::default(),
+            refused: Family::default(),
+            unreadable: Family::default(),
+            rejected_streams: Family::default(),
+            streams_opened: Counter::default(),
+            streams_closed: Counter::default(),
+            skipped: Family::default(),
+            missing: Counter::default(),
+            frames_submitted: Counter::default(),
+            frames_acknowledged: Counter::default(),
+            acknowledge_seconds: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]),
+            reloads_refused: Counter::default(),
+            configuration_stale: Gauge::default(),
+            otlp_points: Counter::default(),
+            otlp_delivered: Counter::default(),
+            otlp_dropped: Family::default(),
+        };
+        let Self {
+            signals,
+            windows,
+            samples,
+            refused,
+            unreadable,
+            rejected_streams,
+            streams_opened,
+            streams_closed,
+            skipped,
+            missing,
+            frames_submitted,
+            frames_acknowledged,
+            acknowledge_seconds,
+            reloads_refused,
+            configuration_stale,
+            otlp_points,
+            otlp_delivered,
+            otlp_dropped,
+        } = counters.clone();
+        registry.register("build", "What runs here", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("uplink_signals", "Signal frames taken", signals);
+        registry.register("uplink_windows", "Windows frames taken", windows);
+        registry.register("uplink_samples", "Window samples taken: one series in one window each", samples);
+        registry.register("uplink_refused", "Frames, samples, definitions and states refused, by reason", refused);
+        registry.register("uplink_unreadable", "Messages that could not be read, each of which ended its stream", unreadable);
+        registry.register("uplink_streams_rejected", "Streams turned away or ended by the collector, by reason", rejected_streams);
+        registry.register("uplink_streams_opened", "Streams opened", streams_opened);
+        registry.register("uplink_streams_closed", "Streams ended; opened less closed are open", streams_closed);
+        registry.register("uplink_skipped", "Frames that agents cut from their spools at the quota, by kind", skipped);
+        registry.register("uplink_missing", "Frames missing from a stream without explanation", missing);
+        registry.register("uplink_frames_submitted", "Frames given to the store and the engine", frames_submitted);
+        registry.register(
+            "uplink_frames_acknowledged",
+            "Frames stored and acknowledged; submitted less acknowledged are in the queue",
+            frames_acknowledged,
+        );
+        registry.register_with_unit("uplink_acknowledge", "From taking a frame to acknowledging it", Unit::Seconds, acknowledge_seconds);
+        registry.register("configuration_reloads_refused", "Reloads refused because the file was bad; the old configuration stayed", reloads_refused);
+        registry.register("configuration_stale", "1 while the configuration file is bad and an older one is in force", configuration_stale);
+        registry.register("otlp_points", "Points and log records given to the OTLP exporter", otlp_points);
+        registry.register("otlp_delivered", "Points and log records that the OTLP endpoint took", otlp_delivered);
+        registry.register("otlp_dropped", "Points and log records that never reached the OTLP endpoint, by reason", otlp_dropped);
+        counters
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&self, reason: &'static str, count: u64) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+}
+
+/// A bounded view of the fleet, written anew for each scrape.
+pub struct Fleet {
+    live: Live,
+}
+
+impl Fleet {
+    /// Shows `live`.
+    pub fn register(registry: &mut Registry, live: Live) {
+        registry.register_collector(Box::new(Self { live }));
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fleet")
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+struct Table<T> {
+    name: &'static str,
+    help: &'static str,
+    rows: Vec<(Labels, T)>,
+}
+
+impl<T> Table<T> {
+    fn new(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, rows: Vec::new() }
+    }
+
+    fn push(&mut self, labels: Labels, value: T) {
+        self.rows.push((labels, value));
+    }
+
+    fn write<M: EncodeMetric>(self, encoder: &mut DescriptorEncoder, kind: MetricType, metric: impl Fn(T) -> M) -> fmt::Result {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let mut family = encoder.encode_descriptor(self.name, self.help, None, kind)?;
+        for (labels, value) in self.rows {
+            metric(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Fleet {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let now = Timeline::now();
+        let mut up = Table::new("host_up", "1 while a stream of the host's agent is open");
+        let mut seen_seconds = Table::new("host_last_seen_seconds", "Since anything was heard from the host");
+        let mut offset = Table::new("host_clock_offset_seconds", "The host's CLOCK_REALTIME less the collector's timeline");
+        let mut uncertainty = Table::new("host_clock_uncertainty_seconds", "The true offset lies within this");
+        let mut series = Table::new("host_series", "Series the host has defined");
+        let mut lost = Table::new("host_dropped", "What the host's agent and the collector had to drop");
+        let mut gpu_bytes = Table::new("gpu_allocated_bytes", "Device memory held by all processes of a device, by layer and API; one runtime allocation shows in its driver layer too");
+        let mut gpu_failed = Table::new("gpu_failed_allocations", "Failed allocations of the host's living processes");
+        let mut nic = RATES.map(|(_, name, help)| Table::new(name, help));
+        let mut nic_up = Table::new("nic_up", "1 while the port's state is up");
+        for cell in self.live.cells() {
+            let host = cell.lock();
+            let named = || vec![("host", host.name.clone())];
+            up.push(named(), i64::from(host.connected));
+            seen_seconds.push(named(), now.0.saturating_sub(host.last_seen.0) as f64 / 1e9);
+            if let Some(estimate) = host.clock.estimate(now) {
+                uncertainty.push(named(), estimate.uncertainty_ns as f64 / 1e9);
+            }
+            if let Some(ns) = host.clock.realtime_offset_ns(now) {
+                offset.push(named(), ns as f64 / 1e9);
+            }
+            series.push(named(), i64::try_from(host.series.len()).unwrap_or(i64::MAX));
+            lost.push(named(), host.loss.dropped.values().chain(host.rejected_frames.values()).fold(0_u64, |sum, n| sum.saturating_add(*n)));
+            let mut devices: BTreeMap<(Option<i32>, i32, &str), i64> = BTreeMap::new();
+            let mut failed = 0_u64;
+            for process in host.gpu.processes.iter().filter(|process| process.exited_unix_ns.is_none()) {
+                for balance in &process.balances {
+                    failed = failed.saturating_add(balance.failed_allocs);
+                    let key = (balance.device, balance.layer, balance.api.as_str());
+                    if devices.len() < DEVICES_PER_HOST_MAX || devices.contains_key(&key) {
+                        let sum = devices.entry(key).or_default();
+                        *sum = sum.saturating_add(i64::try_from(balance.allocated_bytes).unwrap_or(i64::MAX));
+                    }
+                }
+            }
+            if !host.gpu.processes.is_empty() {
+                gpu_failed.push(named(), i64::try_from(failed).unwrap_or(i64::MAX));
+            }
+            for ((device, layer, api), bytes) in devices {
+                let device = device.map_or_else(|| "unknown".to_owned(), |device| device.to_string());
+                let layer = if layer == 2 { "driver" } else { "runtime" };
+                let labels = vec![("host", host.name.clone()), ("device", device), ("layer", layer.to_owned()), ("api", api.to_owned())];
+                gpu_bytes.push(labels, bytes);
+            }
+            for port in host.ports.iter().take(PORTS_PER_HOST_MAX) {
+                let labels = vec![("host", host.name.clone()), ("port", port.name.clone()), ("kind", port.kind.clone())];
+                nic_up.push(labels, i64::from(port.state.eq_ignore_ascii_case("up") || port.state.eq_ignore_ascii_case("active")));
+            }
+            rates(&host, &mut nic);
+        }
+        up.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        seen_seconds.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        offset.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        uncertainty.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        series.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        lost.write(&mut encoder, MetricType::Counter, ConstCounter::new)?;
+        gpu_bytes.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        gpu_failed.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        nic_up.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        nic.into_iter().try_for_each(|table| table.write(&mut encoder, MetricType::Gauge, ConstGauge::new))
+    }
+}
+
+/// The rates people graph, by the name of their series; everything else is in the API and in OTLP.
+const RATES: [(&str, &str, &str); 3] = [
+    ("io", "nic_io_bytes_per_second", "Mean rate of a port in its newest window"),
+    ("packets", "nic_packets_per_second", "Mean packet rate of a port in its newest window"),
+    ("errors", "nic_errors_per_second", "Mean error rate of a port in its newest window"),
+];
+
+fn rates(host: &Host, tables: &mut [Table<f64>; 3]) {
+    let mut shown = HashSet::new();
+    for series in host.series.iter() {
+        let (definition, reading) = (&series.definition, &series.reading);
+        let of_port = matches!(definition.entity_kind.as_str(), "nic" | "port");
+        let name = definition.name.strip_prefix("hw.network.").or_else(|| definition.name.strip_prefix("rdma.port."));
+        let at = name.and_then(|name| RATES.iter().position(|(rate, ..)| *rate == name));
+        let Some(at) = at.filter(|_| of_port && definition.monotonic && reading.count > 0) else {
+            continue;
+        };
+        let direction = definition.labels.get("network.io.direction").map_or("", String::as_str);
+        // Two series that differ in other labels only are one line here, and the first is shown.
+        if shown.len() == PORTS_PER_HOST_MAX * 6 || !shown.insert((at, &definition.name, &definition.entity_name, direction)) {
+            continue;
+        }
+        let labels = [("host", &*host.name), ("port", &definition.entity_name), ("series", &definition.name), ("direction", direction)];
+        tables[at].push(labels.map(|(key, value)| (key, value.to_owned())).into(), reading.sum / f64::from(reading.count));
+    }
+}
+
+/// A registry with the collector's counters and the view of `live`.
+pub fn registry(live: Live) -> (Registry, Arc<Counters>) {
+    let mut registry = Registry::with_prefix("railwatch_collector");
+    let counters = Arc::new(Counters::new(&mut registry));
+    Fleet::register(registry.sub_registry_with_prefix("fleet"), live);
+    (registry, counters)
+}

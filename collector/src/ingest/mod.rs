@@ -1,1 +1,92 @@
-//! ingest: being filled.
+//! The uplink's server: mTLS in, validated frames out.
+//!
+//! In: one bidirectional gRPC stream per host, its identity from the certificate. Out: signals and sequences to the
+//! core, which stores before anything is acknowledged; windows and state to [`crate::live`]. Streams run beside each
+//! other on all cores, and a host's state is its own shard, so a bad or busy host holds up nobody. What is bad is
+//! refused with a reason ([`refusal::Refusal`]) and counted; what cannot even be read ends its stream with a status.
+
+pub mod hello;
+pub mod intake;
+mod mapping;
+mod probes;
+pub mod refusal;
+mod sequence;
+mod session;
+pub mod streams;
+mod validate;
+
+use crate::{live::Live, metrics::Counters};
+use intake::Intake;
+use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
+use railwatch_wire::{
+    limits,
+    v1::{self, uplink_server},
+};
+use std::{pin::Pin, sync::Arc, time::Duration};
+use streams::Streams;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+/// A dead path is found after at most two of these.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Calls on one connection: an agent needs one, and a second for an instant while it reconnects.
+const CALLS_PER_CONNECTION_MAX: u32 = 4;
+/// Bytes in flight on a stream before it is taken: one large message.
+const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// What every stream uses.
+pub struct Shared {
+    /// Where windows and state go.
+    pub live: Live,
+    /// Where signals and sequences go.
+    pub intake: Intake,
+    /// Counts everything.
+    pub counters: Arc<Counters>,
+    /// Who is let in, and who no longer is.
+    pub credentials: Arc<Credentials>,
+    /// Which hosts are connected.
+    pub streams: Streams,
+    /// Ends everything.
+    pub stop: CancellationToken,
+}
+
+struct Uplink(Arc<Shared>);
+
+#[tonic::async_trait]
+impl uplink_server::Uplink for Uplink {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::CollectorMessage, Status>> + Send>>;
+
+    async fn attach(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
+        let peer = request
+            .extensions()
+            .get::<PeerIdentity>()
+            .cloned()
+            .ok_or_else(|| Status::unauthenticated("the connection carries no identity: a client certificate is needed"))?;
+        let (answers, queue) = mpsc::channel(session::ANSWERS_QUEUED_MAX);
+        tokio::spawn(session::serve(Arc::clone(&self.0), peer, request.into_inner(), answers));
+        Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
+    }
+}
+
+/// Serves the uplink on `listener` until `shared.stop` is cancelled and its streams have ended. The counts of
+/// handshakes come back at once.
+pub fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+) -> (impl Future<Output = Result<(), tonic::transport::Error>>, Arc<HandshakeCounts>) {
+    let (connections, counts) = railwatch_pki::incoming(listener, Arc::clone(&shared.credentials), HandshakeLimits::default());
+    let stop = shared.stop.clone();
+    let service = uplink_server::UplinkServer::new(Uplink(shared)).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .add_service(service)
+        .serve_with_incoming_shutdown(connections, async move { stop.cancelled().await });
+    (server, counts)
+}

@@ -1,0 +1,481 @@
+//! One stream of one host, from its Hello to its end.
+//!
+//! In: messages of an identified agent. Out: signals and sequences to the core, windows and state to live state,
+//! acknowledgements and clock probes to the agent. A frame that cannot be taken is counted and acknowledged with the
+//! rest, so that it does not stand before its stream for ever. Never: an acknowledgement of what the core has not stored.
+
+use super::{
+    Shared,
+    hello::{self, StreamId},
+    intake::Attached,
+    mapping::{self, Newest},
+    probes::{self, Probes},
+    refusal::Refusal,
+    sequence::{Order, Sequence},
+    streams::Place,
+    validate,
+};
+use crate::{
+    clock::{Estimate, Timeline},
+    live::{HostCell, rows::Change},
+    metrics::{KindLabel, ReasonLabel},
+};
+use railwatch_engine::Timestamp;
+use railwatch_pki::PeerIdentity;
+use railwatch_wire::v1::{self, agent_message::Body, collector_message::Body as Answer};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
+use tonic::{Status, Streaming};
+
+/// Answers that wait for an agent that reads slowly; then its stream waits too.
+pub(super) const ANSWERS_QUEUED_MAX: usize = 64;
+/// An agent that opened a stream says hello within this.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// An agent that does not read its answers for so long is cut off.
+const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// Frames kept back until the first clock exchange is done, and for how long.
+const HELD_MAX: usize = 1024;
+const HELD_LONGEST: Duration = Duration::from_secs(2);
+/// What an instant may be wrong by while nothing but the arrival of frames tells the host's clock.
+const ONE_WAY_UNCERTAINTY_NS: u64 = 10_000_000_000;
+/// The core hears of a living host this often at most.
+const HEARD_EVERY_NS: u64 = 100_000_000;
+/// A measured acknowledgement at a time; further frames are not measured until it is done.
+type Measured = Option<(u64, Instant)>;
+
+/// Why a stream ends.
+enum End {
+    /// The agent closed it.
+    Orderly,
+    /// The agent or the network broke it.
+    Broken,
+    /// The collector turns the agent away.
+    Rejected(v1::Reject),
+    /// The collector ends the call with this.
+    Failed(Status),
+}
+
+/// Sends answers to the agent.
+struct Answers(mpsc::Sender<Result<v1::CollectorMessage, Status>>);
+
+impl Answers {
+    async fn send(&self, body: Answer) -> Result<(), End> {
+        let message = v1::CollectorMessage { body: Some(body) };
+        match timeout(ANSWER_TAKEN_WITHIN, self.0.send(Ok(message))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Broken),
+            Err(_) => Err(End::Failed(Status::deadline_exceeded("the agent does not read its answers"))),
+        }
+    }
+}
+
+/// Serves one stream to its end.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    peer: PeerIdentity,
+    mut inbound: Streaming<v1::AgentMessage>,
+    answers: mpsc::Sender<Result<v1::CollectorMessage, Status>>,
+) {
+    let answers = Answers(answers);
+    let end = opened(&shared, &peer, &mut inbound, &answers).await;
+    let host = peer.host.as_str();
+    match end {
+        End::Orderly | End::Broken => tracing::debug!(host, address = %peer.address, "stream ended"),
+        End::Rejected(reject) => {
+            let reason = reject_label(&reject);
+            tracing::warn!(host, address = %peer.address, reason, "agent turned away: {}", reject.message);
+            shared.counters.rejected_streams.get_or_create(&ReasonLabel { reason }).inc();
+            let _ = answers.send(Answer::Reject(reject)).await;
+        }
+        End::Failed(status) => {
+            tracing::warn!(host, address = %peer.address, code = ?status.code(), "stream ended by the collector: {}", status.message());
+            let _ = timeout(ANSWER_TAKEN_WITHIN, answers.0.send(Err(status))).await;
+        }
+    }
+}
+
+fn reject_label(reject: &v1::Reject) -> &'static str {
+    match reject.reason() {
+        v1::reject::Reason::Unspecified => "unspecified",
+        v1::reject::Reason::ProtocolVersion => "protocol_version",
+        v1::reject::Reason::HostName => "host_name",
+        v1::reject::Reason::Revoked => "revoked",
+        v1::reject::Reason::Malformed => "malformed",
+        v1::reject::Reason::Overloaded => "overloaded",
+        v1::reject::Reason::Superseded => "superseded",
+    }
+}
+
+fn revoked(peer: &PeerIdentity) -> v1::Reject {
+    v1::Reject {
+        reason: v1::reject::Reason::Revoked.into(),
+        message: format!("certificate {} of host {} is revoked: issue a new one", peer.serial, peer.host.as_str()),
+        retry_after_ms: 60_000,
+    }
+}
+
+/// What a message that cannot be read does to its stream: the framing is lost, so the stream ends and says why.
+fn unreadable(shared: &Shared, status: &Status) -> End {
+    let reason = match status.code() {
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => "oversized",
+        tonic::Code::Internal => "malformed",
+        // The agent or the network broke the call; nothing was sent that could not be read.
+        _ => return End::Broken,
+    };
+    if reason == "malformed" && !status.message().contains("decode") && !status.message().contains("EOF") && !status.message().contains("compress") {
+        return End::Broken;
+    }
+    shared.counters.unreadable.get_or_create(&ReasonLabel { reason }).inc();
+    let limit = railwatch_wire::limits::MESSAGE_BYTES_MAX;
+    End::Failed(match reason {
+        "oversized" => Status::out_of_range(format!("a message is larger than {limit} bytes: {}", status.message())),
+        _ => Status::invalid_argument(format!("a message cannot be decoded: {}", status.message())),
+    })
+}
+
+async fn opened(shared: &Arc<Shared>, peer: &PeerIdentity, inbound: &mut Streaming<v1::AgentMessage>, answers: &Answers) -> End {
+    let malformed = |message: &str| {
+        End::Rejected(v1::Reject { reason: v1::reject::Reason::Malformed.into(), message: message.to_owned(), retry_after_ms: 60_000 })
+    };
+    if shared.credentials.is_revoked(peer) {
+        return End::Rejected(revoked(peer));
+    }
+    let hello = match timeout(HELLO_WITHIN, inbound.message()).await {
+        Err(_) => return malformed("no Hello within 10 s of opening the stream"),
+        Ok(Err(status)) => return unreadable(shared, &status),
+        Ok(Ok(None)) => return End::Orderly,
+        Ok(Ok(Some(v1::AgentMessage { body: Some(Body::Hello(hello)) }))) => hello,
+        Ok(Ok(Some(_))) => return malformed("the first message of a stream must be Hello"),
+    };
+    let accepted = match hello::judge(&hello, peer.host.as_str()) {
+        Ok(accepted) => accepted,
+        Err(reject) => return End::Rejected(reject),
+    };
+    let host: Arc<str> = peer.host.as_str().into();
+    let place = match shared.streams.claim(&host) {
+        Ok(place) => place,
+        Err(reject) => return End::Rejected(reject),
+    };
+    let Attached { acknowledged, epoch } = match shared.intake.attach(&host, &hello.boot_id, accepted.stream_id).await {
+        Ok(attached) => attached,
+        Err(error) => return End::Failed(Status::unavailable(format!("the collector cannot take streams now: {error:#}"))),
+    };
+    let through = *acknowledged.borrow();
+    let welcome = v1::Welcome {
+        protocol_version: accepted.protocol_version,
+        collector_version: env!("CARGO_PKG_VERSION").to_owned(),
+        acknowledged_through: through,
+        collector_epoch: epoch,
+    };
+    shared.counters.streams_opened.inc();
+    let mut session = Session {
+        sequence: Sequence::after(through, hello.first_sequence),
+        cell: shared.live.host(&host),
+        shared: Arc::clone(shared),
+        answers,
+        stream_id: accepted.stream_id,
+        submitted: through,
+        acknowledged: through,
+        newest: Newest::default(),
+        probes: Probes::default(),
+        held: VecDeque::new(),
+        one_way: None,
+        heard: Timestamp(0),
+        measured: None,
+        host: Arc::clone(&host),
+    };
+    tracing::info!(
+        host = &*host,
+        address = %peer.address,
+        agent = hello.agent_version,
+        acknowledged_through = through,
+        spool_first = hello.first_sequence,
+        spool_next = hello.next_sequence,
+        "stream opened"
+    );
+    session.cell.lock().opened(hello, Timeline::now());
+    shared.live.announce(Change::HostConnected { host: host.to_string() });
+    let end = match answers.send(Answer::Welcome(welcome)).await {
+        Ok(()) => session.run(inbound, peer, place.end(), acknowledged).await,
+        Err(end) => end,
+    };
+    shared.counters.streams_closed.inc();
+    session.closed(&place, matches!(end, End::Orderly)).await;
+    end
+}
+
+/// Waits until a reason to end is given. The sender says one before it goes, so its going alone says nothing.
+async fn given(lost: &mut watch::Receiver<Option<v1::Reject>>) -> v1::Reject {
+    let reason = lost.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    match reason {
+        Some(reject) => reject,
+        None => std::future::pending().await,
+    }
+}
+
+struct Session<'a> {
+    shared: Arc<Shared>,
+    answers: &'a Answers,
+    host: Arc<str>,
+    cell: Arc<HostCell>,
+    stream_id: StreamId,
+    sequence: Sequence,
+    /// The last sequence given to the core, and the last acknowledged to the agent.
+    submitted: u64,
+    acknowledged: u64,
+    newest: Newest,
+    probes: Probes,
+    /// Frames that came before the host's clock was known.
+    held: VecDeque<v1::Frame>,
+    /// What stands in for the clock of an agent that does not answer probes.
+    one_way: Option<Estimate>,
+    /// When the core last heard of this host from this stream.
+    heard: Timestamp,
+    measured: Measured,
+}
+
+impl Session<'_> {
+    async fn run(
+        &mut self,
+        inbound: &mut Streaming<v1::AgentMessage>,
+        peer: &PeerIdentity,
+        mut lost: watch::Receiver<Option<v1::Reject>>,
+        mut acknowledged: watch::Receiver<u64>,
+    ) -> End {
+        let shared = Arc::clone(&self.shared);
+        let mut credentials = shared.credentials.generation();
+        let expiry = peer.not_after.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+        let expired = tokio::time::sleep(expiry);
+        tokio::pin!(expired);
+        let probe_due = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(probe_due);
+        let held_longest = tokio::time::sleep(HELD_LONGEST);
+        tokio::pin!(held_longest);
+        let end: Result<(), End> = loop {
+            let step = tokio::select! {
+                biased;
+                reject = given(&mut lost) => Err(End::Rejected(reject)),
+                () = shared.stop.cancelled() => Err(End::Failed(Status::unavailable("the collector stops: come back in a moment"))),
+                Ok(()) = credentials.changed() => {
+                    if shared.credentials.is_revoked(peer) { Err(End::Rejected(revoked(peer))) } else { Ok(()) }
+                }
+                () = &mut expired => Err(End::Failed(Status::unauthenticated("the agent's certificate has expired: come back with a new one"))),
+                changed = acknowledged.changed() => match changed {
+                    Ok(()) => { let through = *acknowledged.borrow_and_update(); self.acknowledge(through).await }
+                    Err(_) => Err(End::Failed(Status::unavailable("the collector's store has stopped: nothing can be acknowledged"))),
+                },
+                () = &mut probe_due => {
+                    probe_due.as_mut().reset(Instant::now() + probes::INTERVAL);
+                    self.probe().await
+                }
+                () = &mut held_longest, if !self.held.is_empty() => self.release().await,
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => self.message(message).await.map(|quick| if quick { probe_due.as_mut().reset(Instant::now()) }),
+                    Ok(None) => Err(End::Orderly),
+                    Err(status) => Err(unreadable(&shared, &status)),
+                },
+            };
+            if step.is_err() {
+                break step;
+            }
+        };
+        end.err().unwrap_or(End::Broken)
+    }
+
+    async fn closed(&mut self, place: &Place, orderly: bool) {
+        if place.give_back() {
+            self.cell.lock().connected = false;
+            self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
+            self.shared.intake.detach(&self.host, orderly).await;
+        }
+    }
+
+    async fn probe(&mut self) -> Result<(), End> {
+        let probe = self.probes.next(Timeline::now());
+        self.answers.send(Answer::ClockProbe(probe)).await
+    }
+
+    async fn acknowledge(&mut self, through: u64) -> Result<(), End> {
+        if through <= self.acknowledged {
+            return Ok(());
+        }
+        self.shared.counters.frames_acknowledged.inc_by(through.min(self.submitted).saturating_sub(self.acknowledged));
+        self.acknowledged = through;
+        if let Some((_, since)) = self.measured.take_if(|(sequence, _)| *sequence <= through) {
+            self.shared.counters.acknowledge_seconds.observe(since.elapsed().as_secs_f64());
+        }
+        self.answers.send(Answer::Ack(v1::Ack { through_sequence: through })).await
+    }
+
+    fn refuse(&self, refusal: Refusal, count: u64) {
+        if count > 0 {
+            self.shared.counters.refuse(refusal.label(), count);
+            self.cell.lock().rejected(refusal.label(), count);
+        }
+    }
+
+    /// Takes a message. Returns true when the next clock probe should go at once.
+    async fn message(&mut self, message: v1::AgentMessage) -> Result<bool, End> {
+        let now = Timeline::now();
+        self.cell.lock().last_seen = now;
+        if now.0.saturating_sub(self.heard.0) >= HEARD_EVERY_NS {
+            self.heard = now;
+            self.shared.intake.heard(&self.host, now);
+        }
+        match message.body {
+            Some(Body::Frame(frame)) => self.frame(frame, now).await?,
+            Some(Body::Definitions(definitions)) => self.definitions(definitions, now),
+            Some(Body::Snapshot(snapshot)) => self.snapshot(snapshot),
+            Some(Body::ClockReply(reply)) => return self.clock_reply(&reply, now).await,
+            // Directives are answered when there are any; a version that knows more may say more.
+            Some(Body::DirectiveResult(_)) => {}
+            Some(Body::Hello(_)) => self.refuse(Refusal::HelloAgain, 1),
+            None => self.refuse(Refusal::Empty, 1),
+        }
+        Ok(false)
+    }
+
+    fn definitions(&self, definitions: v1::Definitions, now: Timestamp) {
+        for definition in definitions.series {
+            if let Err(refusal) = validate::definition(&definition) {
+                self.refuse(refusal, 1);
+                continue;
+            }
+            let shared = self.shared.live.definitions().share(definition);
+            let defined = self.cell.lock().series.define(shared, now);
+            if defined.is_err() {
+                self.refuse(Refusal::SeriesLimit, 1);
+            }
+        }
+    }
+
+    fn snapshot(&self, snapshot: v1::Snapshot) {
+        if let Err(refusal) = validate::snapshot(&snapshot) {
+            return self.refuse(refusal, 1);
+        }
+        let (gpu_changed, ports) = self.cell.lock().take(snapshot);
+        if gpu_changed {
+            self.shared.live.announce(Change::Gpu { host: self.host.to_string() });
+        }
+        for (port, state) in ports {
+            self.shared.live.announce(Change::Port { host: self.host.to_string(), port, state });
+        }
+    }
+
+    async fn clock_reply(&mut self, reply: &v1::ClockReply, now: Timestamp) -> Result<bool, End> {
+        let observed = self.probes.answered(reply, now).and_then(|exchange| self.cell.lock().clock.observe(exchange));
+        match observed {
+            Err(_) => self.refuse(Refusal::ClockReply, 1),
+            Ok(step) => {
+                if let Some(step_ns) = step {
+                    tracing::warn!(host = &*self.host, step_us = step_ns / 1000, "the host's CLOCK_REALTIME was stepped; nothing here rests on it");
+                    self.shared.live.announce(Change::HostClockStepped { host: self.host.to_string(), step_us: step_ns / 1000 });
+                }
+                self.release().await?;
+            }
+        }
+        Ok(self.probes.is_quick())
+    }
+
+    fn clock(&self, now: Timestamp) -> Option<Estimate> {
+        self.cell.lock().clock.estimate(now).or(self.one_way)
+    }
+
+    async fn frame(&mut self, frame: v1::Frame, now: Timestamp) -> Result<(), End> {
+        if !self.held.is_empty() || self.clock(now).is_none() {
+            self.held.push_back(frame);
+            return if self.held.len() < HELD_MAX { Ok(()) } else { self.release().await };
+        }
+        self.take(frame, now).await
+    }
+
+    /// Takes the frames kept back. Without a clock exchange by now, the newest of them stands for the present.
+    async fn release(&mut self) -> Result<(), End> {
+        let now = Timeline::now();
+        if self.clock(now).is_none() {
+            let newest = self.held.iter().map(stamp).max().unwrap_or(0);
+            tracing::warn!(host = &*self.host, "the agent answers no clock probe: its instants are known to within 10 s only");
+            self.one_way = Some(Estimate { offset_ns: now.0.wrapping_sub(newest).cast_signed(), uncertainty_ns: ONE_WAY_UNCERTAINTY_NS });
+        }
+        while let Some(frame) = self.held.pop_front() {
+            self.take(frame, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, frame: v1::Frame, now: Timestamp) -> Result<(), End> {
+        if frame.sequence == 0 {
+            self.refuse(Refusal::SequenceZero, 1);
+            return Ok(());
+        }
+        match self.sequence.observe(frame.sequence, frame.skipped_signals.saturating_add(frame.skipped_windows)) {
+            Order::Replay => {
+                self.refuse(Refusal::Replayed, 1);
+                return Ok(());
+            }
+            Order::Next { missing } => {
+                self.shared.counters.missing.inc_by(missing);
+                for (kind, count) in [("signal", frame.skipped_signals), ("windows", frame.skipped_windows)] {
+                    if count > 0 {
+                        self.shared.counters.skipped.get_or_create(&KindLabel { kind }).inc_by(count);
+                    }
+                }
+                if missing > 0 {
+                    tracing::warn!(host = &*self.host, sequence = frame.sequence, missing, "frames are missing from the stream without explanation");
+                }
+            }
+        }
+        let sequence = frame.sequence;
+        let signal = match self.body(frame, now) {
+            Ok(signal) => signal,
+            Err(refusal) => {
+                self.refuse(refusal, 1);
+                None
+            }
+        };
+        self.shared.counters.frames_submitted.inc();
+        self.submitted = sequence;
+        self.measured.get_or_insert_with(|| (sequence, Instant::now()));
+        self.shared
+            .intake
+            .submit(&self.host, self.stream_id, sequence, signal)
+            .await
+            .map_err(|error| End::Failed(Status::unavailable(format!("the collector cannot store frames now: {error:#}"))))
+    }
+
+    /// Takes what is in a frame; a signal is for the core, windows are for live state.
+    fn body(&mut self, frame: v1::Frame, now: Timestamp) -> Result<Option<railwatch_engine::Signal>, Refusal> {
+        let clock = self.clock(now).unwrap_or(Estimate { offset_ns: 0, uncertainty_ns: ONE_WAY_UNCERTAINTY_NS });
+        match frame.body.ok_or(Refusal::Empty)? {
+            v1::frame::Body::Signal(signal) => {
+                validate::signal(&signal)?;
+                let observed = self.newest.signal(signal.observed_mono_ns, &clock, now)?;
+                self.shared.counters.signals.inc();
+                Ok(Some(mapping::signal(&self.host, signal, observed, &clock)))
+            }
+            v1::frame::Body::Windows(windows) => {
+                validate::windows(&windows)?;
+                let end = self.newest.window(windows.end_mono_ns, &clock, now)?;
+                let incomplete_since = windows.incomplete_since_mono_ns.map(|at| clock.map(at)).unwrap_or_default();
+                let applied = self.cell.lock().series.apply(&windows, end, incomplete_since);
+                self.shared.counters.windows.inc();
+                self.shared.counters.samples.inc_by(applied.taken);
+                self.refuse(Refusal::Undefined, applied.undefined);
+                self.refuse(Refusal::NotFinite, applied.not_finite);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The instant that a frame carries, CLOCK_MONOTONIC of its host.
+fn stamp(frame: &v1::Frame) -> u64 {
+    match &frame.body {
+        Some(v1::frame::Body::Signal(signal)) => signal.observed_mono_ns,
+        Some(v1::frame::Body::Windows(windows)) => windows.end_mono_ns,
+        None => 0,
+    }
+}

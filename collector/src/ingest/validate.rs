@@ -1,0 +1,241 @@
+//! What may come in: every message against the limits of the wire, before anything is kept of it.
+//!
+//! Pure: a message in, a [`Refusal`] or nothing out.
+
+use super::refusal::Refusal;
+use railwatch_wire::{limits, series, v1};
+
+/// Lines of a state (coverage, sources, ports, balances of a process, ...), each.
+const STATE_LINES_MAX: usize = 16_384;
+/// Longest path or reason in a state, bytes: PATH_MAX of Linux.
+const PATH_BYTES_MAX: usize = 4096;
+
+fn name(text: &str) -> Result<(), Refusal> {
+    (1..=limits::NAME_BYTES_MAX).contains(&text.len()).then_some(()).ok_or(Refusal::Name)
+}
+
+fn optional_name(text: &str) -> Result<(), Refusal> {
+    (text.len() <= limits::NAME_BYTES_MAX).then_some(()).ok_or(Refusal::Name)
+}
+
+fn text(text: &str) -> Result<(), Refusal> {
+    (text.len() <= limits::TEXT_BYTES_MAX).then_some(()).ok_or(Refusal::Text)
+}
+
+fn path(text: &str) -> Result<(), Refusal> {
+    (text.len() <= PATH_BYTES_MAX).then_some(()).ok_or(Refusal::Text)
+}
+
+fn lines(count: usize) -> Result<(), Refusal> {
+    (count <= STATE_LINES_MAX).then_some(()).ok_or(Refusal::StateTooLong)
+}
+
+fn labels<'a>(pairs: impl ExactSizeIterator<Item = (&'a String, &'a String)>) -> Result<(), Refusal> {
+    if pairs.len() > limits::LABELS_MAX {
+        return Err(Refusal::Labels);
+    }
+    for (key, value) in pairs {
+        name(key)?;
+        text(value)?;
+    }
+    Ok(())
+}
+
+/// A definition's names and labels are short enough, and its identifier is the hash of them.
+pub fn definition(definition: &v1::SeriesDefinition) -> Result<(), Refusal> {
+    name(&definition.name)?;
+    optional_name(&definition.unit)?;
+    labels(definition.labels.iter())?;
+    let (kind, entity) = definition.entity.as_ref().map_or(("", ""), |entity| (&entity.kind, &entity.name));
+    optional_name(kind)?;
+    optional_name(entity)?;
+    let pairs = definition.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    (series::id(&definition.name, kind, entity, pairs) == definition.id).then_some(()).ok_or(Refusal::SeriesIdentifier)
+}
+
+/// All columns are as long as `series`, and not too long.
+pub fn windows(windows: &v1::Windows) -> Result<(), Refusal> {
+    let length = windows.series.len();
+    if length > limits::SERIES_PER_FRAME_MAX {
+        return Err(Refusal::FrameTooLong);
+    }
+    let columns = [
+        windows.count.len(),
+        windows.sum.len(),
+        windows.min.len(),
+        windows.max.len(),
+        windows.last.len(),
+        windows.delta.len(),
+        windows.resets.len(),
+    ];
+    if columns.iter().any(|column| *column != length) {
+        return Err(Refusal::Columns);
+    }
+    if windows.end_mono_ns < windows.start_mono_ns {
+        return Err(Refusal::WindowOrder);
+    }
+    Ok(())
+}
+
+/// A signal says what, about what, in numbers.
+pub fn signal(signal: &v1::Signal) -> Result<(), Refusal> {
+    name(&signal.name)?;
+    let entity = signal.entity.as_ref().ok_or(Refusal::Name)?;
+    name(&entity.kind)?;
+    optional_name(&entity.name)?;
+    optional_name(&signal.unit)?;
+    text(&signal.summary)?;
+    labels(signal.attributes.iter())?;
+    (signal.value.is_finite() && signal.previous.is_none_or(f64::is_finite)).then_some(()).ok_or(Refusal::NotFinite)
+}
+
+/// A snapshot's lists and texts are within bounds.
+pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
+    lines(snapshot.sources.len())?;
+    lines(snapshot.ports.len())?;
+    for source in &snapshot.sources {
+        name(&source.source)?;
+        path(&source.reason)?;
+        path(&source.kernel_path)?;
+    }
+    for port in &snapshot.ports {
+        name(&port.name)?;
+        [&port.kind, &port.state, &port.driver, &port.netdev].into_iter().try_for_each(|text| optional_name(text))?;
+    }
+    if let Some(loss) = &snapshot.loss {
+        lines(loss.dropped.len())?;
+        loss.dropped.keys().try_for_each(|reason| name(reason))?;
+    }
+    if let Some(gpu) = &snapshot.gpu {
+        if gpu.processes.len() > limits::PROCESSES_PER_HOST_MAX {
+            return Err(Refusal::StateTooLong);
+        }
+        gpu.processes.iter().try_for_each(process)?;
+        lines(gpu.coverage.len())?;
+        for coverage in &gpu.coverage {
+            optional_name(&coverage.comm)?;
+            name(&coverage.status)?;
+            path(&coverage.object)?;
+            path(&coverage.reason)?;
+        }
+    }
+    Ok(())
+}
+
+fn process(process: &v1::GpuProcess) -> Result<(), Refusal> {
+    optional_name(&process.comm)?;
+    optional_name(&process.container)?;
+    text(&process.incomplete_reason)?;
+    for count in [process.balances.len(), process.calls.len(), process.failures.len(), process.communicators.len()] {
+        lines(count)?;
+    }
+    for balance in &process.balances {
+        optional_name(&balance.device_uuid)?;
+        optional_name(&balance.api)?;
+        text(&balance.device_unknown_reason)?;
+    }
+    process.calls.iter().try_for_each(|call| name(&call.function))?;
+    process.failures.iter().try_for_each(|failure| name(&failure.function))?;
+    for communicator in &process.communicators {
+        optional_name(&communicator.library)?;
+        optional_name(&communicator.state)?;
+        lines(communicator.collectives.len())?;
+        communicator.collectives.iter().try_for_each(|collective| name(&collective.operation))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Refusal, definition, signal, snapshot, windows};
+    use railwatch_wire::{limits, series, v1};
+
+    fn long(bytes: usize) -> String {
+        "x".repeat(bytes)
+    }
+
+    #[test]
+    fn each_way_a_signal_can_be_wrong_has_its_name() {
+        let good = || v1::Signal {
+            name: "nic.link.down".into(),
+            entity: Some(v1::Entity { kind: "nic".into(), name: "eth0".into() }),
+            ..v1::Signal::default()
+        };
+        assert_eq!(signal(&good()), Ok(()));
+        let attributes = |count: usize| (0..count).map(|n| (format!("k{n}"), String::new())).collect();
+        for (bad, expected) in [
+            (v1::Signal { name: String::new(), ..good() }, Refusal::Name),
+            (v1::Signal { name: long(limits::NAME_BYTES_MAX + 1), ..good() }, Refusal::Name),
+            (v1::Signal { entity: None, ..good() }, Refusal::Name),
+            (v1::Signal { summary: long(limits::TEXT_BYTES_MAX + 1), ..good() }, Refusal::Text),
+            (v1::Signal { attributes: attributes(limits::LABELS_MAX + 1), ..good() }, Refusal::Labels),
+            (v1::Signal { attributes: [(long(256), String::new())].into(), ..good() }, Refusal::Name),
+            (v1::Signal { value: f64::NAN, ..good() }, Refusal::NotFinite),
+            (v1::Signal { previous: Some(f64::NEG_INFINITY), ..good() }, Refusal::NotFinite),
+        ] {
+            assert_eq!(signal(&bad), Err(expected), "{bad:?}");
+        }
+        assert_eq!(signal(&v1::Signal { attributes: attributes(limits::LABELS_MAX), ..good() }), Ok(()));
+    }
+
+    #[test]
+    fn columns_must_be_equally_long_and_not_too_long() {
+        let columns = |n: usize| v1::Windows {
+            series: vec![1; n],
+            count: vec![1; n],
+            sum: vec![0.0; n],
+            min: vec![0.0; n],
+            max: vec![0.0; n],
+            last: vec![0.0; n],
+            delta: vec![0; n],
+            resets: vec![0; n],
+            start_mono_ns: 1,
+            end_mono_ns: 2,
+            ..v1::Windows::default()
+        };
+        assert_eq!(windows(&columns(0)), Ok(()));
+        assert_eq!(windows(&columns(limits::SERIES_PER_FRAME_MAX)), Ok(()));
+        assert_eq!(windows(&columns(limits::SERIES_PER_FRAME_MAX + 1)), Err(Refusal::FrameTooLong));
+        assert_eq!(windows(&v1::Windows { end_mono_ns: 0, ..columns(1) }), Err(Refusal::WindowOrder));
+        let shorten: [fn(&mut v1::Windows); 7] = [
+            |w| _ = w.count.pop(),
+            |w| _ = w.sum.pop(),
+            |w| _ = w.min.pop(),
+            |w| _ = w.max.pop(),
+            |w| _ = w.last.pop(),
+            |w| _ = w.delta.pop(),
+            |w| _ = w.resets.pop(),
+        ];
+        for (at, shorten) in shorten.iter().enumerate() {
+            let mut short = columns(3);
+            shorten(&mut short);
+            assert_eq!(windows(&short), Err(Refusal::Columns), "column {at}");
+        }
+    }
+
+    #[test]
+    fn an_identifier_must_be_the_hash_of_what_it_stands_for() {
+        let good = v1::SeriesDefinition {
+            id: series::id("network.io", "nic", "eth0", [("direction", "receive")]),
+            name: "network.io".into(),
+            entity: Some(v1::Entity { kind: "nic".into(), name: "eth0".into() }),
+            labels: [("direction".to_owned(), "receive".to_owned())].into(),
+            ..v1::SeriesDefinition::default()
+        };
+        assert_eq!(definition(&good), Ok(()));
+        assert_eq!(definition(&v1::SeriesDefinition { id: good.id + 1, ..good.clone() }), Err(Refusal::SeriesIdentifier));
+        assert_eq!(definition(&v1::SeriesDefinition { name: String::new(), ..good }), Err(Refusal::Name));
+    }
+
+    #[test]
+    fn a_state_is_bounded_in_lines_and_texts() {
+        let processes = |count| v1::Snapshot {
+            gpu: Some(v1::GpuState { processes: vec![v1::GpuProcess::default(); count], coverage: vec![] }),
+            ..v1::Snapshot::default()
+        };
+        assert_eq!(snapshot(&processes(limits::PROCESSES_PER_HOST_MAX)), Ok(()));
+        assert_eq!(snapshot(&processes(limits::PROCESSES_PER_HOST_MAX + 1)), Err(Refusal::StateTooLong));
+        let port = v1::PortState { name: long(256), ..v1::PortState::default() };
+        assert_eq!(snapshot(&v1::Snapshot { ports: vec![port], ..v1::Snapshot::default() }), Err(Refusal::Name));
+    }
+}
