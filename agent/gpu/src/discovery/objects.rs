@@ -122,6 +122,11 @@ impl Objects {
         })
     }
 
+    /// Whether a file of a mapping led to an object of interest.
+    pub fn is_of_interest(&self, file: FileId) -> bool {
+        self.files.get(&file).is_some_and(|verified| verified.object.is_some())
+    }
+
     /// Remembers what a file of a mapping led to.
     pub fn verified(&mut self, file: FileId, generation: Option<u64>, resolved: &Resolved, now_ns: u64) {
         if self.files.len() >= PLAIN_MAX {

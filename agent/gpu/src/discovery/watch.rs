@@ -43,6 +43,8 @@ const PROCESSES_MAX: usize = 16_384;
 const CHECKED_MAX: usize = 262_144;
 /// Files whose second look is outstanding.
 const DEFERRED_MAX: usize = 4096;
+/// Mappings kept per such file.
+const DEFERRED_MAPPINGS_MAX: usize = 16;
 /// Files searched per process for a runtime without symbols.
 const HIDDEN_FILES_MAX: usize = 64;
 /// Inode of the first pid namespace (`PROC_PID_INIT_INO`, linux/proc_ns.h).
@@ -162,6 +164,15 @@ pub struct Counters {
     pub over_limit: u64,
 }
 
+/// Mappings of a file that was taken for plain without being opened.
+#[derive(Debug)]
+struct Deferred {
+    due_ns: u64,
+    mapped: Vec<Mapped>,
+    /// There were more than are kept.
+    more: bool,
+}
+
 /// Why a file that a process uses has no object to attach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Untraced {
@@ -189,7 +200,7 @@ pub struct Discovery {
     scanning: VecDeque<u32>,
     search_hidden: BTreeSet<u32>,
     leaving: BTreeMap<u32, u64>,
-    deferred: HashMap<FileId, (u64, Mapped)>,
+    deferred: HashMap<FileId, Deferred>,
     events: Vec<Event>,
     counters: Counters,
     changed: bool,
@@ -399,7 +410,7 @@ impl Discovery {
         if !self.scanning.is_empty() || !self.search_hidden.is_empty() {
             return 0;
         }
-        let deferred = self.deferred.values().map(|(due_ns, _)| *due_ns);
+        let deferred = self.deferred.values().map(|deferred| deferred.due_ns);
         let poll = self.rings.is_none().then_some(self.next_poll_ns);
         let again = self.scan_again.then_some(self.scan_started_ns + RESCAN_NS);
         let due = deferred.chain(self.leaving.values().copied()).chain(poll).chain(again);
@@ -426,7 +437,10 @@ impl Discovery {
         self.drained_ns = Moment::now().monotonic_ns;
         for record in records {
             match record {
-                Record::Mapped(mapped) => self.mapped(&mapped, PLAIN_NS, attacher),
+                Record::Mapped(mapped) => {
+                    let now_ns = Moment::now().monotonic_ns;
+                    self.mapped(&mapped, now_ns, now_ns.saturating_sub(PLAIN_NS), attacher);
+                }
                 Record::Forked { pid, parent, at_ns } => self.forked(pid, parent, at_ns),
                 Record::Executed { pid, at_ns } => self.executed(pid, at_ns),
                 Record::Exited { pid } => {
@@ -446,18 +460,26 @@ impl Discovery {
         }
     }
 
-    fn mapped(&mut self, mapped: &Mapped, plain_for_ns: u64, attacher: &mut dyn Attacher) {
+    /// A mapping as it was made. A file that was looked at after `fresh_ns` and was plain is not opened again now.
+    fn mapped(&mut self, mapped: &Mapped, now_ns: u64, fresh_ns: u64, attacher: &mut dyn Attacher) {
         // Pid 0: a process of another pid namespace. A vdso and anonymous memory have no inode.
         if mapped.pid == 0 || mapped.pid == u32::MAX || mapped.file.inode == 0 || mapped.path.starts_with(b"//anon") {
             return;
         }
         self.counters.mappings += 1;
-        let now_ns = Moment::now().monotonic_ns;
-        let fresh_ns = now_ns.saturating_sub(plain_for_ns);
         if self.objects.is_plain(mapped.file, Some(mapped.generation), fresh_ns) {
             // It may have been written anew in place since: look again soon, once, however often it is mapped.
-            if self.deferred.len() < DEFERRED_MAX {
-                self.deferred.entry(mapped.file).or_insert_with(|| (now_ns + PLAIN_NS, mapped.clone()));
+            if self.deferred.len() < DEFERRED_MAX || self.deferred.contains_key(&mapped.file) {
+                let deferred = self.deferred.entry(mapped.file).or_insert_with(|| Deferred {
+                    due_ns: now_ns + PLAIN_NS,
+                    mapped: Vec::new(),
+                    more: false,
+                });
+                if deferred.mapped.len() < DEFERRED_MAPPINGS_MAX {
+                    deferred.mapped.push(mapped.clone());
+                } else {
+                    deferred.more = true;
+                }
             }
             return;
         }
@@ -628,19 +650,27 @@ impl Discovery {
         self.changed = true;
     }
 
-    /// Second looks at files that were taken for known without being opened.
+    /// Second looks at files that were taken for plain without being opened.
     fn look_again(&mut self, now_ns: u64, attacher: &mut dyn Attacher) {
-        let due: Vec<FileId> =
-            self.deferred.iter().filter(|(_, (due_ns, _))| *due_ns <= now_ns).map(|(file, _)| *file).collect();
+        let due: Vec<FileId> = self
+            .deferred
+            .iter()
+            .filter(|(_, deferred)| deferred.due_ns <= now_ns)
+            .map(|(file, _)| *file)
+            .collect();
+        let before = self.counters;
         for file in due {
-            if let Some((_, mapped)) = self.deferred.remove(&file) {
-                self.counters.mappings -= 1;
-                let vanished = self.counters.vanished;
-                self.mapped(&mapped, 0, attacher);
-                // It was known when it was mapped: that its process has ended since is no loss.
-                self.counters.vanished = vanished;
+            let Some(Deferred { mapped, more, .. }) = self.deferred.remove(&file) else { continue };
+            for mapped in &mapped {
+                if !self.objects.is_plain(file, Some(mapped.generation), now_ns) {
+                    self.mapped(mapped, now_ns, now_ns, attacher);
+                }
             }
+            self.scan_again |= more && self.objects.is_of_interest(file);
         }
+        // These were counted when they were mapped, and were plain then: that some have ended since is no loss.
+        self.counters.mappings = before.mappings;
+        self.counters.vanished = before.vanished;
     }
 
     /// Lets go of processes that have ended. Their last report comes a little before they are gone.
