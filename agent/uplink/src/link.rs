@@ -1,0 +1,227 @@
+//! One connection: dial, Hello, Welcome, then messages both ways until either side ends.
+//!
+//! Flows in: frames and control messages from [`crate::driver`]. Flows out: [`Event`]s. Clock probes are answered
+//! here, stamped when they are decoded and when the answer is handed to HTTP/2, with nothing queued between.
+//! Control messages go before frames. Never: touching the spool, or dialling twice.
+
+use crate::Target;
+use crate::clock::{mono_ns, unix_ns};
+use railwatch_pki::{AgentConnector, Credentials};
+use railwatch_wire::limits::MESSAGE_BYTES_MAX;
+use railwatch_wire::v1::uplink_client::UplinkClient;
+use railwatch_wire::v1::{
+    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Welcome, agent_message, collector_message,
+};
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::transport::Endpoint;
+
+/// Frames that wait for HTTP/2: a signal stands behind no more than these and what is in flight.
+const FRAMES_WAITING_MAX: usize = 8;
+const CONTROL_WAITING_MAX: usize = 64;
+const WELCOME_WAIT_MAX: Duration = Duration::from_secs(5);
+/// A collector that is gone without a word is noticed after the sum of both.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
+const KEEPALIVE_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What the driver learns from a connection.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Welcomed(Welcome),
+    Rejected(Reject),
+    Acknowledged(u64),
+    /// The last event of a connection.
+    Ended(String),
+}
+
+/// The driver's ends of a connection's queues. Dropping them is the goodbye.
+pub(crate) struct Link {
+    pub frames: mpsc::Sender<AgentMessage>,
+    pub control: mpsc::Sender<AgentMessage>,
+    pub events: mpsc::Receiver<Event>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Link {
+    /// Begins to dial.
+    pub fn dial(target: Target, credentials: Arc<Credentials>, hello: Hello) -> Self {
+        let (frames, frames_out) = mpsc::channel(FRAMES_WAITING_MAX);
+        let (control, control_out) = mpsc::channel(CONTROL_WAITING_MAX);
+        let (report, events) = mpsc::channel(256);
+        let outgoing = Outgoing {
+            hello: Some(message(agent_message::Body::Hello(hello))),
+            control: Some(control_out),
+            frames: Some(frames_out),
+        };
+        let answers = control.downgrade();
+        let task = tokio::spawn(async move {
+            let why = match converse(target, credentials, outgoing, answers, &report).await {
+                Ok(()) => "the collector ended the stream".to_owned(),
+                Err(why) => why,
+            };
+            let _ = report.send(Event::Ended(why)).await;
+        });
+        Self { frames, control, events, task }
+    }
+
+    /// Says goodbye: the stream's end goes out after what is queued. What still comes in can be read.
+    pub fn goodbye(self) -> (mpsc::Receiver<Event>, tokio::task::JoinHandle<()>) {
+        (self.events, self.task)
+    }
+
+    /// Says goodbye and leaves the rest to itself, for `linger` at most.
+    pub fn goodbye_unattended(self, linger: Duration) {
+        let (mut events, mut task) = self.goodbye();
+        tokio::spawn(async move {
+            let ended = async {
+                while events.recv().await.is_some() {}
+                let _ = (&mut task).await;
+            };
+            if tokio::time::timeout(linger, ended).await.is_err() {
+                task.abort();
+            }
+        });
+    }
+
+    /// Cuts the connection.
+    pub fn cut(self) {
+        self.task.abort();
+    }
+}
+
+pub(crate) fn message(body: agent_message::Body) -> AgentMessage {
+    AgentMessage { body: Some(body) }
+}
+
+async fn converse(
+    target: Target, credentials: Arc<Credentials>, outgoing: Outgoing, answers: mpsc::WeakSender<AgentMessage>,
+    report: &mpsc::Sender<Event>,
+) -> Result<(), String> {
+    let connector =
+        AgentConnector::new(&target.address, &target.server_name, credentials).map_err(|error| error.to_string())?;
+    // The connector does TLS and knows the address; tonic wants a URI for its headers.
+    let channel = Endpoint::from_static("http://railwatch.uplink")
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_WAIT_MAX)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| innermost(&error))?;
+    let mut client = UplinkClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let opening = async {
+        let mut incoming = client.attach(outgoing).await.map_err(|status| explain(&status))?.into_inner();
+        let first = incoming.message().await.map_err(|status| explain(&status))?;
+        Ok::<_, String>((incoming, first))
+    };
+    let (mut incoming, first) = tokio::time::timeout(WELCOME_WAIT_MAX, opening)
+        .await
+        .map_err(|_| format!("the collector at {} gave no Welcome within 5 s", target.address))??;
+    match first.and_then(|first| first.body) {
+        Some(collector_message::Body::Welcome(welcome)) => {
+            let _ = report.send(Event::Welcomed(welcome)).await;
+        }
+        Some(collector_message::Body::Reject(reject)) => {
+            let why = reject.message.clone();
+            let _ = report.send(Event::Rejected(reject)).await;
+            return Err(format!("the collector rejected this agent: {why}"));
+        }
+        other => return Err(format!("the collector answered Hello with {other:?} in place of Welcome or Reject")),
+    }
+    while let Some(received) = incoming.message().await.map_err(|status| explain(&status))? {
+        match received.body {
+            Some(collector_message::Body::Ack(ack)) => {
+                let _ = report.send(Event::Acknowledged(ack.through_sequence)).await;
+            }
+            Some(collector_message::Body::ClockProbe(ClockProbe { id })) => {
+                let reply = ClockReply {
+                    id,
+                    received_mono_ns: mono_ns(),
+                    received_unix_ns: unix_ns(),
+                    ..Default::default()
+                };
+                // A probe whose answer finds no place would be answered late, and mislead: leave it out.
+                answer(&answers, agent_message::Body::ClockReply(reply));
+            }
+            Some(collector_message::Body::Directive(directive)) => {
+                let refusal = DirectiveResult {
+                    id: directive.id,
+                    done: false,
+                    message: "this agent's version carries out no directives".into(),
+                };
+                answer(&answers, agent_message::Body::DirectiveResult(refusal));
+            }
+            Some(collector_message::Body::Reject(reject)) => {
+                let why = reject.message.clone();
+                let _ = report.send(Event::Rejected(reject)).await;
+                return Err(format!("the collector ended the stream: {why}"));
+            }
+            // A second Welcome says nothing new; a body this version does not know is for a later one.
+            Some(collector_message::Body::Welcome(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+fn answer(answers: &mpsc::WeakSender<AgentMessage>, body: agent_message::Body) {
+    if let Some(answers) = answers.upgrade() {
+        let _ = answers.try_send(message(body));
+    }
+}
+
+fn explain(status: &tonic::Status) -> String {
+    match status.source() {
+        Some(source) => format!("the stream failed: {}", innermost(source)),
+        None => format!("the collector ended the stream: {:?}: {}", status.code(), status.message()),
+    }
+}
+
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        // Below a dial's own words the system's would only repeat them.
+        if error.is::<railwatch_pki::DialError>() {
+            break;
+        }
+        error = source;
+    }
+    error.to_string()
+}
+
+/// What goes out: Hello, then control before frames. Ends when the driver dropped both queues.
+struct Outgoing {
+    hello: Option<AgentMessage>,
+    control: Option<mpsc::Receiver<AgentMessage>>,
+    frames: Option<mpsc::Receiver<AgentMessage>>,
+}
+
+impl Stream for Outgoing {
+    type Item = AgentMessage;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<AgentMessage>> {
+        let this = &mut *self;
+        if let Some(hello) = this.hello.take() {
+            return Poll::Ready(Some(hello));
+        }
+        for queue in [&mut this.control, &mut this.frames] {
+            let Some(receiver) = queue else { continue };
+            match receiver.poll_recv(cx) {
+                Poll::Ready(Some(mut message)) => {
+                    if let Some(agent_message::Body::ClockReply(reply)) = &mut message.body {
+                        (reply.sent_mono_ns, reply.sent_unix_ns) = (mono_ns(), unix_ns());
+                    }
+                    return Poll::Ready(Some(message));
+                }
+                Poll::Ready(None) => *queue = None,
+                Poll::Pending => {}
+            }
+        }
+        if this.control.is_none() && this.frames.is_none() { Poll::Ready(None) } else { Poll::Pending }
+    }
+}

@@ -1,0 +1,437 @@
+//! What is not acknowledged yet: two queues (signals, windows) and the journal that gives frames their sequence.
+//!
+//! A frame gets its sequence when it is first sent, not when it is made. So a new signal goes before all windows
+//! that wait, even after hours without a collector: it stands behind the frames in flight and no others, at most
+//! [`FRAMES_IN_FLIGHT_MAX`] frames and [`WINDOWS_BYTES_IN_FLIGHT_MAX`] bytes of windows.
+//!
+//! Loss is read off the indexes: what a quota cut, damage took or a full queue refused leaves a gap, and the next
+//! frame of that queue says how many are missing, over restarts too.
+//!
+//! What a kill of the agent loses: frames that were held in memory because the disk refused them; nothing else,
+//! because the kernel keeps what was written. What a power cut loses: signals of the last 50 ms and windows of the
+//! last 5 s that were not acknowledged; what was sent since the last sync may then arrive twice.
+
+use crate::clock::{mono_ns, unix_ns};
+use crate::journal::{Assigned, Book, Journal};
+use crate::log::{Anchor, Log, Place};
+use prost::Message;
+use railwatch_wire::v1::{Definitions, Frame, Limitation, SeriesDefinition, Signal, Windows, frame};
+use std::collections::HashMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Frames sent and not acknowledged, at most.
+pub const FRAMES_IN_FLIGHT_MAX: usize = 1024;
+/// Bytes of windows sent and not acknowledged, at most (one frame more when it alone is larger).
+pub const WINDOWS_BYTES_IN_FLIGHT_MAX: u64 = 2 * 1024 * 1024;
+
+/// The two queues, as the journal names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queue {
+    Signals = 1,
+    Windows = 2,
+}
+
+/// Bounds of the spool.
+#[derive(Clone, Debug)]
+pub struct SpoolOptions {
+    /// Where, made if need be; one agent at a time.
+    pub directory: PathBuf,
+    /// Most bytes on disk. At the bound the oldest windows go first, signals last.
+    pub disk_bytes_max: u64,
+    /// Most bytes in memory, used only while the disk refuses.
+    pub memory_bytes_max: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+/// Definitions by series, shared with the threads that define.
+pub(crate) type SeriesTable = Arc<Mutex<HashMap<u64, SeriesDefinition>>>;
+
+/// Counts since the start, and sizes now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpoolStats {
+    /// Everything up to here is stored by the collector.
+    pub acknowledged_through: u64,
+    /// The sequence of the next frame that is sent for the first time.
+    pub next_sequence: u64,
+    /// Sent and not acknowledged, frames.
+    pub in_flight: u64,
+    /// Waiting to be sent for the first time.
+    pub waiting_signals: u64,
+    /// Likewise.
+    pub waiting_windows: u64,
+    /// Held on disk.
+    pub disk_bytes: u64,
+    /// Held in memory because the disk refused.
+    pub memory_bytes: u64,
+    /// Signals that a quota cut before they were acknowledged.
+    pub cut_signals: u64,
+    /// Windows that a quota cut before they were acknowledged.
+    pub cut_windows: u64,
+    /// Windows dropped at the start because the host was booted since: their times mean nothing now.
+    pub former_boot_windows: u64,
+    /// Lost frames reported to the collector in `skipped_signals` and `skipped_windows`.
+    pub reported_skipped: u64,
+    /// Damaged places met in segments.
+    pub damaged: u64,
+    /// Refusals of the disk.
+    pub disk_errors: u64,
+}
+
+pub(crate) struct Spool {
+    signals: Log,
+    windows: Log,
+    journal: Journal,
+    book: Book,
+    /// Of `book.assigned`: how many were sent on this connection.
+    sent: usize,
+    /// Encoded bytes of windows sent on this connection and not acknowledged, per entry of `book.assigned`.
+    in_flight_bytes: std::collections::VecDeque<u64>,
+    /// Frames that had a sequence and cannot be resent: signals, windows.
+    lost: (u64, u64),
+    series: SeriesTable,
+    options: SpoolOptions,
+    unavailable: Option<String>,
+    stats: SpoolStats,
+    _lock: Option<File>,
+}
+
+impl Spool {
+    /// Opens the spool; where the directory cannot be used, one in memory, and says why in the limitations.
+    pub fn open(options: SpoolOptions, series: SeriesTable) -> Self {
+        match Self::open_in(Some(options.directory.clone()), &options, &series) {
+            Ok(spool) => spool,
+            Err(error) => {
+                let why = format!(
+                    "the directory {} cannot be used: {error}; frames are kept in memory ({} bytes at most) and lost if the agent ends",
+                    options.directory.display(), options.memory_bytes_max
+                );
+                tracing::error!("spool: {why}");
+                match Self::open_in(None, &options, &series) {
+                    Ok(mut spool) => {
+                        spool.unavailable = Some(why);
+                        spool
+                    }
+                    // Without a directory nothing in `open_in` touches a file.
+                    Err(error) => unreachable!("a spool in memory needs no file, and yet: {error}"),
+                }
+            }
+        }
+    }
+
+    fn open_in(directory: Option<PathBuf>, options: &SpoolOptions, series: &SeriesTable) -> io::Result<Self> {
+        let mut lock = None;
+        if let Some(directory) = &directory {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"))?;
+            file.try_lock().map_err(|_| io::Error::other("another agent uses it"))?;
+            lock = Some(file);
+        }
+        let budget = if directory.is_some() { options.disk_bytes_max } else { options.memory_bytes_max };
+        // Memory follows the smaller quota, or its first segment alone would be all of it.
+        let segment_bytes_max = (budget.min(options.memory_bytes_max.max(1) * 4) / 16).clamp(4 * 1024, 4 << 20);
+        let learn = |body: &[u8]| {
+            let Ok(definitions) = Definitions::decode(body) else { return };
+            let mut table = series.lock().unwrap_or_else(PoisonError::into_inner);
+            for definition in definitions.series {
+                // Half is left to this run.
+                if table.len() < railwatch_wire::limits::SERIES_PER_HOST_MAX / 2 {
+                    table.entry(definition.id).or_insert(definition);
+                }
+            }
+        };
+        let within = |name: &str| directory.as_ref().map(|directory| directory.join(name));
+        let mut signals = Log::open(within("signals"), &options.boot_id, segment_bytes_max, |_| {})?;
+        let mut windows = Log::open(within("windows"), &options.boot_id, segment_bytes_max, learn)?;
+        let (mut journal, book) = Journal::open(directory.as_deref())?;
+        let book = match book {
+            Some(book) => book,
+            None => {
+                let mut book = Book::new(random()?);
+                // Without a journal what was sent is not known: all that is held is sent again, in a new stream.
+                book.next_signal = signals.held_from(0).unwrap_or(signals.next_index());
+                book.next_windows = windows.held_from(0).unwrap_or(windows.next_index());
+                book
+            }
+        };
+        signals.skip_to(book.next_signal);
+        windows.skip_to(book.next_windows);
+        let former_boot_windows = windows.drop_former_boots();
+        if former_boot_windows > 0 {
+            tracing::warn!(frames = former_boot_windows, "windows from before the last boot are dropped and counted as skipped");
+        }
+        journal.rewrite(&book)?;
+        let mut spool = Self {
+            signals,
+            windows,
+            journal,
+            book,
+            sent: 0,
+            in_flight_bytes: Default::default(),
+            lost: (0, 0),
+            series: series.clone(),
+            options: options.clone(),
+            unavailable: None,
+            stats: SpoolStats { former_boot_windows, ..Default::default() },
+            _lock: lock,
+        };
+        spool.drop_acknowledged();
+        spool.keep_quota();
+        Ok(spool)
+    }
+
+    /// Takes a signal.
+    pub fn signal(&mut self, signal: &Signal) {
+        self.signals.append(&signal.encode_to_vec(), &[], |_| None);
+        self.keep_quota();
+    }
+
+    /// Takes windows.
+    pub fn windows(&mut self, windows: &Windows) {
+        let series = &self.series;
+        self.windows.append(&windows.encode_to_vec(), &windows.series, |ids| {
+            let found = lookup(series, ids);
+            (!found.is_empty()).then(|| Definitions { series: found }.encode_to_vec())
+        });
+        self.keep_quota();
+    }
+
+    /// Counts frames that were refused before they got here.
+    pub fn refused(&mut self, signals: u64, windows: u64) {
+        self.signals.skip_to(self.signals.next_index() + signals);
+        self.windows.skip_to(self.windows.next_index() + windows);
+    }
+
+    /// A connection was welcomed: everything up to `acknowledged_through` is stored, the rest is sent again.
+    pub fn welcome(&mut self, acknowledged_through: u64) {
+        if acknowledged_through >= self.book.next_sequence {
+            tracing::error!(
+                acknowledged_through, next_sequence = self.book.next_sequence,
+                "the collector has more of this stream than the journal knows: the host lost power, or the spool is an old copy; frames may arrive twice"
+            );
+        }
+        self.sent = 0;
+        self.in_flight_bytes.clear();
+        // What is lost is met again among what is resent.
+        self.lost = (0, 0);
+        self.settle(acknowledged_through);
+    }
+
+    /// Everything up to `through` is stored. False when nothing like that was sent: the peer is not to be believed.
+    pub fn acknowledge(&mut self, through: u64) -> bool {
+        let plausible = through < self.book.next_sequence;
+        if plausible {
+            self.settle(through);
+        }
+        plausible
+    }
+
+    fn settle(&mut self, through: u64) {
+        let before = self.book.assigned.len();
+        if self.book.acknowledge(through) {
+            let gone = before - self.book.assigned.len();
+            self.sent = self.sent.saturating_sub(gone);
+            self.in_flight_bytes.drain(..gone.min(self.in_flight_bytes.len()));
+            self.journal.acknowledge(&self.book);
+            self.drop_acknowledged();
+        }
+    }
+
+    /// The next frame to send on this connection; `None` when there is none, or too much is in flight.
+    pub fn next(&mut self) -> Option<Frame> {
+        while let Some(assigned) = self.book.assigned.get(self.sent).copied() {
+            if !self.may_fly(assigned.queue) {
+                return None;
+            }
+            self.sent += 1;
+            if let Some(frame) = self.frame(&assigned) {
+                return Some(frame);
+            }
+            self.in_flight_bytes.push_back(0);
+            self.count_lost(assigned.queue, 1 + u64::from(assigned.skipped));
+        }
+        loop {
+            let assigned = self.assign()?;
+            self.sent += 1;
+            if let Some(frame) = self.frame(&assigned) {
+                return Some(frame);
+            }
+            self.in_flight_bytes.push_back(0);
+            self.count_lost(assigned.queue, 1 + u64::from(assigned.skipped));
+        }
+    }
+
+    fn count_lost(&mut self, queue: Queue, count: u64) {
+        match queue {
+            Queue::Signals => self.lost.0 += count,
+            Queue::Windows => self.lost.1 += count,
+        }
+    }
+
+    fn may_fly(&self, queue: Queue) -> bool {
+        self.in_flight_bytes.len() < FRAMES_IN_FLIGHT_MAX
+            && (queue == Queue::Signals || self.in_flight_bytes.iter().sum::<u64>() < WINDOWS_BYTES_IN_FLIGHT_MAX)
+    }
+
+    fn assign(&mut self) -> Option<Assigned> {
+        let (queue, index, expected) = [Queue::Signals, Queue::Windows].into_iter().find_map(|queue| {
+            let expected = *self.book.next_index(queue);
+            let index = self.log(queue).held_from(expected)?;
+            self.may_fly(queue).then_some((queue, index, expected))
+        })?;
+        let skipped = u32::try_from(index - expected).unwrap_or(u32::MAX);
+        let assigned = Assigned { sequence: self.book.next_sequence, queue, index, skipped };
+        self.book.assign(assigned);
+        self.journal.assign(&assigned, &self.book);
+        Some(assigned)
+    }
+
+    fn log(&mut self, queue: Queue) -> &mut Log {
+        match queue {
+            Queue::Signals => &mut self.signals,
+            Queue::Windows => &mut self.windows,
+        }
+    }
+
+    fn frame(&mut self, assigned: &Assigned) -> Option<Frame> {
+        let (body, anchor) = self.log(assigned.queue).read(assigned.index)?;
+        let bytes = body.len() as u64;
+        let (body, mut skipped) = match assigned.queue {
+            Queue::Signals => {
+                let mut signal = Signal::decode(body.as_slice()).ok()?;
+                if let Some(anchor) = anchor.filter(|anchor| anchor.boot_id != self.options.boot_id) {
+                    place_before_boot(&mut signal, &anchor);
+                }
+                (frame::Body::Signal(signal), (u64::from(assigned.skipped), 0))
+            }
+            Queue::Windows => {
+                (frame::Body::Windows(Windows::decode(body.as_slice()).ok()?), (0, u64::from(assigned.skipped)))
+            }
+        };
+        skipped = (skipped.0 + self.lost.0, skipped.1 + self.lost.1);
+        self.lost = (0, 0);
+        self.stats.reported_skipped += skipped.0 + skipped.1;
+        self.in_flight_bytes.push_back(if assigned.queue == Queue::Windows { bytes } else { 0 });
+        Some(Frame { sequence: assigned.sequence, skipped_signals: skipped.0, skipped_windows: skipped.1, body: Some(body) })
+    }
+
+    fn drop_acknowledged(&mut self) {
+        for queue in [Queue::Signals, Queue::Windows] {
+            let wanted = self.wanted_from(queue);
+            self.log(queue).drop_before(wanted);
+        }
+    }
+
+    /// The first index that is not acknowledged.
+    fn wanted_from(&mut self, queue: Queue) -> u64 {
+        let first = self.book.assigned.iter().find(|assigned| assigned.queue == queue).map(|assigned| assigned.index);
+        first.unwrap_or(*self.book.next_index(queue))
+    }
+
+    fn keep_quota(&mut self) {
+        for (place, bytes_max) in [(Place::Disk, self.options.disk_bytes_max), (Place::Memory, self.options.memory_bytes_max)] {
+            while self.signals.bytes(place) + self.windows.bytes(place) > bytes_max {
+                let windows = self.wanted_from(Queue::Windows);
+                if let Some(cut) = self.windows.drop_oldest(place, windows) {
+                    self.stats.cut_windows += cut;
+                    continue;
+                }
+                let signals = self.wanted_from(Queue::Signals);
+                match self.signals.drop_oldest(place, signals) {
+                    Some(cut) => self.stats.cut_signals += cut,
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// The definitions of those series that are known.
+    pub fn definitions(&self, ids: &[u64]) -> Vec<SeriesDefinition> {
+        lookup(&self.series, ids)
+    }
+
+    /// The stream's identifier.
+    pub fn stream_id(&self) -> [u8; 16] {
+        self.book.stream_id
+    }
+
+    /// The first sequence that may be sent again, and the next new one.
+    pub fn sequences(&self) -> (u64, u64) {
+        let next = self.book.next_sequence;
+        (self.book.assigned.front().map_or(next, |assigned| assigned.sequence), next)
+    }
+
+    /// What the spool cannot do now.
+    pub fn limitations(&self) -> Vec<Limitation> {
+        let why = self.unavailable.as_ref().or(self.signals.trouble.as_ref()).or(self.windows.trouble.as_ref());
+        why.map(|why| Limitation { what: "spool".into(), why: why.clone() }).into_iter().collect()
+    }
+
+    /// Counts and sizes.
+    pub fn stats(&self) -> SpoolStats {
+        SpoolStats {
+            acknowledged_through: self.book.acknowledged,
+            next_sequence: self.book.next_sequence,
+            in_flight: self.book.assigned.len() as u64,
+            waiting_signals: self.signals.frames_from(self.book.next_signal),
+            waiting_windows: self.windows.frames_from(self.book.next_windows),
+            disk_bytes: self.signals.bytes(Place::Disk) + self.windows.bytes(Place::Disk),
+            memory_bytes: self.signals.bytes(Place::Memory) + self.windows.bytes(Place::Memory),
+            damaged: self.signals.damaged + self.windows.damaged,
+            disk_errors: self.signals.disk_errors + self.windows.disk_errors + self.journal.errors,
+            ..self.stats
+        }
+    }
+
+    /// Files of signals and of the journal that want an fdatasync; with `windows`, those of windows too.
+    pub fn take_dirty(&mut self, windows: bool) -> Vec<Arc<File>> {
+        let mut dirty = self.signals.take_dirty();
+        dirty.extend(self.journal.take_dirty());
+        if windows {
+            dirty.extend(self.windows.take_dirty());
+        }
+        dirty
+    }
+
+    /// Whether signals wait for an fdatasync.
+    pub fn signals_are_dirty(&self) -> bool {
+        self.signals.is_dirty()
+    }
+
+    /// Makes the journal anew, so that the next start begins where this one ends.
+    pub fn close(mut self) {
+        for file in self.take_dirty(true) {
+            let _ = file.sync_data();
+        }
+        if let Err(error) = self.journal.rewrite(&self.book) {
+            tracing::error!("cannot close the spool's journal: {error}; frames may arrive twice");
+        }
+    }
+}
+
+fn lookup(series: &SeriesTable, ids: &[u64]) -> Vec<SeriesDefinition> {
+    let table = series.lock().unwrap_or_else(PoisonError::into_inner);
+    ids.iter().filter_map(|id| table.get(id).cloned()).collect()
+}
+
+/// A signal of an earlier boot cannot be told in this boot's monotonic time, which begins later: it becomes instant 0
+/// with a half width that reaches back to it, and its wall-clock time goes along as an attribute.
+fn place_before_boot(signal: &mut Signal, anchor: &Anchor) {
+    let observed_unix_ns = anchor.unix_ns.saturating_sub(anchor.mono_ns).saturating_add(signal.observed_mono_ns);
+    let boot_unix_ns = unix_ns().saturating_sub(mono_ns());
+    signal.half_width_ns = signal.half_width_ns.saturating_add(boot_unix_ns.saturating_sub(observed_unix_ns));
+    signal.observed_mono_ns = 0;
+    signal.incomplete_since_mono_ns = signal.incomplete_since_mono_ns.map(|_| 0);
+    signal.attributes.insert("observed_unix_ns".into(), observed_unix_ns.to_string());
+}
+
+/// Random bytes from the kernel.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    io::Read::read_exact(&mut File::open(Path::new("/dev/urandom"))?, &mut bytes)?;
+    Ok(bytes)
+}
