@@ -61,7 +61,7 @@ impl Streams {
         if open.len() >= self.streams_max && !open.contains_key(host) {
             return Err(v1::Reject {
                 reason: v1::reject::Reason::Overloaded.into(),
-                message: format!("{} hosts are connected, which is uplink.streams_max in collector.toml", self.streams_max),
+                message: format!("{} hosts are connected, which is streams_max in collector.toml", self.streams_max),
                 retry_after_ms: OVERLOADED_RETRY_MS,
             });
         }
