@@ -24,9 +24,9 @@ impl NetdevChoice {
         let all = match netlink {
             Some(netlink) => {
                 let mut all = Vec::new();
-                netlink
-                    .dump(&mut link::request(0), |message| all.extend(Link::decode(message)))
-                    .map_err(|error| Unavailable::new((&error).into(), format!("listing interfaces by rtnetlink: {error}")))?;
+                netlink.dump(&mut link::request(0), |message| all.extend(Link::decode(message))).map_err(|error| {
+                    Unavailable::new((&error).into(), format!("listing interfaces by rtnetlink: {error}"))
+                })?;
                 all
             }
             None => from_sysfs(root)?,
@@ -63,7 +63,8 @@ fn one_from_sysfs(root: &Path, name: String) -> Option<Link> {
     const ARPHRD_LOOPBACK: u64 = 772;
     let directory = sysfs::device_path(root, "net", &name);
     let number = |file: &str| sysfs::line(directory.join(file)).and_then(|text| text.parse::<u64>().ok());
-    let flags = sysfs::line(directory.join("flags")).and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok());
+    let flags = sysfs::line(directory.join("flags"))
+        .and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok());
     let operstate = sysfs::line(directory.join("operstate")).unwrap_or_default();
     // Order of the kernel's IF_OPER_* numbers (RFC 2863).
     let operstates = ["unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up"];

@@ -117,15 +117,15 @@ impl Source for NetdevLinkSource {
     }
 
     fn kernel_path(&self) -> &str {
-        if self.choice.may_use_netlink { "rtnetlink RTNLGRP_LINK, RTM_GETLINK" } else { "sysfs class/net/*/{flags,carrier}" }
+        if self.choice.may_use_netlink {
+            "rtnetlink RTNLGRP_LINK, RTM_GETLINK"
+        } else {
+            "sysfs class/net/*/{flags,carrier}"
+        }
     }
 
     fn cadence(&self) -> CadenceRange {
-        CadenceRange {
-            min: Duration::from_millis(100),
-            default: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-        }
+        CadenceRange { min: Duration::from_millis(100), default: Duration::from_secs(1), max: Duration::from_secs(60) }
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
@@ -133,7 +133,8 @@ impl Source for NetdevLinkSource {
         let links = self.choice.links(&self.root, self.sockets.as_mut().map(|sockets| &mut sockets.requests))?;
         let mut before = std::mem::take(&mut self.interfaces);
         for Link { index, name, .. } in links {
-            let seen = before.iter_mut().find(|old| old.index == index && old.name == name).and_then(|old| old.seen.take());
+            let seen =
+                before.iter_mut().find(|old| old.index == index && old.name == name).and_then(|old| old.seen.take());
             let series = |series: &'static str, unit, kind| {
                 let labels = [("network.interface.name", name.clone())];
                 SeriesDef::new(series, unit, kind, Entity { kind: "port", name: name.clone() }, labels)

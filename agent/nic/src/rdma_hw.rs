@@ -10,8 +10,7 @@ use crate::sysfs::{self, NumberFile};
 use crate::vocabulary::{Shape, VENDOR, Word, hw_word};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
-    Batch, CadenceRange, Declare, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle, Source,
-    Unavailable,
+    Batch, CadenceRange, Declare, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle, Source, Unavailable,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +26,7 @@ pub(crate) struct RdmaHwSource {
     netlink: Option<RdmaNetlink>,
     ports: Vec<Counters>,
     values: Vec<(Column, u64)>,
+    path: String,
 }
 
 enum Counters {
@@ -43,10 +43,21 @@ struct Column {
 impl RdmaHwSource {
     pub(crate) fn new(root: PathBuf, may_use_netlink: bool) -> Self {
         let netlink = if may_use_netlink { RdmaNetlink::open().ok() } else { None };
-        Self { root, netlink, ports: Vec::new(), values: Vec::new() }
+        Self {
+            root,
+            netlink,
+            ports: Vec::new(),
+            values: Vec::new(),
+            path: "RDMA netlink, sysfs hw_counters".to_owned(),
+        }
     }
 
-    fn by_netlink(&mut self, devices: &[(u32, String)], port: &RdmaPort, declare: &mut Declare<'_>) -> Option<Counters> {
+    fn by_netlink(
+        &mut self,
+        devices: &[(u32, String)],
+        port: &RdmaPort,
+        declare: &mut Declare<'_>,
+    ) -> Option<Counters> {
         let netlink = self.netlink.as_mut()?;
         let device = devices.iter().find(|(_, name)| *name == port.device)?.0;
         let mut request = CountersOf::new(device, port.number);
@@ -83,18 +94,11 @@ impl Source for RdmaHwSource {
     }
 
     fn kernel_path(&self) -> &str {
-        match self.netlink {
-            Some(_) => "RDMA netlink RDMA_NLDEV_CMD_STAT_GET, else sysfs class/infiniband/*/ports/*/hw_counters",
-            None => "sysfs class/infiniband/*/ports/*/hw_counters",
-        }
+        &self.path
     }
 
     fn cadence(&self) -> CadenceRange {
-        CadenceRange {
-            min: Duration::from_millis(1),
-            default: Duration::from_millis(10),
-            max: Duration::from_secs(60),
-        }
+        CadenceRange { min: Duration::from_millis(1), default: Duration::from_millis(10), max: Duration::from_secs(60) }
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
@@ -105,6 +109,11 @@ impl Source for RdmaHwSource {
             let counters = self.by_netlink(&devices, port, declare).or_else(|| Self::by_sysfs(port, declare));
             self.ports.extend(counters);
         }
+        let by_netlink = self.ports.iter().filter(|port| matches!(port, Counters::Netlink { .. })).count();
+        self.path = format!(
+            "RDMA netlink RDMA_NLDEV_CMD_STAT_GET (ports: {by_netlink}), sysfs class/infiniband/*/ports/*/hw_counters (ports: {})",
+            self.ports.len() - by_netlink
+        );
         if self.ports.is_empty() {
             return Err(Unavailable::new(
                 ErrorReason::NotAvailable,

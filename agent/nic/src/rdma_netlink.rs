@@ -63,7 +63,8 @@ fn device(message: Message<'_>) -> Option<(u32, String)> {
 
 fn counters(message: Message<'_>, mut take: impl FnMut(&str, u64)) {
     let tables = Attributes(message.body).filter(|(kind, _)| *kind == ATTR_HWCOUNTERS);
-    for (_, entry) in tables.flat_map(|(_, table)| Attributes(table)).filter(|(kind, _)| *kind == ATTR_HWCOUNTER_ENTRY) {
+    for (_, entry) in tables.flat_map(|(_, table)| Attributes(table)).filter(|(kind, _)| *kind == ATTR_HWCOUNTER_ENTRY)
+    {
         let (mut name, mut value) = (None, None);
         for (kind, payload) in Attributes(entry) {
             match kind {
@@ -93,7 +94,8 @@ mod tests {
     fn entry(name: &str, value: u64) -> Vec<u8> {
         let mut zero_ended = name.as_bytes().to_vec();
         zero_ended.push(0);
-        let inner = [attribute(ATTR_HWCOUNTER_NAME, &zero_ended), attribute(ATTR_HWCOUNTER_VALUE, &value.to_ne_bytes())];
+        let inner =
+            [attribute(ATTR_HWCOUNTER_NAME, &zero_ended), attribute(ATTR_HWCOUNTER_VALUE, &value.to_ne_bytes())];
         attribute(ATTR_HWCOUNTER_ENTRY | 0x8000, &inner.concat())
     }
 

@@ -36,11 +36,7 @@ impl Source for RdmaPmaSource {
     }
 
     fn cadence(&self) -> CadenceRange {
-        CadenceRange {
-            min: Duration::from_millis(100),
-            default: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-        }
+        CadenceRange { min: Duration::from_millis(100), default: Duration::from_secs(1), max: Duration::from_secs(60) }
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {

@@ -47,8 +47,8 @@ impl NicTable {
             let Some(measure) = Measure::of(&def) else { continue };
             let traffic = self.traffic.entry(def.entity().name.clone()).or_default();
             #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-            let rate = (frame.covered_ns[row] > 0)
-                .then(|| frame.delta[row] as f64 * 1e9 / frame.covered_ns[row] as f64);
+            let rate =
+                (frame.covered_ns[row] > 0).then(|| frame.delta[row] as f64 * 1e9 / frame.covered_ns[row] as f64);
             match measure {
                 Measure::Received => traffic.rx_bytes_per_s = rate.or(traffic.rx_bytes_per_s),
                 Measure::Sent => traffic.tx_bytes_per_s = rate.or(traffic.tx_bytes_per_s),

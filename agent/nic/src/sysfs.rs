@@ -53,9 +53,8 @@ pub(crate) fn link_name(path: impl AsRef<Path>) -> Option<String> {
 
 /// Names in a directory, sorted.
 pub(crate) fn names(directory: impl AsRef<Path>) -> io::Result<Vec<String>> {
-    let mut names: Vec<String> = std::fs::read_dir(directory)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir(directory)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort_unstable();
     Ok(names)
 }

@@ -197,10 +197,8 @@ pub(crate) fn hw_word(kernel: &str) -> Word {
 
 /// Interfaces whose statistics the driver refreshes only in the background (measured by others, see the page on
 /// sources): driver and time between refreshes.
-pub(crate) const STALE_STATISTICS: &[(&str, std::time::Duration)] = &[
-    ("mlx5_core", std::time::Duration::from_secs(1)),
-    ("bnxt_en", std::time::Duration::from_secs(1)),
-];
+pub(crate) const STALE_STATISTICS: &[(&str, std::time::Duration)] =
+    &[("mlx5_core", std::time::Duration::from_secs(1)), ("bnxt_en", std::time::Duration::from_secs(1))];
 
 const fn state(series: &'static str) -> Rule {
     Rule {
@@ -243,8 +241,12 @@ mod tests {
     #[test]
     fn every_rule_watches_a_series_that_some_row_produces() {
         let states = ["hw.network.up", "rdma.port.up"];
-        let names: HashSet<_> =
-            NETDEV.iter().map(|(_, word)| word.name).chain(PMA.iter().chain(HW).map(|word| word.name)).chain(states).collect();
+        let names: HashSet<_> = NETDEV
+            .iter()
+            .map(|(_, word)| word.name)
+            .chain(PMA.iter().chain(HW).map(|word| word.name))
+            .chain(states)
+            .collect();
         for rule in RULES {
             assert!(names.contains(rule.series), "{} is watched and never read", rule.series);
         }
@@ -261,8 +263,16 @@ mod tests {
     #[test]
     fn names_are_in_opentelemetry_style() {
         for word in NETDEV.iter().map(|(_, word)| word).chain(PMA).chain(HW) {
-            assert!(word.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_' || b.is_ascii_digit()), "{}", word.name);
-            assert!(!word.name.ends_with("_total") && !word.name.ends_with("_bytes"), "{}: the unit is a field", word.name);
+            assert!(
+                word.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'.' || b == b'_' || b.is_ascii_digit()),
+                "{}",
+                word.name
+            );
+            assert!(
+                !word.name.ends_with("_total") && !word.name.ends_with("_bytes"),
+                "{}: the unit is a field",
+                word.name
+            );
         }
     }
 }

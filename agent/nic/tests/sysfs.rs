@@ -1,86 +1,17 @@
 //! What the NIC sources make of sysfs trees: synthetic ones that change while they are read.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
+mod driven;
 mod tree;
 
-use railwatch_nic::{NicConfig, NicSources, NicTable, PortKind, RULES};
+use driven::Driven;
+use railwatch_nic::{NicConfig, NicSources, NicTable, PortKind};
 use railwatch_sampling::clock::monotonic_ns;
-use railwatch_sampling::{
-    Batch, Catalog, ErrorReason, Flags, Output, Recorder, SeriesDef, Signal, Source, Unavailable, WindowFrame,
-};
+use railwatch_sampling::{ErrorReason, Flags};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tree::Tree;
-
-/// One source, driven by hand.
-struct Driven {
-    source: Box<dyn Source>,
-    recorder: Recorder,
-    catalog: Arc<Catalog>,
-    out: Output,
-    batch: Batch,
-}
-
-impl Driven {
-    fn new(sources: &mut NicSources, name: &str) -> Self {
-        let at = sources.sources.iter().position(|source| source.name() == name).unwrap();
-        let source = sources.sources.remove(at);
-        let catalog = Arc::new(Catalog::default());
-        // Longer than any test: everything ends up in one window.
-        let window = Duration::from_secs(100_000_000);
-        let recorder = Recorder::new(source.name(), window, RULES, Arc::clone(&catalog));
-        Self { source, recorder, catalog, out: Output::default(), batch: Batch::with_capacity(4096) }
-    }
-
-    fn probe(&mut self) -> Result<(), Unavailable> {
-        let Self { source, recorder, out, .. } = self;
-        recorder.probe(monotonic_ns(), out, |declare| source.probe(declare))
-    }
-
-    /// Reads once; returns how many readings it brought.
-    fn read(&mut self) -> usize {
-        self.batch.clear();
-        self.source.read(&mut self.batch).unwrap();
-        self.recorder.record(&self.batch, &mut self.out);
-        self.batch.readings().len()
-    }
-
-    fn window(&mut self) -> Rows {
-        self.recorder.finish(monotonic_ns(), &mut self.out);
-        let frame = self.out.frames.pop().unwrap();
-        let key = |def: &SeriesDef| {
-            let more = def.label("network.io.direction").or(def.label("counter")).unwrap_or_default();
-            format!("{} {} {more}", def.entity().name, def.name()).trim().to_owned()
-        };
-        let rows = frame.series.iter().enumerate().map(|(row, id)| (key(&self.catalog.get(*id).unwrap()), row)).collect();
-        Rows { frame, rows }
-    }
-
-    fn signals(&mut self) -> Vec<Signal> {
-        std::mem::take(&mut self.out.signals)
-    }
-}
-
-struct Rows {
-    frame: WindowFrame,
-    rows: BTreeMap<String, usize>,
-}
-
-impl Rows {
-    fn row(&self, key: &str) -> usize {
-        *self.rows.get(key).unwrap_or_else(|| panic!("no series {key:?} among {:?}", self.rows.keys()))
-    }
-
-    fn delta(&self, key: &str) -> u64 {
-        self.frame.delta[self.row(key)]
-    }
-
-    fn flags(&self, key: &str) -> Flags {
-        self.frame.flags[self.row(key)]
-    }
-}
 
 fn sources(root: &Path) -> NicSources {
     NicSources::new(&NicConfig { sysfs_root: root.to_owned(), software_interfaces: Vec::new() })
@@ -95,15 +26,18 @@ fn faults(driven: &mut Driven) -> usize {
 fn data_counters_are_bytes_and_narrow_counters_say_when_they_are_full() {
     let tree = Tree::new();
     let port = tree.rdma_port("mlx5_0", 1);
-    port.counters("counters", &[
-        ("port_rcv_data", "1000"),
-        ("port_xmit_data", "18446744073709551600"),
-        ("unicast_rcv_packets", "5"),
-        ("link_downed", "255"),
-        ("symbol_error", "65530"),
-        ("excessive_buffer_overrun_errors", "15"),
-        ("port_xmit_wait", "4294967295"),
-    ]);
+    port.counters(
+        "counters",
+        &[
+            ("port_rcv_data", "1000"),
+            ("port_xmit_data", "18446744073709551600"),
+            ("unicast_rcv_packets", "5"),
+            ("link_downed", "255"),
+            ("symbol_error", "65530"),
+            ("excessive_buffer_overrun_errors", "15"),
+            ("port_xmit_wait", "4294967295"),
+        ],
+    );
     let mut pma = Driven::new(&mut sources(tree.root()), "rdma.pma");
     pma.probe().unwrap();
     assert_eq!(pma.read(), 7);
@@ -118,20 +52,28 @@ fn data_counters_are_bytes_and_narrow_counters_say_when_they_are_full() {
     let mut signals: Vec<_> = pma.signals().into_iter().map(|s| (s.name, s.summary)).collect();
     signals.sort();
     let hidden = |what, max| {
-        format!("port mlx5_0/1: the counter of {what} is at its maximum {max} and hides further ones until it is cleared")
+        format!(
+            "port mlx5_0/1: the counter of {what} is at its maximum {max} and hides further ones until it is cleared"
+        )
     };
-    assert_eq!(signals, [
-        ("nic.counter.saturated", hidden("buffer overrun errors", 15)),
-        ("nic.counter.saturated", hidden("link downs", 255)),
-        ("nic.errors", "port mlx5_0/1: symbol errors grew by 5 to 65535 and should never move".to_owned()),
-    ]);
+    assert_eq!(
+        signals,
+        [
+            ("nic.counter.saturated", hidden("buffer overrun errors", 15)),
+            ("nic.counter.saturated", hidden("link downs", 255)),
+            ("nic.errors", "port mlx5_0/1: symbol errors grew by 5 to 65535 and should never move".to_owned()),
+        ]
+    );
 }
 
 #[test]
 fn queue_counters_wrap_at_32_bits_and_a_reset_is_no_wrap() {
     let tree = Tree::new();
     let port = tree.rdma_port("mlx5_0", 1);
-    port.counters("hw_counters", &[("rx_write_requests", "4294967200"), ("out_of_buffer", "3000000000"), ("lifespan", "0")]);
+    port.counters(
+        "hw_counters",
+        &[("rx_write_requests", "4294967200"), ("out_of_buffer", "3000000000"), ("lifespan", "0")],
+    );
     let mut hw = Driven::new(&mut sources(tree.root()), "rdma.hw");
     hw.probe().unwrap();
     assert_eq!(hw.read(), 2, "lifespan is no counter");
@@ -159,7 +101,8 @@ fn a_counter_nobody_knows_is_kept_under_its_own_name() {
 fn a_port_without_pma_or_without_its_directory_leaves_the_others_alone() {
     let tree = Tree::new();
     tree.rdma_port("bnxt_re0", 1);
-    tree.rdma_port("mlx4_0", 1).counters("counters", &[("link_downed", "N/A (no PMA)"), ("port_rcv_data", "N/A (no PMA)")]);
+    tree.rdma_port("mlx4_0", 1)
+        .counters("counters", &[("link_downed", "N/A (no PMA)"), ("port_rcv_data", "N/A (no PMA)")]);
     let mut pma = Driven::new(&mut sources(tree.root()), "rdma.pma");
     let off = pma.probe().unwrap_err();
     assert_eq!(off.reason, ErrorReason::NotAvailable);
@@ -215,12 +158,15 @@ fn an_rdma_port_going_down_and_vanishing_and_coming_back_is_told_in_that_order()
         .into_iter()
         .map(|s| (s.name, s.attributes.into_iter().find(|(key, _)| *key == "cause").map(|(_, cause)| cause)))
         .collect();
-    assert_eq!(told, [
-        ("nic.link.down", Some("polling".to_owned())),
-        ("nic.link.up", None),
-        ("nic.link.down", Some("vanished".to_owned())),
-        ("nic.link.up", None),
-    ]);
+    assert_eq!(
+        told,
+        [
+            ("nic.link.down", Some("polling".to_owned())),
+            ("nic.link.up", None),
+            ("nic.link.down", Some("vanished".to_owned())),
+            ("nic.link.up", None),
+        ]
+    );
 }
 
 #[test]
@@ -281,12 +227,15 @@ fn the_committed_tree_of_a_roce_host_reads_without_a_fault() {
     }
     assert_eq!(counted["rdma.link"], 2);
     let names: Vec<_> = ports.all().into_iter().map(|port| (port.name, port.driver, port.netdev)).collect();
-    assert_eq!(names, [
-        ("bnxt_re0/1".to_owned(), "bnxt_en".to_owned(), Some("eth1".to_owned())),
-        ("eth0".to_owned(), "mlx5_core".to_owned(), None),
-        ("eth1".to_owned(), "bnxt_en".to_owned(), None),
-        ("mlx5_0/1".to_owned(), "mlx5_core".to_owned(), Some("eth0".to_owned())),
-    ]);
+    assert_eq!(
+        names,
+        [
+            ("bnxt_re0/1".to_owned(), "bnxt_en".to_owned(), Some("eth1".to_owned())),
+            ("eth0".to_owned(), "mlx5_core".to_owned(), None),
+            ("eth1".to_owned(), "bnxt_en".to_owned(), None),
+            ("mlx5_0/1".to_owned(), "mlx5_core".to_owned(), Some("eth0".to_owned())),
+        ]
+    );
 }
 
 /// The real host's tree, where the checkout has it beside it; ours above covers the same shapes.

@@ -31,12 +31,7 @@ impl Catalog {
     /// An empty catalog with this bound.
     #[must_use]
     pub fn new(series_max: usize) -> Self {
-        Self {
-            series_max,
-            series: Mutex::default(),
-            refused: AtomicU64::new(0),
-            generation: AtomicU64::new(0),
-        }
+        Self { series_max, series: Mutex::default(), refused: AtomicU64::new(0), generation: AtomicU64::new(0) }
     }
 
     /// What a series is.

@@ -21,9 +21,7 @@ pub fn realtime_ns() -> u64 {
 
 fn read_ns(id: ClockId) -> u64 {
     // clock_gettime fails only for an unknown clock or a bad pointer; both clocks exist on every Linux.
-    clock_gettime(id).map_or(0, |t| {
-        t.tv_sec().cast_unsigned() * 1_000_000_000 + t.tv_nsec().cast_unsigned()
-    })
+    clock_gettime(id).map_or(0, |t| t.tv_sec().cast_unsigned() * 1_000_000_000 + t.tv_nsec().cast_unsigned())
 }
 
 /// When a reading was taken, and how sure of that we are: the true instant lies in `at_ns ± half_width_ns`.

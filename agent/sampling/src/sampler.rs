@@ -117,8 +117,8 @@ impl Sampler {
         let stats = Arc::new(SourceStats::new(name, source.kernel_path(), cadence_ns));
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| failed(e.into()))?;
         let control = Arc::new(Control { wake, stop: AtomicBool::new(false) });
-        let timer =
-            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK).map_err(|e| failed(e.into()))?;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)
+            .map_err(|e| failed(e.into()))?;
         let reader = Reader {
             source,
             stats: Arc::clone(&stats),
@@ -340,13 +340,14 @@ impl Reader {
                 SourceState::Off { reason: unavailable.reason, text: unavailable.text }
             }
         };
+        stats.set_kernel_path(source.kernel_path());
         self.on = state == SourceState::On;
         if self.stats.set_state(state.clone()) {
             match state {
                 SourceState::Off { reason, text } => {
                     tracing::info!(source = self.stats.source, reason = reason.name(), "off: {text}");
                 }
-                _ => tracing::info!(source = self.stats.source, path = self.stats.kernel_path, "on"),
+                _ => tracing::info!(source = self.stats.source, path = self.source.kernel_path(), "on"),
             }
         }
         self.hand_over();

@@ -300,7 +300,10 @@ mod tests {
         let (def, mut watch) = (def(Kind::Counter(Counter::saturating(8))), Watch::new(ERRORS));
         let edge = Edge::Count { delta: 0, total: 255, at_limit: true };
         let told: Vec<_> = (0..5).filter_map(|i| watch.observe(&def, edge, at(i * 5000), None, None)).collect();
-        assert_eq!(told.iter().map(|s| (s.name, s.severity)).collect::<Vec<_>>(), [("nic.counter.saturated", Severity::Warning)]);
+        assert_eq!(
+            told.iter().map(|s| (s.name, s.severity)).collect::<Vec<_>>(),
+            [("nic.counter.saturated", Severity::Warning)]
+        );
         watch.restarted();
         assert!(watch.observe(&def, edge, at(60_000), None, None).is_some(), "news again after a reset");
     }

@@ -68,7 +68,7 @@ pub struct SourceReport {
 #[derive(Debug)]
 pub(crate) struct SourceStats {
     pub(crate) source: &'static str,
-    pub(crate) kernel_path: String,
+    kernel_path: Mutex<String>,
     state: Mutex<SourceState>,
     pub(crate) cadence_ns: AtomicU64,
     reads: AtomicU64,
@@ -90,7 +90,7 @@ impl SourceStats {
     pub(crate) fn new(source: &'static str, kernel_path: &str, cadence_ns: u64) -> Self {
         Self {
             source,
-            kernel_path: kernel_path.to_owned(),
+            kernel_path: Mutex::new(kernel_path.to_owned()),
             state: Mutex::new(SourceState::Starting),
             cadence_ns: AtomicU64::new(cadence_ns),
             reads: AtomicU64::new(0),
@@ -125,6 +125,11 @@ impl SourceStats {
         *self.rejects.lock().unwrap_or_else(PoisonError::into_inner) = rejects;
     }
 
+    /// A probe may find another way to read the same.
+    pub(crate) fn set_kernel_path(&self, path: &str) {
+        path.clone_into(&mut self.kernel_path.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Sets the state; true where it changed.
     pub(crate) fn set_state(&self, state: SourceState) -> bool {
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +160,7 @@ impl SourceStats {
         } = self;
         SourceReport {
             source,
-            kernel_path: kernel_path.clone(),
+            kernel_path: kernel_path.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             state: state.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             cadence: Duration::from_nanos(cadence_ns.load(Relaxed)),
             reads: reads.load(Relaxed),

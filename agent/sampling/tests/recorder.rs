@@ -81,7 +81,9 @@ impl Bench {
     }
 
     fn signals(&mut self) -> Vec<(&'static str, Option<String>)> {
-        let cause = |attributes: &[(&'static str, String)]| attributes.iter().find(|(k, _)| *k == "cause").map(|(_, v)| v.clone());
+        let cause = |attributes: &[(&'static str, String)]| {
+            attributes.iter().find(|(k, _)| *k == "cause").map(|(_, v)| v.clone())
+        };
         self.out.signals.drain(..).map(|s| (s.name, cause(&s.attributes))).collect()
     }
 }
@@ -153,7 +155,15 @@ fn windows_are_aligned_hold_their_own_readings_and_say_when_they_are_partial() {
     let frames = bench.frames(START + 5_300 * MS);
     let shape: Vec<_> = frames
         .iter()
-        .map(|f| ((f.start_mono_ns - START) / MS, (f.end_mono_ns - START) / MS, f.count[0], f.sum[0], f.flags[0].has(Flags::PARTIAL)))
+        .map(|f| {
+            (
+                (f.start_mono_ns - START) / MS,
+                (f.end_mono_ns - START) / MS,
+                f.count[0],
+                f.sum[0],
+                f.flags[0].has(Flags::PARTIAL),
+            )
+        })
         .collect();
     assert_eq!(shape, [(0, 1000, 2, 4.0, true), (1000, 2000, 2, 16.0, false), (5000, 5300, 1, 4.0, true)]);
     assert_eq!((frames[0].first[0], frames[0].last[0], frames[0].min[0], frames[0].max[0]), (1.0, 3.0, 1.0, 3.0));

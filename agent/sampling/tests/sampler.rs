@@ -242,7 +242,9 @@ fn a_panic_in_a_source_ends_that_source_only_and_says_so() {
     let other = Knobs::new();
     until("a read", || !knobs.reads().is_empty());
     knobs.panics.store(true, SeqCst);
-    until("the source to be off", || matches!(report(&sampler).state, SourceState::Off { reason: ErrorReason::Internal, .. }));
+    until("the source to be off", || {
+        matches!(report(&sampler).state, SourceState::Off { reason: ErrorReason::Internal, .. })
+    });
     sampler.start(Fake::boxed(&other), None).unwrap();
     until("another source's reads", || other.reads().len() >= 3);
     let reports = sampler.stop();

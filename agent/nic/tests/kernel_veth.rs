@@ -36,7 +36,9 @@ impl Sink for Seen {
 impl Seen {
     /// Name, interface and cause of every signal so far, in order of arrival.
     fn told(&self) -> Vec<(&'static str, String, String)> {
-        let cause = |s: &Signal| s.attributes.iter().find(|(key, _)| *key == "cause").map(|(_, c)| c.clone()).unwrap_or_default();
+        let cause = |s: &Signal| {
+            s.attributes.iter().find(|(key, _)| *key == "cause").map(|(_, c)| c.clone()).unwrap_or_default()
+        };
         self.signals.lock().unwrap().iter().map(|(s, _)| (s.name, s.entity.name.clone(), cause(s))).collect()
     }
 }
@@ -54,6 +56,8 @@ fn in_own_namespace(test: impl FnOnce() + Send + 'static) {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this test needs root (CAP_SYS_ADMIN)");
         // IPv6 would send neighbour discovery of its own, and the byte counts would not be ours alone.
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("IPv6 off in the test's namespace");
+        // Where veth is a module, `ip` needs it loaded; where it is built in, there may be no modprobe.
+        let _ = Command::new("modprobe").arg("veth").status();
         ip("link add rwa type veth peer name rwb");
         ip("link set rwa up");
         ip("link set rwb up");
@@ -159,7 +163,12 @@ fn a_link_going_down_is_told_at_once_with_its_cause_and_in_order() {
         assert_eq!(down, [owned("nic.link.down", "rwa", "no_carrier"), owned("nic.link.down", "rwb", "admin_down")]);
         for (signal, arrived_ns) in lab.seen.signals.lock().unwrap().iter() {
             assert!((before_ns..=*arrived_ns).contains(&signal.moment.at_ns), "{signal:?}");
-            println!("{} {}: {} us from reading to sink", signal.entity.name, signal.name, (arrived_ns - signal.moment.at_ns) / 1000);
+            println!(
+                "{} {}: {} us from reading to sink",
+                signal.entity.name,
+                signal.name,
+                (arrived_ns - signal.moment.at_ns) / 1000
+            );
         }
         ip("link set rwb up");
         until("both ends up", || lab.seen.told().len() >= 4);
@@ -176,9 +185,10 @@ fn an_interface_that_goes_and_comes_is_noticed_without_waiting_for_the_slow_prob
         ip("link del rwa");
         until("both ends gone", || lab.seen.told().len() >= 2);
         assert!(lab.seen.told().iter().all(|(name, _, _)| *name == "nic.link.down"), "{:?}", lab.seen.told());
-        until("the source to be off", || {
-            matches!(&lab.sampler.reports()[1].state, SourceState::Off { reason: ErrorReason::Missing, text } if text.contains("veth"))
-        });
+        until(
+            "the source to be off",
+            || matches!(&lab.sampler.reports()[1].state, SourceState::Off { reason: ErrorReason::Missing, text } if text.contains("veth")),
+        );
         ip("link add rwa type veth peer name rwb");
         ip("link set rwa up");
         ip("link set rwb up");
@@ -197,7 +207,8 @@ fn a_flap_faster_than_notifications_is_told() {
         until("rwb down and up again", || {
             let told = lab.seen.told();
             let of_b: Vec<_> = told.iter().filter(|(_, interface, _)| interface == "rwa").collect();
-            of_b.iter().any(|(name, _, _)| *name == "nic.link.down") && of_b.last().is_some_and(|(name, _, _)| *name == "nic.link.up")
+            of_b.iter().any(|(name, _, _)| *name == "nic.link.down")
+                && of_b.last().is_some_and(|(name, _, _)| *name == "nic.link.up")
         });
     });
 }
