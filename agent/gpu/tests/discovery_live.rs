@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use discovery_fixtures::{Bench, Recorder, Running, build, options, run, settle, until};
 use railwatch_gpu::coverage::{CoverageRow, CoverageStatus};
-use railwatch_gpu::discovery::{Discovery, Event, Options, Scope};
+use railwatch_gpu::discovery::{Discovery, Event, Options};
+use railwatch_gpu::scope::Scope;
 
 fn rows(discovery: &Discovery, pid: u32) -> Vec<CoverageRow> {
     discovery.coverage().into_iter().filter(|row| row.pid == pid).collect()
@@ -88,6 +89,7 @@ fn a_process_that_ran_before_is_marked_and_one_started_later_is_not() {
     until(&mut discovery, &mut attacher, "process", |event| *event == Event::ProcessSeen { pid: after.pid });
     assert_eq!(discovery.process(after.pid).unwrap().incomplete, None);
     assert_eq!(attacher.attached.len(), 1, "one inode is probed once");
+    assert_eq!(attacher.late, [(before.pid, attacher.attached[0].id)], "the kernel half is told of the mark once");
 }
 
 #[test]
@@ -95,23 +97,14 @@ fn probes_kept_over_a_restart_leave_processes_whole() {
     let bench = Bench::new();
     let program = bench.program("trainer", "", &[]);
     let library = bench.library("libwhatever.so", &["cudaMalloc"]);
-    let long_ago = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - Duration::from_secs(3600 * 24 * 365);
-    let since_unix_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - Duration::from_millis(200);
     let mut before = Running::new(&program);
     before.load(&library);
-    std::thread::sleep(Duration::from_millis(400));
-    for (since, whole) in [(since_unix_ns, true), (long_ago, true)] {
-        let since_unix_ns = Some(u64::try_from(since.as_nanos()).unwrap());
-        let mut attacher = Recorder { since_unix_ns, ..Recorder::default() };
+    for kept in [true, false] {
+        let mut attacher = Recorder { kept, ..Recorder::default() };
         let discovery = bench.start(&mut attacher, options());
-        assert_eq!(discovery.process(before.pid).unwrap().incomplete.is_none(), whole, "kept since {since:?}");
+        assert_eq!(discovery.process(before.pid).unwrap().incomplete.is_none(), kept);
+        assert_eq!(attacher.late.is_empty(), kept);
     }
-    let after_its_start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let since_unix_ns = Some(u64::try_from(after_its_start.as_nanos()).unwrap());
-    let mut attacher = Recorder { since_unix_ns, ..Recorder::default() };
-    let discovery = bench.start(&mut attacher, options());
-    let mark = discovery.process(before.pid).unwrap().incomplete.unwrap();
-    assert!(mark.since_unix_ns.abs_diff(since_unix_ns.unwrap()) < 1_000_000_000, "{mark:?}");
 }
 
 #[test]
@@ -268,7 +261,8 @@ fn containers_of_one_image_share_one_object() {
     // Overlays need a file system that can be a layer: a tmpfs of the test's own.
     let image = bench.path("image");
     let script = |name: &str| {
-        let (upper, work, merged) = (image.join(format!("{name}-u")), image.join(format!("{name}-w")), image.join(name));
+        let (upper, work, merged) =
+            (image.join(format!("{name}-u")), image.join(format!("{name}-w")), image.join(name));
         for folder in [&upper, &work, &merged] {
             fs::create_dir_all(folder).unwrap();
         }
@@ -404,10 +398,8 @@ fn an_agent_with_a_scope_ignores_processes_outside_it() {
     let program = bench.program("trainer", "", &[]);
     let library = bench.library("libwhatever.so", &["cudaMalloc"]);
     let mut inside = Running::spawn(Command::new("unshare").arg("-n").arg(&program));
-    let namespace = fs::read_link(format!("/proc/{}/ns/net", inside.pid)).unwrap().display().to_string();
-    let inode = namespace.trim_start_matches("net:[").trim_end_matches(']').parse().unwrap();
     let mut attacher = Recorder::default();
-    let scope = Scope::NetworkNamespace(inode);
+    let scope = Scope::network_namespace(Path::new(&format!("/proc/{}/ns/net", inside.pid))).unwrap();
     let mut discovery = bench.start(&mut attacher, Options { scope, ..options() });
     let mut outside = Running::new(&program);
     outside.load(&library);
@@ -421,7 +413,8 @@ fn an_agent_with_a_scope_ignores_processes_outside_it() {
 #[test]
 fn a_runtime_without_symbols_is_reported_as_seen_from_the_driver_only() {
     let bench = Bench::new();
-    let marker = "const char *const names[] = {\"cudaErrorMemoryAllocation\"}; const char *const *keep(void) { return names; }";
+    let marker =
+        "const char *const names[] = {\"cudaErrorMemoryAllocation\"}; const char *const *keep(void) { return names; }";
     let program = bench.program("solver", marker, &["-s", "-rdynamic"]);
     let driver = bench.library("libcuda.so.1", &["cuMemAlloc"]);
     let mut attacher = Recorder::default();

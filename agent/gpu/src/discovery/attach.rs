@@ -35,8 +35,8 @@ pub struct Attached {
     pub points: usize,
     /// What was said of the first point that could not be attached, where others could.
     pub first_error: Option<String>,
-    /// The probes were in place already, kept from an earlier run, without a gap since this time.
-    pub since_unix_ns: Option<u64>,
+    /// An agent before left the probes in place: nothing was missed, and what that agent had marked is marked still.
+    pub kept: bool,
 }
 
 /// Nothing of the object could be attached: what was tried, and what the kernel said.
@@ -44,7 +44,7 @@ pub struct Attached {
 #[error("{0}")]
 pub struct AttachError(pub String);
 
-/// Puts probes in place.
+/// Puts probes in place, and keeps what is known of figures that begin in the middle.
 pub trait Attacher {
     /// Probes an object that has no probes of this agent yet.
     fn attach(&mut self, object: &Attachable<'_>) -> Result<Attached, AttachError>;
@@ -52,4 +52,7 @@ pub trait Attacher {
     /// Takes the probes of an object away: no process has it mapped, or its content changed under the same inode, so
     /// that they no longer stand at the starts of functions.
     fn detach(&mut self, object: ObjectId);
+
+    /// A process may have called functions of this object before its probes were in place: its figures are not whole.
+    fn mark_late(&mut self, pid: u32, object: ObjectId);
 }

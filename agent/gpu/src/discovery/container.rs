@@ -77,14 +77,37 @@ mod tests {
             (format!("12:memory:/docker/{ID}\n0::/system.slice/containerd.service"), Some((ID, None))),
             (format!("0::/system.slice/docker-{ID}.scope"), Some((ID, None))),
             (format!("0::/docker/{ID}/init"), Some((ID, None))),
-            (format!("0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container"), Some((ID, None))),
+            (
+                format!("0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/container"),
+                Some((ID, None)),
+            ),
             (format!("0::/machine.slice/libpod-{ID}.scope"), Some((ID, None))),
             (format!("0::/machine.slice/libpod-conmon-{ID}.scope"), None),
-            (format!("0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod_underscored}.slice/cri-containerd-{ID}.scope"), Some((ID, Some(POD)))),
+            (
+                format!(
+                    "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod_underscored}.slice/cri-containerd-{ID}.scope"
+                ),
+                Some((ID, Some(POD))),
+            ),
             (format!("0::/kubepods.slice/kubepods-pod{pod_underscored}.slice/crio-{ID}.scope"), Some((ID, Some(POD)))),
-            (format!("11:cpu,cpuacct:/kubepods/besteffort/pod{POD}/{ID}\n1:name=systemd:/kubepods/besteffort/pod{POD}/{ID}"), Some((ID, Some(POD)))),
-            (format!("5:devices:/system.slice/containerd.service/kubepods-pod{pod_underscored}.slice:cri-containerd:{ID}"), Some((ID, None))),
-            (format!("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{pod_underscored}.slice/cri-containerd-{ID}.scope"), Some((ID, Some(POD)))),
+            (
+                format!(
+                    "11:cpu,cpuacct:/kubepods/besteffort/pod{POD}/{ID}\n1:name=systemd:/kubepods/besteffort/pod{POD}/{ID}"
+                ),
+                Some((ID, Some(POD))),
+            ),
+            (
+                format!(
+                    "5:devices:/system.slice/containerd.service/kubepods-pod{pod_underscored}.slice:cri-containerd:{ID}"
+                ),
+                Some((ID, None)),
+            ),
+            (
+                format!(
+                    "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{pod_underscored}.slice/cri-containerd-{ID}.scope"
+                ),
+                Some((ID, Some(POD))),
+            ),
             (format!("0::/../../kubepods/burstable/pod{POD}/{ID}"), Some((ID, Some(POD)))),
             ("0::/machine.slice/machine-trainer.scope/payload".to_owned(), Some(("trainer", None))),
             ("0::/machine.slice/systemd-nspawn@trainer.service/payload".to_owned(), Some(("trainer", None))),
@@ -97,8 +120,7 @@ mod tests {
             ("garbage".to_owned(), None),
         ];
         for (text, expected) in cases {
-            let expected =
-                expected.map(|(id, pod)| Container { id: id.to_owned(), pod_uid: pod.map(str::to_owned) });
+            let expected = expected.map(|(id, pod)| Container { id: id.to_owned(), pod_uid: pod.map(str::to_owned) });
             assert_eq!(container_of(&text), expected, "{text}");
         }
     }

@@ -602,13 +602,10 @@ fn fill<R: ReadAt + ?Sized>(file: &R, offset: u64, buffer: &mut [u8]) -> Result<
 
 /// Where an address of the program lies in the file, in a loaded segment that has all of `flags`.
 fn file_offset(segments: &[Segment], address: u64, flags: u32) -> Option<u64> {
-    segments
-        .iter()
-        .filter(|segment| segment.kind == PT_LOAD && segment.flags & flags == flags)
-        .find_map(|segment| {
-            let into = address.checked_sub(segment.address)?;
-            (into < segment.file_bytes).then(|| segment.offset.checked_add(into))?
-        })
+    segments.iter().filter(|segment| segment.kind == PT_LOAD && segment.flags & flags == flags).find_map(|segment| {
+        let into = address.checked_sub(segment.address)?;
+        (into < segment.file_bytes).then(|| segment.offset.checked_add(into))?
+    })
 }
 
 fn sum(left: u64, right: u64) -> Result<u64, ElfError> {

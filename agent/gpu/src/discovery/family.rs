@@ -25,8 +25,7 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 6] =
-        [Self::CudaRuntime, Self::CudaDriver, Self::Hip, Self::Ascend, Self::Nccl, Self::Hccl];
+    const ALL: [Self; 6] = [Self::CudaRuntime, Self::CudaDriver, Self::Hip, Self::Ascend, Self::Nccl, Self::Hccl];
 
     /// Its name in a sentence.
     #[must_use]

@@ -13,6 +13,9 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// Before anything that can be seen now began.
+    pub const BEFORE_ALL: Self = Self { monotonic_ns: 0, boot_ns: 0, unix_ns: 0 };
+
     /// Now, to within the few hundred nanoseconds between three reads.
     #[must_use]
     pub fn now() -> Self {
@@ -20,17 +23,6 @@ impl Moment {
             monotonic_ns: read(libc::CLOCK_MONOTONIC),
             boot_ns: read(libc::CLOCK_BOOTTIME),
             unix_ns: read(libc::CLOCK_REALTIME),
-        }
-    }
-
-    /// The instant of an earlier reading of CLOCK_REALTIME, as if that clock had not been set since.
-    #[must_use]
-    pub fn since_unix(self, unix_ns: u64) -> Self {
-        let ago_ns = self.unix_ns.saturating_sub(unix_ns);
-        Self {
-            monotonic_ns: self.monotonic_ns.saturating_sub(ago_ns),
-            boot_ns: self.boot_ns.saturating_sub(ago_ns),
-            unix_ns: self.unix_ns - ago_ns,
         }
     }
 }

@@ -274,22 +274,22 @@ impl Objects {
 
 fn attach(opened: &Opened, path: &str, id: ObjectId, index: &ElfIndex, attacher: &mut dyn Attacher) -> State {
     let probe_path = opened.fd_path();
-    let object =
-        Attachable { id, identity: opened.identity, probe_path: &probe_path, path, points: &index.found };
+    let object = Attachable { id, identity: opened.identity, probe_path: &probe_path, path, points: &index.found };
     match attacher.attach(&object) {
         Ok(attached) => {
-            let now = Moment::now();
-            let at = attached.since_unix_ns.map_or(now, |since_unix_ns| now.since_unix(since_unix_ns));
+            let at = if attached.kept { Moment::BEFORE_ALL } else { Moment::now() };
             let missing = index.found.len().saturating_sub(attached.points);
             let note = attached.first_error.map(|error| {
-                format!("{missing} of {} functions could not be attached, the first because: {error}", index.found.len())
+                format!(
+                    "{missing} of {} functions could not be attached, the first because: {error}",
+                    index.found.len()
+                )
             });
             State::Attached { at, note }
         }
-        Err(error) => State::Unattachable {
-            reason: error.to_string(),
-            retry_ns: Some(Moment::now().monotonic_ns + RETRY_NS),
-        },
+        Err(error) => {
+            State::Unattachable { reason: error.to_string(), retry_ns: Some(Moment::now().monotonic_ns + RETRY_NS) }
+        }
     }
 }
 

@@ -153,9 +153,15 @@ mod tests {
                     at_ns: 42,
                 })),
             ),
-            (record(FORK, 0, &[pair(9, 7), pair(9, 7), 40], b"", 42), Some(Record::Forked { pid: 9, parent: 7, at_ns: 42 })),
+            (
+                record(FORK, 0, &[pair(9, 7), pair(9, 7), 40], b"", 42),
+                Some(Record::Forked { pid: 9, parent: 7, at_ns: 42 }),
+            ),
             (record(FORK, 0, &[pair(7, 7), pair(9, 7), 40], b"", 42), None),
-            (record(COMM, MISC_COMM_EXEC, &[pair(7, 7)], b"sh\0\0\0\0\0\0", 42), Some(Record::Executed { pid: 7, at_ns: 42 })),
+            (
+                record(COMM, MISC_COMM_EXEC, &[pair(7, 7)], b"sh\0\0\0\0\0\0", 42),
+                Some(Record::Executed { pid: 7, at_ns: 42 }),
+            ),
             (record(COMM, 0, &[pair(7, 7)], b"sh\0\0\0\0\0\0", 42), None),
             (record(EXIT, 0, &[pair(7, 1), pair(7, 1), 40], b"", 42), Some(Record::Exited { pid: 7 })),
             (record(EXIT, 0, &[pair(7, 1), pair(8, 1), 40], b"", 42), None),

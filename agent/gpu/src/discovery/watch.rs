@@ -23,6 +23,7 @@ use super::records::{FileId, Mapped, Record};
 use super::ring::Rings;
 use super::wanted::Wanted;
 use crate::coverage::{CoverageRow, CoverageStatus};
+use crate::scope::Scope;
 
 const MILLISECOND_NS: u64 = 1_000_000;
 /// How often everything is looked over again, in case a report was missed.
@@ -66,31 +67,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { scope: Scope::Host, extra_paths: Vec::new(), preattach: true, poll_only: false }
-    }
-}
-
-/// Processes to look at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// All of the host.
-    Host,
-    /// Those of a control group and of groups within it: its path below the hierarchy's root, such as `/jobs/train`.
-    ControlGroup(String),
-    /// Those of a network namespace: the inode of /proc/PID/ns/net.
-    NetworkNamespace(u64),
-}
-
-impl Scope {
-    fn holds(&self, pid: u32) -> bool {
-        match self {
-            Self::Host => true,
-            Self::NetworkNamespace(inode) => procfs::namespace(&pid.to_string(), "net") == Some(*inode),
-            Self::ControlGroup(group) => procfs::cgroup(pid).lines().any(|line| {
-                let path = line.splitn(3, ':').nth(2).unwrap_or_default();
-                let below = path.strip_prefix(group.trim_end_matches('/'));
-                below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            }),
-        }
     }
 }
 
@@ -359,7 +335,8 @@ impl Discovery {
                 let Some(object) = self.objects.get(*id) else { continue };
                 match &object.state {
                     State::Attached { note, .. } => {
-                        let mark = used.incomplete.as_ref().map(|mark| format!("calls before are missing: {}", mark.reason));
+                        let mark =
+                            used.incomplete.as_ref().map(|mark| format!("calls before are missing: {}", mark.reason));
                         let reasons: Vec<String> = note.iter().cloned().chain(mark).collect();
                         let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
                         row(&used.path, CoverageStatus::Attached, reason);
@@ -483,7 +460,7 @@ impl Discovery {
             }
             return;
         }
-        if !self.options.scope.holds(mapped.pid) {
+        if !self.options.scope.contains(mapped.pid) {
             return;
         }
         let mapping = Mapping {
@@ -546,7 +523,7 @@ impl Discovery {
         if new {
             self.announce(id, &path, sighting);
         }
-        self.used(pid, id, &path, sighting);
+        self.used(pid, id, &path, sighting, attacher);
     }
 
     fn announce(&mut self, id: ObjectId, path: &str, sighting: Sighting) {
@@ -594,7 +571,7 @@ impl Discovery {
         self.processes.get_mut(&pid)
     }
 
-    fn used(&mut self, pid: u32, id: ObjectId, path: &str, sighting: Sighting) {
+    fn used(&mut self, pid: u32, id: ObjectId, path: &str, sighting: Sighting, attacher: &mut dyn Attacher) {
         if self.enrol(pid).is_none() {
             return;
         }
@@ -608,6 +585,9 @@ impl Discovery {
             }),
             State::Unattachable { .. } => None,
         };
+        if incomplete.is_some() {
+            attacher.mark_late(pid, id);
+        }
         let mapped_ns = match sighting {
             Sighting::Live { at_ns } => at_ns,
             Sighting::Found => Moment::now().monotonic_ns,
@@ -652,12 +632,8 @@ impl Discovery {
 
     /// Second looks at files that were taken for plain without being opened.
     fn look_again(&mut self, now_ns: u64, attacher: &mut dyn Attacher) {
-        let due: Vec<FileId> = self
-            .deferred
-            .iter()
-            .filter(|(_, deferred)| deferred.due_ns <= now_ns)
-            .map(|(file, _)| *file)
-            .collect();
+        let due: Vec<FileId> =
+            self.deferred.iter().filter(|(_, deferred)| deferred.due_ns <= now_ns).map(|(file, _)| *file).collect();
         let before = self.counters;
         for file in due {
             let Some(Deferred { mapped, more, .. }) = self.deferred.remove(&file) else { continue };
@@ -716,7 +692,7 @@ impl Discovery {
 
     /// Looks at all mappings of a process; files looked at after `fresh_ns` are not opened again.
     fn scan(&mut self, pid: u32, fresh_ns: u64, attacher: &mut dyn Attacher) {
-        if !self.options.scope.holds(pid) {
+        if !self.options.scope.contains(pid) {
             return;
         }
         if let Some(known) = self.processes.get(&pid)
@@ -842,7 +818,8 @@ impl Discovery {
             self.refresh(pid);
         }
         self.scanning.extend(pids.into_iter().filter(|pid| !self.checked.contains(pid)));
-        let used: HashSet<ObjectId> = self.processes.values().flat_map(|process| process.uses.keys().copied()).collect();
+        let used: HashSet<ObjectId> =
+            self.processes.values().flat_map(|process| process.uses.keys().copied()).collect();
         self.objects.sweep(|id| used.contains(&id), attacher);
     }
 
@@ -867,7 +844,10 @@ impl Discovery {
         process.uses.retain(|id, used| paths.contains(used.path.as_bytes()) && self.objects.get(*id).is_some());
         self.changed |= process.uses.len() != before;
         let failed = process.uses.keys().any(|id| {
-            matches!(self.objects.get(*id).map(|object| &object.state), Some(State::Unattachable { retry_ns: Some(_), .. }))
+            matches!(
+                self.objects.get(*id).map(|object| &object.state),
+                Some(State::Unattachable { retry_ns: Some(_), .. })
+            )
         });
         if process.uses.is_empty() && !self.untraced.contains_key(&pid) {
             self.gone(pid);

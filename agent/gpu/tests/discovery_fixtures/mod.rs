@@ -199,7 +199,8 @@ pub struct Recorder {
     pub attached: Vec<Asked>,
     pub detached: Vec<ObjectId>,
     pub refuse: Option<String>,
-    pub since_unix_ns: Option<u64>,
+    pub kept: bool,
+    pub late: Vec<(u32, ObjectId)>,
 }
 
 impl Attacher for Recorder {
@@ -213,12 +214,16 @@ impl Attacher for Recorder {
         });
         match &self.refuse {
             Some(reason) => Err(AttachError(reason.clone())),
-            None => Ok(Attached { points: object.points.len(), first_error: None, since_unix_ns: self.since_unix_ns }),
+            None => Ok(Attached { points: object.points.len(), first_error: None, kept: self.kept }),
         }
     }
 
     fn detach(&mut self, object: ObjectId) {
         self.detached.push(object);
+    }
+
+    fn mark_late(&mut self, pid: u32, object: ObjectId) {
+        self.late.push((pid, object));
     }
 }
 
