@@ -48,8 +48,8 @@ mod tests {
     #[test]
     fn waits_spread_up_to_a_ceiling_that_doubles_and_stops() {
         let mut longest = Duration::ZERO;
-        for seed in 1..200 {
-            let mut backoff = Backoff::new(seed * 0x9e37_79b9_7f4a_7c15);
+        for seed in 1..200_u64 {
+            let mut backoff = Backoff::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let mut ceiling = FIRST;
             for _ in 0..12 {
                 let wait = backoff.wait();
