@@ -133,6 +133,10 @@ impl Source for NetdevSource {
                                 }
                             }
                         }
+                        // Somebody holds RTNL: the next interfaces would wait as long.
+                        Err(error) if ErrorReason::from(&error) == ErrorReason::TimedOut => {
+                            return Err(ReadError::io("asking rtnetlink for statistics", &error));
+                        }
                         Err(error) => fault(batch, ErrorReason::from(&error)),
                     }
                 }

@@ -211,3 +211,44 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     std::str::from_utf8(&bytes[..end]).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+    use super::*;
+    use crate::link::{self, Link};
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_loopback_of_this_namespace_is_found_and_an_interface_that_is_not_there_is_an_error() {
+        let mut netlink = Netlink::open(SockProtocol::NetlinkRoute).unwrap();
+        let mut links = Vec::new();
+        netlink.dump(&mut link::request(0), |message| links.extend(Link::decode(message))).unwrap();
+        let loopback = links.iter().find(|link| link.is_loopback).unwrap();
+        let again = netlink.ask(&mut link::request(loopback.index), Link::decode).unwrap().unwrap();
+        assert_eq!((again.name.as_str(), again.index), (loopback.name.as_str(), loopback.index));
+        let error = netlink.ask(&mut link::request(0x7fff_ffff), Link::decode).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::ENODEV as i32));
+        netlink
+            .ask(&mut link::request(loopback.index), Link::decode)
+            .unwrap()
+            .expect("an error leaves the socket usable");
+    }
+
+    #[test]
+    fn draining_a_quiet_socket_does_not_block() {
+        let mut netlink = Netlink::listen(SockProtocol::NetlinkRoute, 0, 4096).unwrap();
+        netlink.drain(|message| panic!("nobody sent {message:?}")).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_whatever_break_the_decoders(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 16u16..19) {
+            let _ = Link::decode(Message { kind, body: &bytes });
+            let read: usize = Attributes(&bytes).map(|(_, payload)| payload.len() + 4).sum();
+            prop_assert!(read <= bytes.len());
+            let read: usize = Messages(&bytes).map(|(_, message)| message.body.len() + HEADER).sum();
+            prop_assert!(read <= bytes.len());
+        }
+    }
+}

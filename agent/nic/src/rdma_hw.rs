@@ -139,6 +139,9 @@ impl Source for RdmaHwSource {
                     });
                     let moment = Moment::between(before_ns, monotonic_ns());
                     if let Err(error) = outcome {
+                        if ErrorReason::from(&error) == ErrorReason::TimedOut {
+                            return Err(ReadError::io("asking RDMA netlink for hardware counters", &error));
+                        }
                         batch.fault(ErrorReason::from(&error));
                         batch.ask_for_probe();
                         continue;

@@ -2,6 +2,7 @@
 //! thread, whatever happens. Needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN) and iproute2.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use railwatch_nic::{NicConfig, NicSources, NicTable, Ports, RULES};
 use railwatch_sampling::clock::monotonic_ns;
@@ -53,7 +54,12 @@ struct Lab {
 /// Runs a test on a thread of its own, in a network namespace of its own with the pair `rwa`-`rwb`, both up.
 fn in_own_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this test needs root (CAP_SYS_ADMIN)");
+        let own = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+        unshare(own).expect("namespaces of its own: this test needs root (CAP_SYS_ADMIN)");
+        // sysfs shows the network namespace of whoever mounted it.
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts of its own");
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("sysfs of its own");
         // IPv6 would send neighbour discovery of its own, and the byte counts would not be ours alone.
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("IPv6 off in the test's namespace");
         // Where veth is a module, `ip` needs it loaded; where it is built in, there may be no modprobe.
@@ -204,11 +210,11 @@ fn a_flap_faster_than_notifications_is_told() {
             ip("link set rwb down");
             ip("link set rwb up");
         }
-        until("rwb down and up again", || {
+        until("rwa down and up again", || {
             let told = lab.seen.told();
-            let of_b: Vec<_> = told.iter().filter(|(_, interface, _)| interface == "rwa").collect();
-            of_b.iter().any(|(name, _, _)| *name == "nic.link.down")
-                && of_b.last().is_some_and(|(name, _, _)| *name == "nic.link.up")
+            let of_a: Vec<_> = told.iter().filter(|(_, interface, _)| interface == "rwa").collect();
+            of_a.iter().any(|(name, _, _)| *name == "nic.link.down")
+                && of_a.last().is_some_and(|(name, _, _)| *name == "nic.link.up")
         });
     });
 }

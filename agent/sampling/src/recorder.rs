@@ -46,6 +46,7 @@ pub struct Recorder {
     window_ns: u64,
     window_start_ns: Option<u64>,
     begun_late: bool,
+    rows_last: usize,
     slots: Vec<Option<Slot>>,
     by_id: HashMap<SeriesId, u32>,
     free: Vec<u32>,
@@ -65,7 +66,19 @@ struct Slot {
     incomplete_since_ns: Option<u64>,
     watch: Option<Watch>,
     window: Window,
+    told: Told,
 }
+
+/// What the series' last row said, and how many windows ago.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    was_still: bool,
+    last: f64,
+    windows_ago: u32,
+}
+
+/// A series that does not move gets a row only every so many windows.
+pub const QUIET_WINDOWS: u32 = 10;
 
 /// What a series showed last.
 #[derive(Clone, Copy)]
@@ -99,6 +112,25 @@ struct Window {
     total: u64,
     resets: u32,
     flags: Flags,
+}
+
+impl Told {
+    /// The window says something its series' last row did not, or that row is old. Notes it where it does.
+    fn is_news(&mut self, kind: Kind, window: &Window) -> bool {
+        #[expect(clippy::float_cmp, reason = "a gauge that repeats a value repeats it exactly")]
+        let is_still = window.flags == Flags::default()
+            && match kind {
+                Kind::Counter(_) => window.delta == 0,
+                Kind::Gauge => window.min == window.max && window.last == self.last,
+            };
+        let is_news = !is_still || !self.was_still || self.windows_ago + 1 >= QUIET_WINDOWS;
+        *self = if is_news {
+            Self { was_still: is_still, last: window.last, windows_ago: 0 }
+        } else {
+            Self { windows_ago: self.windows_ago + 1, ..*self }
+        };
+        is_news
+    }
 }
 
 impl Window {
@@ -136,6 +168,7 @@ impl Recorder {
             window_ns: u64::try_from(window.as_nanos()).unwrap_or(u64::MAX).max(1),
             window_start_ns: None,
             begun_late: true,
+            rows_last: 0,
             slots: Vec::new(),
             by_id: HashMap::new(),
             free: Vec::new(),
@@ -201,6 +234,7 @@ impl Recorder {
             incomplete_since_ns: None,
             watch,
             window: Window::default(),
+            told: Told::default(),
         };
         let index = match self.free.pop() {
             Some(index) => {
@@ -268,13 +302,16 @@ impl Recorder {
     }
 
     fn close(&mut self, start_ns: u64, end_ns: u64, cut_short: bool, out: &mut Output) {
-        let rows = self.slots.iter().flatten().filter(|slot| slot.window.readings > 0).count();
         let partial = cut_short || std::mem::take(&mut self.begun_late);
-        let mut frame = WindowFrame::with_capacity(self.source, start_ns, end_ns, rows);
+        let mut frame = WindowFrame::with_capacity(self.source, start_ns, end_ns, self.rows_last);
         for slot in self.slots.iter_mut().flatten().filter(|slot| slot.window.readings > 0) {
             slot.window.flags.set(if partial { Flags::PARTIAL } else { Flags::default() });
-            push_row(&mut frame, slot.def.id(), std::mem::take(&mut slot.window));
+            let window = std::mem::take(&mut slot.window);
+            if slot.told.is_news(slot.def.kind(), &window) {
+                push_row(&mut frame, slot.def.id(), window);
+            }
         }
+        self.rows_last = frame.len();
         self.window_start_ns = None;
         if !frame.is_empty() {
             out.frames.push(frame);

@@ -170,6 +170,28 @@ fn windows_are_aligned_hold_their_own_readings_and_say_when_they_are_partial() {
 }
 
 #[test]
+fn a_series_that_does_not_move_gets_a_row_when_it_stops_and_every_tenth_window_after() {
+    let mut bench = Bench::new(10);
+    let defs = [def("c", Kind::Counter(Counter::wrapping(64))), def("g", Kind::Gauge)];
+    let handles: Vec<_> = bench.declare(START, &defs).into_iter().flatten().collect();
+    for second in 0..30u64 {
+        for half in 0..2u64 {
+            let at_ns = START + second * SECOND + half * 500 * MS;
+            bench.counter(handles[0], at_ns, second.min(4));
+            bench.gauge(handles[1], at_ns, if second < 25 { 1.0 } else { 2.0 });
+        }
+    }
+    let frames = bench.frames(START + 30 * SECOND);
+    let windows_of = |def: &SeriesDef| -> Vec<u64> {
+        let rows = frames.iter().filter(|f| f.series.contains(&def.id()));
+        rows.map(|f| (f.start_mono_ns - START) / SECOND).collect()
+    };
+    // Moves in 1 to 4, stands in 5, then every tenth; the last window is partial and always told.
+    assert_eq!(windows_of(&defs[0]), [0, 1, 2, 3, 4, 5, 15, 25, 29]);
+    assert_eq!(windows_of(&defs[1]), [0, 1, 11, 21, 25, 26, 29]);
+}
+
+#[test]
 fn series_beyond_the_bound_are_refused_and_counted_and_the_others_go_on() {
     let mut bench = Bench::new(2);
     let handles = bench.declare(START, &[def("a", Kind::Gauge), def("b", Kind::Gauge), def("c", Kind::Gauge)]);
@@ -263,7 +285,7 @@ proptest! {
     #[test]
     fn the_deltas_of_all_windows_sum_to_last_minus_first_whatever_wraps(
         start in 0u64..=u64::from(u32::MAX),
-        steps in prop::collection::vec((1u64..3_000, 0u64..200_000_000), 1..200),
+        steps in prop::collection::vec((1u64..3_000, 1u64..200_000_000), 1..200),
     ) {
         let (mut bench, series) = Bench::one(def("c", Kind::Counter(Counter::wrapping(32))));
         let (mut at_ns, mut truth) = (START, start);
