@@ -39,6 +39,12 @@ pub struct Config {
     pub uplink_listen: SocketAddr,
     /// Where the HTTP/JSON API listens; port 0 takes a free one.
     pub api_listen: SocketAddr,
+    /// Certificate chain and key of the API, PEM; without them it speaks plain HTTP, on loopback only.
+    pub api_tls_certificate: Option<PathBuf>,
+    /// See `api_tls_certificate`.
+    pub api_tls_key: Option<PathBuf>,
+    /// Lets the API speak plain HTTP beyond loopback: something in front of the collector encrypts.
+    pub api_allow_plaintext: bool,
     /// Where the page for Prometheus listens; port 0 takes a free one.
     pub metrics_listen: SocketAddr,
     /// Hosts connected at once; more are told to come back later.
@@ -113,6 +119,9 @@ impl Default for Config {
             log_format: LogFormat::Text,
             uplink_listen: SocketAddr::from(([0, 0, 0, 0], 7700)),
             api_listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
+            api_tls_certificate: None,
+            api_tls_key: None,
+            api_allow_plaintext: false,
             metrics_listen: SocketAddr::from(([0, 0, 0, 0], 7702)),
             streams_max: 12_000,
             server_names: Vec::new(),
@@ -208,6 +217,9 @@ impl Config {
         if config.tls_certificate.is_some() && config.tls_trust.is_none() {
             return Err("tls_certificate needs tls_trust, the CAs whose agents may connect".into());
         }
+        if config.api_tls_certificate.is_some() != config.api_tls_key.is_some() {
+            return Err("api_tls_certificate and api_tls_key belong together: set both or none".into());
+        }
         Ok(config)
     }
 
@@ -239,6 +251,9 @@ impl Config {
             log_format,
             uplink_listen,
             api_listen,
+            api_tls_certificate,
+            api_tls_key,
+            api_allow_plaintext,
             metrics_listen,
             streams_max,
             server_names,
@@ -256,6 +271,9 @@ impl Config {
             ("log_format", *log_format != running.log_format),
             ("uplink_listen", *uplink_listen != running.uplink_listen),
             ("api_listen", *api_listen != running.api_listen),
+            ("api_tls_certificate", *api_tls_certificate != running.api_tls_certificate),
+            ("api_tls_key", *api_tls_key != running.api_tls_key),
+            ("api_allow_plaintext", *api_allow_plaintext != running.api_allow_plaintext),
             ("metrics_listen", *metrics_listen != running.metrics_listen),
             ("streams_max", *streams_max != running.streams_max),
             ("server_names", *server_names != running.server_names),

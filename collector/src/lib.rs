@@ -7,11 +7,15 @@
 
 pub mod api;
 pub mod auth;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod daemon;
 pub mod executor;
 pub mod ingest;
 pub mod live;
+pub mod logging;
 pub mod metrics;
 pub mod otlp;
+mod run_file;

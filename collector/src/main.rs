@@ -1,2 +1,155 @@
-//! railwatch-collector
-fn main() {}
+//! `railwatch-collector`: the daemon, the check of its configuration, and its development CA.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use railwatch_collector::{
+    certificates,
+    config::{Config, Overrides, PATH_DEFAULT},
+    daemon::{Daemon, Source},
+    logging::Logging,
+};
+use sd_notify::NotifyState;
+use std::{path::PathBuf, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(name = "railwatch-collector", version, about = "Collects what the hosts of a GPU cluster say, finds what is wrong, proposes what to do")]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until SIGTERM or SIGINT; SIGHUP reads the configuration again
+    Run {
+        /// The configuration file
+        #[arg(long, default_value = PATH_DEFAULT)]
+        config: PathBuf,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Read the configuration, say what is wrong with it, change nothing
+    CheckConfig {
+        /// The configuration file
+        #[arg(long, default_value = PATH_DEFAULT)]
+        config: PathBuf,
+    },
+    /// The development CA in the state directory
+    Pki {
+        #[command(subcommand)]
+        action: Pki,
+    },
+}
+
+#[derive(Subcommand)]
+enum Pki {
+    /// Make a certificate for the agent of a host: agent.pem, agent.key and ca.pem
+    Issue {
+        /// The host's name, as its agent says it
+        host: String,
+        /// The directory to write into
+        #[arg(long, default_value = ".")]
+        out: PathBuf,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Revoke every certificate of a host; a running collector ends its stream within seconds
+    Revoke {
+        /// The host's name
+        host: String,
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(clap::Args)]
+struct State {
+    /// The configuration file, which names the state directory
+    #[arg(long, default_value = PATH_DEFAULT)]
+    config: PathBuf,
+    /// The state directory
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
+}
+
+impl State {
+    fn directory(self) -> Result<PathBuf> {
+        match self.state_dir {
+            Some(directory) => Ok(directory),
+            None => Ok(Config::load(&self.config, &Overrides::default())?.state_dir),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match act(CommandLine::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("railwatch-collector: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(command: Command) -> Result<()> {
+    match command {
+        Command::Run { config, overrides } => {
+            let source = Source { path: config, overrides };
+            let config = Config::load(&source.path, &source.overrides)?;
+            let logging = Logging::start(&config)?;
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?.block_on(run(config, &source, &logging))
+        }
+        Command::CheckConfig { config } => {
+            Config::load(&config, &Overrides::default())?;
+            println!("{} is good", config.display());
+            Ok(())
+        }
+        Command::Pki { action: Pki::Issue { host, out, state } } => {
+            for file in certificates::issue(&state.directory()?, &host, &out)? {
+                println!("{}", file.display());
+            }
+            Ok(())
+        }
+        Command::Pki { action: Pki::Revoke { host, state } } => {
+            let serials = certificates::revoke(&state.directory()?, &host)?;
+            anyhow::ensure!(!serials.is_empty(), "no valid certificate was issued for {host:?} here: nothing is revoked");
+            for serial in serials {
+                println!("revoked {serial}");
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn run(config: Config, source: &Source, logging: &Logging) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let daemon = Daemon::start(config).await?;
+    notify(&[NotifyState::Ready]);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => {
+                notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]);
+                // A refused reload is logged and counted where it happens, and the daemon goes on as it was.
+                let _ = daemon.reload(source, Some(logging));
+                notify(&[NotifyState::Ready]);
+            }
+        }
+    }
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    daemon.stop().await;
+    Ok(())
+}
+
+/// Tells the service manager, where there is one.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
