@@ -211,6 +211,15 @@ impl Installation {
         .with_context(|| format!("agent:\n{}\ncollector:\n{}", self.agent.log_text(), self.collector.log_text()))
     }
 
+    /// Waits until the coverage report shows a GPU library of process `pid` attached.
+    pub fn attached(&self, pid: u32) -> Result<()> {
+        eventually("the process's library to be attached", || {
+            let rows = self.rows(&["gpu", "coverage"])?;
+            Ok(rows.iter().find(|row| row["pid"] == pid && row["status"] == "attached").map(drop))
+        })
+        .with_context(|| self.agent.log_text())
+    }
+
     /// Waits for a collector that was started again, and takes its new addresses.
     pub fn collector_restarted(&mut self) -> Result<()> {
         self.run = run_file(self.folder.path(), &self.collector)?;

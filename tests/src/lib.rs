@@ -2,5 +2,6 @@
 //! loads and faults that the real agent would never produce.
 #![forbid(unsafe_code)]
 
+pub mod gpu;
 pub mod installation;
 pub mod uplink;
