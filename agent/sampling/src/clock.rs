@@ -19,6 +19,12 @@ pub fn realtime_ns() -> u64 {
     read_ns(ClockId::CLOCK_REALTIME)
 }
 
+/// CPU time of the calling thread, nanoseconds.
+#[must_use]
+pub(crate) fn thread_cpu_ns() -> u64 {
+    read_ns(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
 fn read_ns(id: ClockId) -> u64 {
     // clock_gettime fails only for an unknown clock or a bad pointer; both clocks exist on every Linux.
     clock_gettime(id).map_or(0, |t| t.tv_sec().cast_unsigned() * 1_000_000_000 + t.tv_nsec().cast_unsigned())

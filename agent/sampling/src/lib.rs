@@ -14,6 +14,7 @@ mod catalog;
 pub mod clock;
 mod counter;
 mod frame;
+mod governor;
 mod recorder;
 mod sampler;
 mod series;

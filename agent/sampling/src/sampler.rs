@@ -3,13 +3,15 @@
 //! In: sources, cadences (changeable at any time), and events of the kernel. Out: windows and signals to the [`Sink`],
 //! and a [`SourceReport`] per source. One OS thread per source, so that a slow NIC never delays another's readings.
 //! Deadlines are absolute (timerfd on CLOCK_MONOTONIC, at multiples of the cadence): lateness does not add up, and a
-//! deadline that has passed is counted as missed and never caught up in a burst. Never: a read of a source that is off,
+//! deadline that has passed is counted as missed and never caught up in a burst. A budget of CPU time for all of them
+//! together is kept by reading the dearest less often. Never: a read of a source that is off,
 //! a panic that leaves its thread, or a wait for the sink.
 
 use crate::batch::Batch;
 use crate::catalog::Catalog;
-use crate::clock::monotonic_ns;
+use crate::clock::{monotonic_ns, thread_cpu_ns};
 use crate::frame::WindowFrame;
+use crate::governor::{Governor, STEPS_MAX, Verdict};
 use crate::recorder::{Output, Recorder};
 use crate::signal::{Rule, Signal};
 use crate::source::{CadenceRange, ErrorReason, ReadError, Source};
@@ -55,13 +57,21 @@ pub struct SamplerConfig {
     pub reprobe: Duration,
     /// Readings one source may bring in one read.
     pub batch_max: usize,
+    /// CPU time that all sources together may use, as share of one core. Beyond it the dearest source is read less often.
+    pub cpu_budget_share: f64,
     /// What raises signals.
     pub rules: &'static [Rule],
 }
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        Self { window: Duration::from_secs(1), reprobe: Duration::from_secs(10), batch_max: 4096, rules: &[] }
+        Self {
+            window: Duration::from_secs(1),
+            reprobe: Duration::from_secs(10),
+            batch_max: 4096,
+            cpu_budget_share: 0.005,
+            rules: &[],
+        }
     }
 }
 
@@ -83,6 +93,7 @@ pub struct Sampler {
     config: SamplerConfig,
     catalog: Arc<Catalog>,
     sink: Arc<dyn Sink>,
+    governor: Arc<Governor>,
     running: Vec<Running>,
 }
 
@@ -102,7 +113,8 @@ impl Sampler {
     /// A sampler without sources.
     #[must_use]
     pub fn new(config: SamplerConfig, catalog: Arc<Catalog>, sink: Arc<dyn Sink>) -> Self {
-        Self { config, catalog, sink, running: Vec::new() }
+        let governor = Arc::new(Governor::new(config.cpu_budget_share));
+        Self { config, catalog, sink, governor, running: Vec::new() }
     }
 
     /// Starts reading a source, at its default cadence unless one is given.
@@ -126,6 +138,10 @@ impl Sampler {
             timer,
             recorder: Recorder::new(name, self.config.window, self.config.rules, Arc::clone(&self.catalog)),
             sink: Arc::clone(&self.sink),
+            governor: Arc::clone(&self.governor),
+            cadence_ns_max: nanos(range.max),
+            judged_at_ns: 0,
+            judged_cpu_ns: 0,
             batch: Batch::with_capacity(self.config.batch_max),
             out: Output::default(),
             reprobe_ns: nanos(self.config.reprobe).max(1),
@@ -208,6 +224,10 @@ struct Reader {
     timer: TimerFd,
     recorder: Recorder,
     sink: Arc<dyn Sink>,
+    governor: Arc<Governor>,
+    cadence_ns_max: u64,
+    judged_at_ns: u64,
+    judged_cpu_ns: u64,
     batch: Batch,
     out: Output,
     reprobe_ns: u64,
@@ -217,12 +237,8 @@ struct Reader {
     on: bool,
 }
 
-/// Why a wait ended.
-struct Woken {
-    nudged: bool,
-    event: bool,
-}
-
+/// Time between two looks at the CPU budget.
+const JUDGE_EVERY_NS: u64 = 1_000_000_000;
 /// A source that fails this often in a row is probed again at once.
 const FAILURES_BEFORE_PROBE: u32 = 3;
 /// The shortest time between two probes, however often a source asks.
@@ -244,23 +260,23 @@ impl Reader {
     }
 
     fn run_until_stopped(&mut self) {
-        let mut cadence_ns = self.stats.cadence_ns.load(Relaxed);
+        let mut cadence_ns = self.cadence_ns();
         let mut deadline_ns = monotonic_ns();
+        (self.judged_at_ns, self.judged_cpu_ns) = (deadline_ns, thread_cpu_ns());
         self.probe(deadline_ns);
         loop {
             let wake_ns = if self.on { deadline_ns } else { self.next_probe_ns };
-            let woken = self.wait_until(wake_ns);
+            let has_event = self.wait_until(wake_ns);
             if self.control.stop.load(Relaxed) {
                 break;
             }
-            if woken.nudged {
-                let wanted_ns = self.stats.cadence_ns.load(Relaxed);
-                if wanted_ns != cadence_ns {
-                    cadence_ns = wanted_ns;
-                    deadline_ns = next_multiple(monotonic_ns(), cadence_ns);
-                }
+            self.stay_within_budget();
+            let wanted_ns = self.cadence_ns();
+            if wanted_ns != cadence_ns {
+                cadence_ns = wanted_ns;
+                deadline_ns = deadline_ns.min(next_multiple(monotonic_ns(), cadence_ns));
             }
-            if woken.event {
+            if has_event {
                 self.read(true);
             }
             let now_ns = monotonic_ns();
@@ -282,6 +298,38 @@ impl Reader {
         self.hand_over();
     }
 
+    fn cadence_ns(&self) -> u64 {
+        self.stats.cadence_ns.load(Relaxed) << self.stats.backed_off.load(Relaxed)
+    }
+
+    /// Once a second, compares the CPU time of this thread and the others with the budget.
+    fn stay_within_budget(&mut self) {
+        let now_ns = monotonic_ns();
+        let elapsed_ns = now_ns - self.judged_at_ns;
+        if elapsed_ns < JUDGE_EVERY_NS {
+            return;
+        }
+        let cpu_ns = thread_cpu_ns();
+        #[expect(clippy::cast_precision_loss, reason = "a share of a core")]
+        let share = (cpu_ns - self.judged_cpu_ns) as f64 / elapsed_ns as f64;
+        (self.judged_at_ns, self.judged_cpu_ns) = (now_ns, cpu_ns);
+        self.stats.cpu_ns.store(cpu_ns, Relaxed);
+        let steps = self.stats.backed_off.load(Relaxed);
+        let can_back_off = self.on && steps < STEPS_MAX && self.cadence_ns() <= self.cadence_ns_max / 2;
+        let steps = match self.governor.judge(self.stats.source, share, can_back_off) {
+            Verdict::BackOff => steps + 1,
+            Verdict::ComeBack if steps > 0 => steps - 1,
+            Verdict::ComeBack | Verdict::Stay => return,
+        };
+        self.stats.backed_off.store(steps, Relaxed);
+        let (source, percent) = (self.stats.source, share * 100.0);
+        tracing::info!(
+            source,
+            steps,
+            "the source used {percent:.2} % of a core: its cadence changes for the CPU budget"
+        );
+    }
+
     /// The first deadline after now; those between it and the last one are missed.
     fn next_deadline(&self, last_ns: u64, cadence_ns: u64) -> u64 {
         let now_ns = monotonic_ns();
@@ -294,7 +342,8 @@ impl Reader {
         next_ns
     }
 
-    fn wait_until(&mut self, deadline_ns: u64) -> Woken {
+    /// Waits for the deadline, a nudge or an event of the kernel; true for an event.
+    fn wait_until(&mut self, deadline_ns: u64) -> bool {
         // A timer of 0 would be disarmed; 1 ns after boot is as much in the past.
         let at = TimeSpec::from_duration(Duration::from_nanos(deadline_ns.max(1)));
         if let Err(error) = self.timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME) {
@@ -324,7 +373,7 @@ impl Reader {
             // Empty already where another nudge was taken with it.
             let _ = self.control.wake.read();
         }
-        Woken { nudged, event }
+        event
     }
 
     fn probe(&mut self, now_ns: u64) {

@@ -2,7 +2,7 @@
 
 use crate::recorder::Rejects;
 use crate::source::ErrorReason;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ pub struct SourceReport {
     pub state: SourceState,
     /// Time between reads now.
     pub cadence: Duration,
+    /// How often that time was doubled to stay within the CPU budget; 0: it runs as asked.
+    pub backed_off: u32,
+    /// CPU time of its thread, nanoseconds.
+    pub cpu_ns: u64,
     /// Reads done.
     pub reads: u64,
     /// Events taken between reads.
@@ -70,7 +74,10 @@ pub(crate) struct SourceStats {
     pub(crate) source: &'static str,
     kernel_path: Mutex<String>,
     state: Mutex<SourceState>,
+    /// As asked; the time between reads is this, doubled `backed_off` times.
     pub(crate) cadence_ns: AtomicU64,
+    pub(crate) backed_off: AtomicU32,
+    pub(crate) cpu_ns: AtomicU64,
     reads: AtomicU64,
     events: AtomicU64,
     readings: AtomicU64,
@@ -93,6 +100,8 @@ impl SourceStats {
             kernel_path: Mutex::new(kernel_path.to_owned()),
             state: Mutex::new(SourceState::Starting),
             cadence_ns: AtomicU64::new(cadence_ns),
+            backed_off: AtomicU32::new(0),
+            cpu_ns: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             events: AtomicU64::new(0),
             readings: AtomicU64::new(0),
@@ -144,6 +153,8 @@ impl SourceStats {
             kernel_path,
             state,
             cadence_ns,
+            backed_off,
+            cpu_ns,
             reads,
             events,
             readings,
@@ -162,7 +173,9 @@ impl SourceStats {
             source,
             kernel_path: kernel_path.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             state: state.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            cadence: Duration::from_nanos(cadence_ns.load(Relaxed)),
+            cadence: Duration::from_nanos(cadence_ns.load(Relaxed) << backed_off.load(Relaxed)),
+            backed_off: backed_off.load(Relaxed),
+            cpu_ns: cpu_ns.load(Relaxed),
             reads: reads.load(Relaxed),
             events: events.load(Relaxed),
             readings: readings.load(Relaxed),

@@ -42,6 +42,7 @@ struct Knobs {
     panics: AtomicBool,
     fails: AtomicBool,
     read_takes_ms: AtomicU64,
+    read_burns_us: AtomicU64,
     value: AtomicU64,
     read_at_ns: Mutex<Vec<u64>>,
     event: EventFd,
@@ -54,6 +55,7 @@ impl Knobs {
             panics: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             read_takes_ms: AtomicU64::new(0),
+            read_burns_us: AtomicU64::new(0),
             value: AtomicU64::new(1),
             read_at_ns: Mutex::default(),
             event: EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap(),
@@ -124,6 +126,7 @@ impl Source for Fake {
             batch.counter(ticks, reads.len() as u64, Moment::between(now_ns, now_ns));
         }
         drop(reads);
+        while monotonic_ns() < now_ns + self.knobs.read_burns_us.load(SeqCst) * 1000 {}
         sleep(Duration::from_millis(self.knobs.read_takes_ms.load(SeqCst)));
         self.take(batch);
         Ok(())
@@ -149,7 +152,8 @@ const RULES: &[Rule] = &[Rule {
 
 fn start(knobs: &Arc<Knobs>, cadence: Option<Duration>) -> (Sampler, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
-    let config = SamplerConfig { reprobe: Duration::from_millis(50), rules: RULES, ..SamplerConfig::default() };
+    let reprobe = Duration::from_millis(50);
+    let config = SamplerConfig { reprobe, rules: RULES, cpu_budget_share: 0.05, ..SamplerConfig::default() };
     let mut sampler = Sampler::new(config, Arc::new(Catalog::default()), Arc::clone(&seen) as Arc<dyn Sink>);
     sampler.start(Fake::boxed(knobs), cadence).unwrap();
     (sampler, seen)
@@ -289,4 +293,19 @@ fn what_a_full_sink_refuses_is_counted() {
     until("three reads", || knobs.reads().len() >= 3);
     assert!(sampler.stop()[0].windows_dropped >= 1);
     assert_eq!(seen.windows.lock().unwrap().len(), 0);
+}
+
+#[test]
+fn a_source_beyond_the_cpu_budget_is_read_less_often_never_stopped_and_comes_back() {
+    let knobs = Knobs::new();
+    // 2 ms of every 10: 20 % of a core, four times the budget of these tests.
+    knobs.read_burns_us.store(2000, SeqCst);
+    let (sampler, _) = start(&knobs, Some(Duration::from_millis(10)));
+    until("the source to back off twice", || report(&sampler).backed_off >= 2);
+    let backed_off = report(&sampler);
+    assert_eq!(backed_off.cadence, Duration::from_millis(10) * 2u32.pow(backed_off.backed_off));
+    let before = knobs.reads().len();
+    until("reads, though fewer", || knobs.reads().len() >= before + 3);
+    knobs.read_burns_us.store(0, SeqCst);
+    until("the source to come back", || report(&sampler).backed_off == 0);
 }
