@@ -1,2 +1,69 @@
-//! railwatch-agent
-fn main() {}
+//! `railwatch-agent`: watches the GPUs and NICs of one host and tells a collector.
+//!
+//! This crate is the wiring: configuration, privileges, the rooms' threads, the metrics page. In: a file, flags,
+//! signals of the service manager. Out: what `uplink` sends, a page for Prometheus, a log. Never: an act on the host, a
+//! command line or environment of a process read, or the end of the agent because one room cannot work.
+
+mod cli;
+mod config;
+mod convert;
+mod daemon;
+mod error_names;
+mod gpu;
+mod logging;
+mod loss;
+mod memory;
+mod metrics;
+mod notify;
+mod outbox;
+mod page;
+mod privileges;
+mod reload;
+mod shared;
+mod state;
+mod usage;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+/// The configuration is not good.
+const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h: a restart would not help
+
+fn main() -> ExitCode {
+    memory::bound_allocator();
+    match Cli::parse().command {
+        Command::Run(options) => match options.load() {
+            Ok(config) => match daemon::run(options, config) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&format!("{error:#}"), 1),
+            },
+            Err(error) => fail(&error.to_string(), EXIT_CONFIG),
+        },
+        Command::CheckConfig(options) => match options.load() {
+            Ok(_) => {
+                println!("{} is good", options.path().display());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error.to_string(), EXIT_CONFIG),
+        },
+        Command::Capabilities { output, options } => {
+            let mut more = Vec::new();
+            if let Err(error) = options.load() {
+                more.push(privileges::Limitation::new("configuration", error.to_string()));
+            }
+            let facts = privileges::Facts::read();
+            match privileges::print(&mut std::io::stdout().lock(), &facts, &more, output) {
+                Ok(()) => ExitCode::SUCCESS,
+                // Whoever read the output has left.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+                Err(error) => fail(&format!("write the report: {error}"), 1),
+            }
+        }
+    }
+}
+
+fn fail(why: &str, code: u8) -> ExitCode {
+    eprintln!("railwatch-agent: {why}");
+    ExitCode::from(code)
+}

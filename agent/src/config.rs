@@ -1,0 +1,267 @@
+//! What the agent is told: a TOML file, every field with a default, and the flags that override it.
+//!
+//! In: the text of the file. Out: a [`Config`] whose every value is in range, or a [`ConfigError`] that names file, line,
+//! column and field. Never: an unknown field passed over, a value corrected in silence, or a half-taken file.
+
+mod change;
+mod value;
+
+pub use change::{Effect, changes};
+pub use value::{Endpoint, Scope};
+
+use railwatch_pki::{CredentialFiles, HostName};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use value::{bounded, host_name, log_filter};
+
+/// Where the file is unless `--config` says otherwise. This one may be absent.
+pub const PATH_DEFAULT: &str = "/etc/railwatch/agent.toml";
+/// Largest file read, bytes.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Everything an agent can be told.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of this host; must be the one in its certificate. The kernel's host name where absent.
+    #[serde(deserialize_with = "host_name")]
+    pub host_name: Option<HostName>,
+    /// Where the spool lies.
+    pub state_dir: PathBuf,
+    /// What is logged: `info`, or directives such as `warn,railwatch_agent=debug`.
+    #[serde(deserialize_with = "log_filter")]
+    pub log: String,
+    /// `HOST:PORT` of the collector's uplink.
+    pub collector: Endpoint,
+    /// The name the collector's certificate must carry; the host of `collector` where absent.
+    pub server_name: Option<String>,
+    /// Directory with `ca.pem`, `agent.pem` and `agent.key`; each can be named by itself below.
+    pub pki_dir: PathBuf,
+    /// CAs to trust, PEM.
+    pub tls_trust: Option<PathBuf>,
+    /// Own certificate chain, PEM.
+    pub tls_certificate: Option<PathBuf>,
+    /// Own private key, PEM, mode 0600.
+    pub tls_key: Option<PathBuf>,
+    /// Where the page for Prometheus listens; port 0 takes a free one.
+    pub metrics_listen: SocketAddr,
+    /// GPU accounting.
+    pub gpu: Gpu,
+    /// Sampling of NICs.
+    pub sampling: Sampling,
+    /// What waits on disk for the collector.
+    pub spool: Spool,
+}
+
+/// GPU accounting.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gpu {
+    /// Whether processes are traced at all.
+    pub enabled: bool,
+    /// Which part of the host: `none` (all of it), `netns` (this network namespace) or `cgroup:PATH`.
+    pub scope: Scope,
+    /// Directory on a bpffs where maps and links survive a restart; an empty text pins nothing.
+    pub pin_dir: PathBuf,
+    /// Events one process may send a second; the rest are counted, not sent.
+    #[serde(deserialize_with = "bounded::<_, 1, 1_000_000>")]
+    pub events_per_process_per_s: u64,
+    /// Series of one host for memory by process and device; processes beyond it are in the table, not in the windows.
+    #[serde(deserialize_with = "bounded::<_, 0, 10_000>")]
+    pub series_max: u64,
+}
+
+/// Sampling of NICs.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// Where sysfs is mounted.
+    pub sysfs_root: PathBuf,
+    /// Kinds of software interface to read beside those with a device: `veth`, `bond`, `vlan`.
+    pub software_interfaces: Vec<String>,
+    /// Series over all sources; those beyond are refused and counted.
+    #[serde(deserialize_with = "bounded::<_, 1, 20_000>")]
+    pub series_max: u64,
+    /// Milliseconds between reads, by source; each source has its own default and range.
+    pub cadence_ms: BTreeMap<SourceName, CadenceMs>,
+}
+
+/// A source that can be told a cadence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub enum SourceName {
+    /// Statistics of network interfaces.
+    #[serde(rename = "netdev")]
+    Netdev,
+    /// State of network interfaces.
+    #[serde(rename = "netdev.link")]
+    NetdevLink,
+    /// Hardware counters of RDMA ports.
+    #[serde(rename = "rdma.hw")]
+    RdmaHw,
+    /// Port counters of RDMA ports.
+    #[serde(rename = "rdma.pma")]
+    RdmaPma,
+    /// State of RDMA ports.
+    #[serde(rename = "rdma.link")]
+    RdmaLink,
+}
+
+impl SourceName {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Netdev, Self::NetdevLink, Self::RdmaHw, Self::RdmaPma, Self::RdmaLink];
+
+    /// As the source calls itself.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Netdev => "netdev",
+            Self::NetdevLink => "netdev.link",
+            Self::RdmaHw => "rdma.hw",
+            Self::RdmaPma => "rdma.pma",
+            Self::RdmaLink => "rdma.link",
+        }
+    }
+}
+
+/// Milliseconds between two reads, 1 to 600,000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct CadenceMs(#[serde(deserialize_with = "bounded::<_, 1, 600_000>")] u64);
+
+impl From<CadenceMs> for Duration {
+    fn from(cadence: CadenceMs) -> Self {
+        Self::from_millis(cadence.0)
+    }
+}
+
+/// What waits on disk for the collector.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spool {
+    /// Bytes on disk; beyond them the oldest windows go first, then the oldest signals, all counted.
+    #[serde(deserialize_with = "bounded::<_, 1_048_576, 1_099_511_627_776>")]
+    pub bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            host_name: None,
+            state_dir: "/var/lib/railwatch/agent".into(),
+            log: "info".into(),
+            collector: Endpoint::local(7700),
+            server_name: None,
+            pki_dir: "/etc/railwatch/pki".into(),
+            tls_trust: None,
+            tls_certificate: None,
+            tls_key: None,
+            metrics_listen: SocketAddr::from(([127, 0, 0, 1], 7703)),
+            gpu: Gpu::default(),
+            sampling: Sampling::default(),
+            spool: Spool::default(),
+        }
+    }
+}
+
+impl Default for Gpu {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            scope: Scope::None,
+            pin_dir: "/sys/fs/bpf/railwatch".into(),
+            events_per_process_per_s: 1000,
+            series_max: 512,
+        }
+    }
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { sysfs_root: "/sys".into(), software_interfaces: Vec::new(), series_max: 10_000, cadence_ms: BTreeMap::new() }
+    }
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self { bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
+/// A file that cannot be taken, and where in it the trouble is.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("read the configuration {path}: {error}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// It is no configuration.
+    #[error("{path}:{line}:{column}: {message}; the line is `{excerpt}`")]
+    Refused {
+        /// Which file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What was expected and what was found.
+        message: String,
+        /// The line itself.
+        excerpt: String,
+    },
+}
+
+impl Config {
+    /// The files of the uplink's keys and certificates.
+    pub fn credential_files(&self) -> CredentialFiles {
+        let of = |named: &Option<PathBuf>, name| named.clone().unwrap_or_else(|| self.pki_dir.join(name));
+        CredentialFiles {
+            trust: of(&self.tls_trust, "ca.pem"),
+            certificate: of(&self.tls_certificate, "agent.pem"),
+            key: of(&self.tls_key, "agent.key"),
+            revoked: None,
+        }
+    }
+
+    /// The name that the collector's certificate must carry.
+    pub fn server_name(&self) -> &str {
+        self.server_name.as_deref().unwrap_or(self.collector.host())
+    }
+
+    /// Reads `path`; an absent file is all defaults where it was not `named` by a person.
+    pub fn read(path: &Path, named: bool) -> Result<Self, ConfigError> {
+        let unreadable = |error| ConfigError::Unreadable { path: path.to_owned(), error };
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Self::default()),
+            Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
+                return Err(unreadable(std::io::Error::other(format!("{} bytes; at most 1 MiB is read", metadata.len()))));
+            }
+            _ => {}
+        }
+        Self::parse(&std::fs::read_to_string(path).map_err(unreadable)?, path)
+    }
+
+    /// Takes the text of a file; `path` is for the error.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start).min(text.len());
+            let before = text.get(..start).unwrap_or_default();
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            ConfigError::Refused {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+                message: error.message().replace('\n', ", "),
+                excerpt: text[line_start..].lines().next().unwrap_or_default().trim().chars().take(120).collect(),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! What a new configuration changes, and whether a running agent can take it.
+
+use super::{Config, Gpu, Sampling, Spool};
+
+/// What becomes of a changed field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// In force from now on.
+    Now,
+    /// In force after the next start; the old value holds until then.
+    AfterRestart,
+}
+
+/// A field that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its name in the file.
+    pub field: &'static str,
+    /// What becomes of it.
+    pub effect: Effect,
+}
+
+/// Every field that differs between two configurations, in the order of the file.
+///
+/// The patterns name every field: one that is added does not build until somebody says here what a change of it does.
+pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let mut found = Vec::new();
+    let mut compare = |differs: bool, field, effect| {
+        if differs {
+            found.push(Change { field, effect });
+        }
+    };
+    let Config {
+        host_name,
+        state_dir,
+        log,
+        collector,
+        server_name,
+        pki_dir,
+        tls_trust,
+        tls_certificate,
+        tls_key,
+        metrics_listen,
+        gpu,
+        sampling,
+        spool,
+    } = new;
+    compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
+    compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
+    compare(*log != old.log, "log", Effect::Now);
+    compare(*collector != old.collector, "collector", Effect::Now);
+    compare(*server_name != old.server_name, "server_name", Effect::Now);
+    compare(*pki_dir != old.pki_dir, "pki_dir", Effect::Now);
+    compare(*tls_trust != old.tls_trust, "tls_trust", Effect::Now);
+    compare(*tls_certificate != old.tls_certificate, "tls_certificate", Effect::Now);
+    compare(*tls_key != old.tls_key, "tls_key", Effect::Now);
+    compare(*metrics_listen != old.metrics_listen, "metrics_listen", Effect::AfterRestart);
+    let Gpu { enabled, scope, pin_dir, events_per_process_per_s, series_max } = gpu;
+    compare(*enabled != old.gpu.enabled, "gpu.enabled", Effect::AfterRestart);
+    compare(*scope != old.gpu.scope, "gpu.scope", Effect::AfterRestart);
+    compare(*pin_dir != old.gpu.pin_dir, "gpu.pin_dir", Effect::AfterRestart);
+    let old_events_per_s = old.gpu.events_per_process_per_s;
+    compare(*events_per_process_per_s != old_events_per_s, "gpu.events_per_process_per_s", Effect::AfterRestart);
+    compare(*series_max != old.gpu.series_max, "gpu.series_max", Effect::Now);
+    let Sampling { sysfs_root, software_interfaces, series_max, cadence_ms } = sampling;
+    compare(*sysfs_root != old.sampling.sysfs_root, "sampling.sysfs_root", Effect::AfterRestart);
+    let old_interfaces = &old.sampling.software_interfaces;
+    compare(software_interfaces != old_interfaces, "sampling.software_interfaces", Effect::AfterRestart);
+    compare(*series_max != old.sampling.series_max, "sampling.series_max", Effect::AfterRestart);
+    compare(*cadence_ms != old.sampling.cadence_ms, "sampling.cadence_ms", Effect::Now);
+    let Spool { bytes_max } = spool;
+    compare(*bytes_max != old.spool.bytes_max, "spool.bytes_max", Effect::AfterRestart);
+    found
+}

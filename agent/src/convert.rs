@@ -1,0 +1,126 @@
+//! From the sampling core's words to the wire's. Pure; every name and value is cut to the limits of the wire.
+
+use railwatch_nic::{PortInfo, PortKind};
+use railwatch_sampling::{Entity, Kind, SeriesDef, Severity, Signal, SourceReport, SourceState, WindowFrame};
+use railwatch_wire::{limits, v1};
+
+/// A signal.
+pub fn signal(signal: Signal) -> v1::Signal {
+    let severity = match signal.severity {
+        Severity::Info => v1::Severity::Info,
+        Severity::Warning => v1::Severity::Warning,
+        Severity::Error => v1::Severity::Error,
+        Severity::Critical => v1::Severity::Critical,
+    };
+    v1::Signal {
+        name: signal.name.to_owned(),
+        entity: Some(entity(&signal.entity)),
+        severity: severity.into(),
+        observed_mono_ns: signal.moment.at_ns,
+        half_width_ns: signal.moment.half_width_ns,
+        value: signal.value,
+        previous: signal.previous,
+        unit: signal.unit.to_owned(),
+        summary: cut(signal.summary, limits::TEXT_BYTES_MAX),
+        attributes: signal
+            .attributes
+            .into_iter()
+            .take(limits::LABELS_MAX)
+            .map(|(key, value)| (key.to_owned(), cut(value, limits::TEXT_BYTES_MAX)))
+            .collect(),
+        incomplete_since_mono_ns: signal.incomplete_since_mono_ns,
+        suppressed: signal.suppressed,
+    }
+}
+
+/// A window of one source.
+pub fn windows(frame: WindowFrame) -> v1::Windows {
+    v1::Windows {
+        start_mono_ns: frame.start_mono_ns,
+        end_mono_ns: frame.end_mono_ns,
+        series: frame.series.iter().map(|id| id.0).collect(),
+        count: frame.count,
+        sum: frame.sum,
+        min: frame.min,
+        max: frame.max,
+        last: frame.last,
+        delta: frame.delta,
+        resets: frame.resets,
+        incomplete_since_mono_ns: None,
+    }
+}
+
+/// What a series is.
+pub fn definition(def: &SeriesDef) -> v1::SeriesDefinition {
+    v1::SeriesDefinition {
+        id: def.id().0,
+        name: def.name().to_owned(),
+        unit: def.unit().to_owned(),
+        monotonic: matches!(def.kind(), Kind::Counter(_)),
+        entity: Some(entity(def.entity())),
+        labels: def
+            .labels()
+            .iter()
+            .take(limits::LABELS_MAX)
+            .map(|(key, value)| ((*key).to_owned(), cut(value.clone(), limits::TEXT_BYTES_MAX)))
+            .collect(),
+    }
+}
+
+/// How a source fares.
+pub fn source(report: SourceReport) -> v1::SourceState {
+    let (on, reason) = match report.state {
+        SourceState::Starting => (false, "starting".to_owned()),
+        SourceState::On => (true, String::new()),
+        SourceState::Off { text, .. } => (false, cut(text, limits::TEXT_BYTES_MAX)),
+    };
+    v1::SourceState {
+        source: report.source.to_owned(),
+        on,
+        reason,
+        kernel_path: report.kernel_path,
+        cadence_ns: u64::try_from(report.cadence.as_nanos()).unwrap_or(u64::MAX),
+        reads: report.reads,
+        errors: report.errors.iter().sum(),
+        cost_ns: report.cost_ns,
+        missed_deadlines: report.missed_deadlines,
+    }
+}
+
+/// A port.
+pub fn port(port: PortInfo) -> v1::PortState {
+    v1::PortState {
+        name: port.name,
+        kind: match port.kind {
+            PortKind::Netdev => "netdev",
+            PortKind::Rdma => "rdma",
+        }
+        .to_owned(),
+        state: port.state,
+        driver: port.driver,
+        speed_bits_per_s: port.speed_bits_per_s.unwrap_or(0),
+        netdev: port.netdev.unwrap_or_default(),
+    }
+}
+
+fn entity(entity: &Entity) -> v1::Entity {
+    v1::Entity { kind: entity.kind.to_owned(), name: cut(entity.name.clone(), limits::NAME_BYTES_MAX) }
+}
+
+/// The longest prefix of whole characters within `bytes_max`.
+pub fn cut(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        for (text, max, expected) in [("abc", 5, "abc"), ("abc", 2, "ab"), ("aé", 2, "a"), ("", 0, "")] {
+            assert_eq!(cut(text.to_owned(), max), expected);
+        }
+    }
+}

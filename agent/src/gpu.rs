@@ -1,0 +1,206 @@
+//! The GPU room: loads the kernel half, has discovery attach it, turns its events into signals and its books into state.
+//!
+//! Two threads. `rw-discover` waits for new mappings and attaches; `rw-gpu` waits for events of the ring, and reads the
+//! books every 250 ms, or more rarely where reading them is dear. Never: a signal held up by a scan of /proc, an event
+//! without a fate in the loss book, or the agent's end because the kernel refused something.
+
+mod attach;
+mod books;
+mod failure;
+mod memory;
+mod table;
+
+pub use memory::MemorySource;
+
+use crate::config::{Gpu, Scope as ConfiguredScope};
+use crate::outbox::Outbox;
+use crate::privileges::Limitation;
+use crate::shared::Shared;
+use anyhow::{Context, Result};
+use attach::KernelAttacher;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use railwatch_gpu::coverage::CoverageRow;
+use railwatch_gpu::discovery::{self, Discovery, ProcessInfo, Wanted};
+use railwatch_gpu::kernel::{Kernel, Options};
+use railwatch_gpu::scope::Scope;
+use railwatch_gpu::symbols::TABLE;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a start waits for the first look at all processes; a larger host goes on without.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(10);
+/// How long discovery sleeps at most before it looks whether to stop.
+const DISCOVERY_NAP: Duration = Duration::from_millis(500);
+/// Below this the maps are not asked for: the kernel would kill the agent rather than refuse them.
+const MEMORY_MIN_BYTES: u64 = 48 * 1024 * 1024;
+
+/// What discovery last said, for the books.
+#[derive(Clone, Debug, Default)]
+struct Discovered {
+    processes: BTreeMap<u32, ProcessInfo>,
+    coverage: Vec<CoverageRow>,
+    counters: Vec<(&'static str, u64)>,
+}
+
+/// The room, running.
+pub struct GpuRoom {
+    kernel: Option<Arc<Mutex<Kernel>>>,
+    discovered: Arc<Mutex<Discovered>>,
+    stop: Arc<Stop>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Stop {
+    wanted: AtomicBool,
+    wake: EventFd,
+}
+
+impl GpuRoom {
+    /// Loads and attaches; returns when every process that runs has been looked at, or after ten seconds. What the
+    /// kernel refuses is a limitation.
+    pub fn open(config: &Gpu, shared: &Arc<Shared>) -> Result<Self> {
+        let scope = scope(&config.scope).with_context(|| format!("the scope {}", config.scope))?;
+        let kernel = match load(config, scope.clone(), shared) {
+            Ok(kernel) => {
+                let off = kernel.off().iter().map(|off| Limitation::new(off.what, &off.reason)).collect();
+                shared.set_limitations("kernel", off);
+                tracing::info!(scope = %config.scope, adopted = kernel.adopted(), "the kernel half is loaded");
+                shared.update_gpu(|view| view.loaded = true);
+                Some(Arc::new(Mutex::new(kernel)))
+            }
+            Err(why) => {
+                shared.set_limitations("kernel", vec![Limitation::new("gpu probes", &why)]);
+                None
+            }
+        };
+        let stop = Arc::new(Stop { wanted: AtomicBool::new(false), wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)? });
+        let discovered = Arc::new(Mutex::new(Discovered::default()));
+        let (looked, first_look) = sync_channel(1);
+        let room = Self { kernel, discovered, stop, threads: Vec::new() };
+        room.discover(scope, Arc::clone(shared), looked, &first_look)
+    }
+
+    fn discover(mut self, scope: Scope, shared: Arc<Shared>, looked: SyncSender<()>, first_look: &Receiver<()>) -> Result<Self> {
+        let attacher = KernelAttacher::new(self.kernel.clone());
+        let (discovered, stop) = (Arc::clone(&self.discovered), Arc::clone(&self.stop));
+        let thread = std::thread::Builder::new()
+            .name("rw-discover".into())
+            .spawn(move || discovery_loop(scope, attacher, &shared, &discovered, &stop, looked))
+            .context("start the discovery thread")?;
+        self.threads.push(thread);
+        if first_look.recv_timeout(FIRST_LOOK_MAX).is_err() {
+            tracing::warn!("the first look at all processes takes longer than {FIRST_LOOK_MAX:?}; going on meanwhile");
+        }
+        Ok(self)
+    }
+
+    /// Begins to hand out signals and state.
+    pub fn run(&mut self, shared: &Arc<Shared>, outbox: &Arc<Outbox>) -> Result<()> {
+        let books = books::Books::new(
+            self.kernel.clone(),
+            Arc::clone(&self.discovered),
+            Arc::clone(shared),
+            Arc::clone(outbox),
+            Arc::clone(&self.stop),
+        );
+        let thread = std::thread::Builder::new().name("rw-gpu".into()).spawn(move || books.run());
+        self.threads.push(thread.context("start the thread of GPU events")?);
+        Ok(())
+    }
+
+    /// Ends both threads; pinned maps and links stay for the next start.
+    pub fn stop(self) {
+        self.stop.wanted.store(true, Relaxed);
+        // Fails only when 2^64 - 2 wakes are pending.
+        let _ = self.stop.wake.write(1);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a GPU thread had ended by a defect of its own");
+            }
+        }
+    }
+}
+
+/// Loads the kernel half; the error is for people.
+fn load(config: &Gpu, scope: Scope, shared: &Shared) -> Result<Kernel, String> {
+    if let Some(limit) = shared.facts.memory_limit.as_ref().filter(|limit| limit.bytes < MEMORY_MIN_BYTES) {
+        return Err(format!(
+            "the cgroup allows {} MiB ({}), and BPF maps are charged to it: they are not asked for below {} MiB, because the \
+             kernel would kill the agent; raise memory.max (MemoryMax=, resources.limits.memory)",
+            limit.bytes >> 20,
+            limit.source.display(),
+            MEMORY_MIN_BYTES >> 20
+        ));
+    }
+    let pin_dir = Some(config.pin_dir.clone()).filter(|dir| *dir != Path::new(""));
+    let event_cap = u32::try_from(config.events_per_process_per_s).unwrap_or(u32::MAX);
+    Kernel::load(Options { scope, pin_dir, event_cap, ..Options::default() }).map_err(|error| error.to_string())
+}
+
+fn scope(configured: &ConfiguredScope) -> std::io::Result<Scope> {
+    match configured {
+        ConfiguredScope::None => Ok(Scope::Host),
+        ConfiguredScope::Netns => Scope::network_namespace(Path::new("/proc/self/ns/net")),
+        ConfiguredScope::Cgroup(path) => Scope::cgroup(path),
+    }
+}
+
+fn discovery_loop(
+    scope: Scope,
+    mut attacher: KernelAttacher,
+    shared: &Shared,
+    discovered: &Mutex<Discovered>,
+    stop: &Stop,
+    looked: SyncSender<()>,
+) {
+    let options = discovery::Options { scope, ..discovery::Options::default() };
+    let wanted = Wanted::new(TABLE.iter().map(|symbol| symbol.name));
+    let mut discovery = match Discovery::start(options, wanted, &mut attacher) {
+        Ok(discovery) => discovery,
+        Err(error) => {
+            let why = format!("/proc cannot be read ({error}): no GPU process is found; mount /proc of the host");
+            shared.set_limitations("discovery", vec![Limitation::new("gpu discovery", why)]);
+            return;
+        }
+    };
+    let limitations = discovery.limitations().iter().map(|why| Limitation::new("gpu discovery", why)).collect();
+    shared.set_limitations("discovery", limitations);
+    publish(&discovery, discovered);
+    // The starter may have stopped waiting.
+    let _ = looked.try_send(());
+    while !stop.wanted.load(Relaxed) {
+        for event in discovery.run_once(&mut attacher, DISCOVERY_NAP) {
+            match event {
+                discovery::Event::ObjectUnattachable { path, reason, .. } => {
+                    tracing::warn!(path, reason, "a GPU library cannot be traced");
+                }
+                event => tracing::debug!(?event, "discovery"),
+            }
+        }
+        publish(&discovery, discovered);
+    }
+}
+
+fn publish(discovery: &Discovery, discovered: &Mutex<Discovered>) {
+    let processes = discovery.processes().filter_map(|pid| Some((pid, discovery.process(pid)?))).collect();
+    let counters = discovery.counters();
+    let now = Discovered {
+        processes,
+        coverage: discovery.coverage(),
+        counters: vec![
+            ("mappings", counters.mappings),
+            ("files_indexed", counters.indexed),
+            ("vanished", counters.vanished),
+            ("unopened", counters.unopened),
+            ("lost_records", counters.lost_records),
+            ("scans", counters.scans),
+            ("over_limit", counters.over_limit),
+        ],
+    };
+    *discovered.lock().unwrap_or_else(PoisonError::into_inner) = now;
+}

@@ -1,0 +1,75 @@
+//! State for the collector: what changed since the last snapshot, part by part.
+
+use crate::convert;
+use crate::daemon::wire;
+use crate::outbox::Outbox;
+use crate::shared::Shared;
+use railwatch_sampling::SourceReport;
+use railwatch_sampling::clock::monotonic_ns;
+use railwatch_wire::v1;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Sources count with every read: their state goes out this often, everything else as it changes.
+const SOURCES_EVERY: Duration = Duration::from_secs(1);
+
+/// Sends snapshots.
+pub struct StateSender {
+    shared: Arc<Shared>,
+    outbox: Arc<Outbox>,
+    reports: Box<dyn Fn() -> Vec<SourceReport> + Send>,
+    gpu_generation: Option<u64>,
+    loss: Option<v1::LossAccount>,
+    ports: Vec<v1::PortState>,
+    limitations: Vec<v1::Limitation>,
+    sources_at: Instant,
+}
+
+impl StateSender {
+    /// Everything counts as changed at first.
+    pub fn new(shared: Arc<Shared>, outbox: Arc<Outbox>, reports: Box<dyn Fn() -> Vec<SourceReport> + Send>) -> Self {
+        Self {
+            shared,
+            outbox,
+            reports,
+            gpu_generation: None,
+            loss: None,
+            ports: Vec::new(),
+            limitations: Vec::new(),
+            sources_at: Instant::now(),
+        }
+    }
+
+    /// Hands over what changed; nothing where nothing did (the uplink keeps its own heartbeat).
+    pub fn send_changes(&mut self) {
+        let mut snapshot = v1::Snapshot { taken_mono_ns: monotonic_ns(), ..v1::Snapshot::default() };
+        let view = self.shared.gpu();
+        if self.gpu_generation != Some(view.generation) {
+            self.gpu_generation = Some(view.generation);
+            snapshot.gpu = Some((*view.state).clone());
+        }
+        let loss = self.outbox.account();
+        if self.loss.as_ref() != Some(&loss) {
+            self.loss = Some(loss.clone());
+            snapshot.loss = Some(loss);
+        }
+        let ports: Vec<_> = self.shared.ports.all().into_iter().map(convert::port).collect();
+        if self.ports != ports {
+            self.ports.clone_from(&ports);
+            snapshot.ports = ports;
+        }
+        if Instant::now() >= self.sources_at {
+            self.sources_at = Instant::now() + SOURCES_EVERY;
+            snapshot.sources = (self.reports)().into_iter().map(convert::source).collect();
+            let limitations = wire(&self.shared.limitations());
+            if self.limitations != limitations {
+                self.limitations.clone_from(&limitations);
+                self.outbox.uplink().set_limitations(limitations);
+            }
+        }
+        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports } = &snapshot;
+        if gpu.is_some() || loss.is_some() || !sources.is_empty() || !ports.is_empty() {
+            self.outbox.snapshot(snapshot);
+        }
+    }
+}
