@@ -1,1 +1,336 @@
-//! core: not there yet.
+//! The one writer: an own thread that owns the engine and the store.
+//!
+//! In: frames, hearings, verdicts, halts, answers of the executor. Out: acknowledgements, and what the engine did, each only after the transaction
+//! that holds it is on disk. What arrives while one transaction is written shares the next. When the queue is full its senders wait; nothing
+//! is dropped. While the store cannot be written, nothing is acknowledged, agents keep their frames, and callers are told why.
+
+mod counters;
+mod task;
+
+pub use counters::{CoreCounters, CoreFigures};
+
+use crate::clock::Timeline;
+use crate::executor::halt::{self, Halt, HaltError};
+use crate::executor::{WebhookConfig, WebhookError};
+use railwatch_engine::{Decision, Effect, Options, Outcome, Timestamp};
+use railwatch_store::{Frame, Reader, Retention, Store, StoreError, StreamId};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// Frames that wait for the core at most; further senders wait.
+const FRAMES_MAX: usize = 8_192;
+/// Requests that wait at most.
+const REQUESTS_MAX: usize = 256;
+/// What a subscriber may fall behind before it must read the store again.
+const PUBLISHED_MAX: usize = 1_024;
+
+/// What the core needs to know.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// Of the engine.
+    pub engine: Options,
+    /// How much the store keeps.
+    pub retention: Retention,
+    /// Where the halt switch lies.
+    pub state_dir: PathBuf,
+    /// Where orders go; without it they are withheld.
+    pub webhook: Option<WebhookConfig>,
+}
+
+/// The core did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The executor is not usable as configured.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+    /// No thread.
+    #[error("could not start the core's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The core could not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CoreError {
+    /// It stopped.
+    #[error("the collector is stopping")]
+    Stopped,
+    /// Nothing can be stored at present.
+    #[error("the store cannot be written at present: {0}")]
+    Store(String),
+}
+
+/// A verdict had no effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerdictError {
+    /// No such decision.
+    #[error("there is no decision {0}; `railwatch decisions` lists them")]
+    Unknown(u64),
+    /// Nothing to judge any more.
+    #[error("decision {id} waits for no verdict: it is {state}{}", outcome.as_deref().map(|why| format!(" ({why})")).unwrap_or_default())]
+    NotWaiting {
+        /// Which.
+        id: u64,
+        /// Its state.
+        state: String,
+        /// How it ended.
+        outcome: Option<String>,
+    },
+    /// The core could not be asked.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+}
+
+/// What one transaction made known, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// When.
+    pub at: Timestamp,
+    /// Incidents, decisions, orders and audit lines; of an incident or decision only its last state.
+    pub effects: Vec<Effect>,
+}
+
+/// One connection of one host, as the ingest and the core share it.
+pub(crate) struct Link {
+    pub host: String,
+    pub stream: StreamId,
+    pub first_sequence: u64,
+    pub generation: u64,
+    last_heard_ns: AtomicU64,
+    detached: AtomicBool,
+    pub acknowledged: watch::Sender<u64>,
+}
+
+impl Link {
+    pub(crate) fn last_heard(&self) -> Timestamp {
+        Timestamp(self.last_heard_ns.load(Ordering::Relaxed))
+    }
+}
+
+pub(crate) enum Request {
+    Attach {
+        host: String,
+        boot_id: String,
+        stream: StreamId,
+        first_sequence: u64,
+        reply: oneshot::Sender<Result<Arc<Link>, CoreError>>,
+    },
+    Detach { link: Arc<Link>, orderly: bool },
+    Verdict { decision: u64, actor: String, approve: bool, note: String, reply: oneshot::Sender<Result<Decision, VerdictError>> },
+    Halt { halted: bool, actor: String, reply: oneshot::Sender<Result<(), CoreError>> },
+    Reconfigure { engine: Box<Options>, retention: Retention, reply: oneshot::Sender<Result<(), CoreError>> },
+    Sending { key: String, attempt: u32, reply: oneshot::Sender<Result<(), CoreError>> },
+    Finished { key: String, attempts: u32, outcome: Outcome, reply: oneshot::Sender<Result<(), CoreError>> },
+    Stop { reply: oneshot::Sender<()> },
+}
+
+pub(crate) struct Arrived {
+    pub link: Arc<Link>,
+    pub frame: Frame,
+    pub at: Timestamp,
+}
+
+/// The way to the core. Cheap to clone.
+#[derive(Clone)]
+pub struct CoreHandle {
+    requests: mpsc::Sender<Request>,
+    frames: mpsc::Sender<Arrived>,
+    published: broadcast::Sender<Arc<Published>>,
+    counters: Arc<CoreCounters>,
+    epoch: u64,
+    store_path: PathBuf,
+    state_dir: PathBuf,
+}
+
+impl CoreHandle {
+    /// Starts the core on a store.
+    pub fn spawn(store: Store, config: CoreConfig) -> Result<Self, StartError> {
+        let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
+        let (frames, frames_in) = mpsc::channel(FRAMES_MAX);
+        let handle = Self {
+            requests,
+            frames,
+            published: broadcast::channel(PUBLISHED_MAX).0,
+            counters: Arc::default(),
+            epoch: store.epoch(),
+            store_path: store.path().to_owned(),
+            state_dir: config.state_dir.clone(),
+        };
+        let ledger = CoreLedger(handle.requests.clone());
+        let task = task::Task::start(store, config, handle.published.clone(), handle.counters.clone(), ledger)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new()
+            .name("core".to_owned())
+            .spawn(move || runtime.block_on(task.run(requests_in, frames_in)))?;
+        Ok(handle)
+    }
+
+    /// A host's stream opens, whose spool begins at `first_sequence`. The newest connection of a host is the one that counts.
+    pub async fn attach(
+        &self,
+        host: &str,
+        boot_id: &str,
+        stream: StreamId,
+        first_sequence: u64,
+    ) -> Result<Attachment, CoreError> {
+        let (reply, answer) = oneshot::channel();
+        let (host, boot_id) = (host.to_owned(), boot_id.to_owned());
+        self.ask(Request::Attach { host, boot_id, stream, first_sequence, reply }).await?;
+        let link = answer.await.map_err(|_| CoreError::Stopped)??;
+        Ok(Attachment { link, frames: self.frames.clone(), requests: self.requests.clone(), epoch: self.epoch })
+    }
+
+    /// A person judges a decision. Returns the decision as it is then: `ordered`, `rejected`, `done` or `withheld` with the reason in `outcome`.
+    pub async fn verdict(&self, decision: u64, actor: &str, approve: bool, note: &str) -> Result<Decision, VerdictError> {
+        let (reply, answer) = oneshot::channel();
+        let (actor, note) = (actor.to_owned(), note.to_owned());
+        self.ask(Request::Verdict { decision, actor, approve, note, reply }).await?;
+        answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
+    /// Halts all acting: the switch is on disk when this returns, whether or not the store can be written.
+    pub async fn halt(&self, actor: &str, reason: &str) -> Result<(), HaltError> {
+        halt::set(&self.state_dir, &Halt { actor: actor.to_owned(), reason: reason.to_owned() })?;
+        self.tell_halt(true, actor).await;
+        Ok(())
+    }
+
+    /// Lets acting go on. Returns whether it was halted.
+    pub async fn release(&self, actor: &str) -> Result<bool, HaltError> {
+        let was = halt::clear(&self.state_dir)?;
+        self.tell_halt(false, actor).await;
+        Ok(was)
+    }
+
+    /// Who halted acting.
+    pub fn halted(&self) -> Option<Halt> {
+        halt::is_set(&self.state_dir)
+    }
+
+    /// The core reads the switch itself within 100 ms; told, it notes the actor at once.
+    async fn tell_halt(&self, halted: bool, actor: &str) {
+        let (reply, answer) = oneshot::channel();
+        if self.ask(Request::Halt { halted, actor: actor.to_owned(), reply }).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+
+    /// Goes on with other settings of the engine and the store. The webhook's need a restart.
+    pub async fn reconfigure(&self, engine: Options, retention: Retention) -> Result<(), CoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Reconfigure { engine: Box::new(engine), retention, reply }).await?;
+        answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
+    /// What becomes known from now on. A receiver that lags reads the store again.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// A reader of the store, with a connection of its own.
+    pub fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::open(&self.store_path)
+    }
+
+    /// Grows by one with each start.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Figures for metrics.
+    pub fn figures(&self) -> CoreFigures {
+        self.counters.figures(FRAMES_MAX - self.frames.capacity())
+    }
+
+    /// Why the store cannot be written at present.
+    pub fn store_error(&self) -> Option<String> {
+        self.counters.store_error()
+    }
+
+    /// Stores what has arrived, and stops. Returns when that is done.
+    pub async fn stop(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.ask(Request::Stop { reply }).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), CoreError> {
+        self.requests.send(request).await.map_err(|_| CoreError::Stopped)
+    }
+}
+
+/// One connection of one host. Dropping it without [`detach`](Self::detach) is a break.
+pub struct Attachment {
+    link: Arc<Link>,
+    frames: mpsc::Sender<Arrived>,
+    requests: mpsc::Sender<Request>,
+    epoch: u64,
+}
+
+impl Attachment {
+    /// Everything up to this sequence is stored. Changes with each commit; send the newest as `Ack`.
+    pub fn acknowledged(&self) -> watch::Receiver<u64> {
+        self.link.acknowledged.subscribe()
+    }
+
+    /// The collector's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Something came from the host just now. Call it for every message: it costs two atomic operations and never waits.
+    pub fn heard(&self) {
+        self.link.last_heard_ns.fetch_max(Timeline::now().0, Ordering::Relaxed);
+    }
+
+    /// Gives a frame to the core, in the order of its stream; waits while the core has too much to do. A gap in the sequence is counted and accepted: whoever
+    /// calls this refuses what it does not want taken.
+    pub async fn submit(&self, frame: Frame) -> Result<(), CoreError> {
+        let arrived = Arrived { link: self.link.clone(), frame, at: Timeline::now() };
+        self.frames.send(arrived).await.map_err(|_| CoreError::Stopped)
+    }
+
+    /// The stream ended; `orderly` where the agent said goodbye.
+    pub async fn detach(self, orderly: bool) {
+        if !self.link.detached.swap(true, Ordering::Relaxed) {
+            let _ = self.requests.send(Request::Detach { link: self.link.clone(), orderly }).await;
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if !self.link.detached.swap(true, Ordering::Relaxed) {
+            // Where the queue is full this is lost, and silence tells the same a second later.
+            let _ = self.requests.try_send(Request::Detach { link: self.link.clone(), orderly: false });
+        }
+    }
+}
+
+/// How the executor reaches the store: through the one writer.
+pub(crate) struct CoreLedger(mpsc::Sender<Request>);
+
+impl crate::executor::Ledger for CoreLedger {
+    fn sending(&self, key: &str, attempt: u32) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        self.told(Request::Sending { key: key.to_owned(), attempt, reply }, answer)
+    }
+
+    fn finished(&self, key: &str, attempts: u32, outcome: &Outcome) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        self.told(Request::Finished { key: key.to_owned(), attempts, outcome: outcome.clone(), reply }, answer)
+    }
+}
+
+impl CoreLedger {
+    fn told(&self, request: Request, answer: oneshot::Receiver<Result<(), CoreError>>) -> Result<(), String> {
+        let stopped = |_| CoreError::Stopped.to_string();
+        self.0.blocking_send(request).map_err(|error| stopped(error.to_string()))?;
+        answer.blocking_recv().map_err(|error| stopped(error.to_string()))?.map_err(|error| error.to_string())
+    }
+}

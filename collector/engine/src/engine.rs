@@ -55,7 +55,6 @@ pub struct Engine {
     histories: Histories,
     frames: BTreeSet<String>,
     frames_in_order: VecDeque<String>,
-    reviewed_at: Timestamp,
     counters: Counters,
 }
 
@@ -80,7 +79,6 @@ impl Engine {
             histories: Histories::default(),
             frames: BTreeSet::new(),
             frames_in_order: VecDeque::new(),
-            reviewed_at: at,
             counters: Counters::default(),
             hosts: Hosts::default(),
             options,
@@ -115,6 +113,7 @@ impl Engine {
             }
             Event::Signal { frame, signal } => self.signal(&frame, &signal, &mut effects),
             Event::Tick => self.tick(&mut effects),
+            Event::JudgeSilence => self.judge_silence(&mut effects),
             Event::Stalled { for_ns: _ } => self.hosts.stalled(now, &self.options),
             Event::Verdict { decision, actor, approve, note } => {
                 self.verdict(decision, &actor, approve, &note, &mut effects);
@@ -132,9 +131,14 @@ impl Engine {
         self.decisions.get(&id)
     }
 
-    /// Orders that are out, with the incident's state: what an executor must be told again after a restart.
+    /// Whether an incident is open.
     pub fn is_open(&self, incident: u64) -> bool {
         self.keys.contains_key(&incident)
+    }
+
+    /// Goes on with other settings. What is open stays open.
+    pub fn reconfigure(&mut self, options: Options) {
+        self.options = options;
     }
 
     /// Open incidents.
@@ -189,7 +193,7 @@ impl Engine {
             match verdict {
                 Verdict::Alone(host) => self.fell_silent(&host, effects),
                 Verdict::Together { hosts, watched } => self.fell_silent_together(&hosts, watched, effects),
-                Verdict::StillTogether { silent, members } => self.still_together(silent, members, effects),
+                Verdict::StillTogether { silent, members, news } => self.still_together(silent, members, news, effects),
                 Verdict::Forgotten(host) => {
                     let name = host.clone();
                     self.audit("engine", "host.forgotten", format!("{name}: silent for too long, no longer watched"), effects);
@@ -230,14 +234,14 @@ impl Engine {
         self.changed(&key, effects);
     }
 
-    fn still_together(&mut self, silent: usize, members: usize, effects: &mut Vec<Effect>) {
+    fn still_together(&mut self, silent: usize, members: usize, news: bool, effects: &mut Vec<Effect>) {
         let now = self.now;
         let Some(incident) = self.cases.get_mut(&Key::together()) else { return };
         let quiet = silent == 0;
-        if quiet == incident.quiet_since.is_some() {
+        if quiet == incident.quiet_since.is_some() && !news {
             return;
         }
-        incident.quiet_since = quiet.then_some(now);
+        incident.quiet_since = if quiet { incident.quiet_since.or(Some(now)) } else { None };
         incident.updated = now;
         silence::describe_many(incident, &[], members, silent, 0);
         effects.push(Effect::Incident(incident.clone()));
@@ -372,7 +376,6 @@ impl Engine {
     }
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
-        self.judge_silence(effects);
         let settled = self.histories.settle(self.now, &self.options);
         for (key, mut incident) in settled {
             if self.cases.contains_key(&key) || self.cases.len() >= self.options.limits.open_incidents_max {
@@ -403,9 +406,9 @@ impl Engine {
         for key in over {
             self.resolve(&key, effects);
         }
-        // What the rate or a cooldown held back gets its turn.
-        if !self.options.automatic.is_empty() && self.now.0.saturating_sub(self.reviewed_at.0) >= 1_000 * MS {
-            self.reviewed_at = self.now;
+        // What the rate or a cooldown held back gets its turn, about once a second. Without a memory of the last time: a
+        // tick without effects must change nothing, so that a log may leave it out.
+        if !self.options.automatic.is_empty() && self.now.0 % (1_000 * MS) < 150 * MS {
             self.review_all(effects);
         }
     }
@@ -571,7 +574,7 @@ impl Engine {
         decision.updated = self.now;
         decision.outcome = None;
         let order = Order {
-            idempotency_key: format!("{}-{}-{}", self.installation, decision.id, decision.orders),
+            idempotency_key: self.key_of(&decision),
             epoch: self.epoch,
             decision: decision.id,
             action: decision.action.clone(),
@@ -589,7 +592,7 @@ impl Engine {
     }
 
     fn order_finished(&mut self, key: &str, outcome: Outcome, effects: &mut Vec<Effect>) {
-        let id = key.rsplit('-').nth(1).and_then(|id| id.parse::<u64>().ok());
+        let id = key.rsplit('-').next().and_then(|id| id.parse::<u64>().ok());
         let decision = id.and_then(|id| self.decisions.get(&id)).cloned();
         let Some(mut decision) = decision.filter(|d| d.state == DecisionState::Ordered && key == self.key_of(d)) else {
             self.audit("executor", "order.unknown", format!("{key}: no order of that key is out"), effects);
@@ -614,8 +617,9 @@ impl Engine {
         }
     }
 
+    /// A decision has one key for ever: an order given again after it was withheld may have arrived the first time.
     fn key_of(&self, decision: &Decision) -> String {
-        format!("{}-{}-{}", self.installation, decision.id, decision.orders)
+        format!("{}-{}", self.installation, decision.id)
     }
 
     /// What becomes of a decision whose incident is over.

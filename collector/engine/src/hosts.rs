@@ -35,8 +35,8 @@ pub(crate) enum Verdict {
     Alone(HostName),
     /// These fell silent together, out of so many watched.
     Together { hosts: Vec<HostName>, watched: usize },
-    /// Of those silent together, so many still are.
-    StillTogether { silent: usize, members: usize },
+    /// Of those silent together, so many still are; `news`: most came back, or fell again.
+    StillTogether { silent: usize, members: usize, news: bool },
     /// No longer watched: silent for too long.
     Forgotten(HostName),
 }
@@ -222,16 +222,17 @@ impl Hosts {
             .map(|(name, _)| name.clone())
             .collect();
         if silent.is_empty() || silent.len() * 2 > self.members {
-            self.returned_at = None;
-            verdicts.push(Verdict::StillTogether { silent: silent.len(), members: self.members });
+            let news = self.returned_at.take().is_some();
+            verdicts.push(Verdict::StillTogether { silent: silent.len(), members: self.members, news });
             return;
         }
+        let news = self.returned_at.is_none();
         let returned_at = *self.returned_at.get_or_insert(now);
         if now < after(returned_at, options.restart_grace_ms) {
-            verdicts.push(Verdict::StillTogether { silent: silent.len(), members: self.members });
+            verdicts.push(Verdict::StillTogether { silent: silent.len(), members: self.members, news });
             return;
         }
-        verdicts.push(Verdict::StillTogether { silent: 0, members: self.members });
+        verdicts.push(Verdict::StillTogether { silent: 0, members: self.members, news });
         for name in silent {
             self.fall(&name, Silence::Alone, now);
             verdicts.push(Verdict::Alone(name));

@@ -15,8 +15,10 @@ mod hosts;
 mod link;
 pub mod model;
 mod options;
+mod replay;
 mod silence;
 
 pub use engine::{Counters, Engine};
 pub use model::*;
 pub use options::{Limits, Options};
+pub use replay::{Logged, Recorder, replay};

@@ -98,8 +98,10 @@ pub enum Event {
         /// The signal.
         signal: Signal,
     },
-    /// Time passed. Comes at least every 100 ms.
+    /// Time passed: what has been quiet for long enough ends. Comes at least every 100 ms.
     Tick,
+    /// Time passed, and every hearing so far was told: who is silent? Comes at least every 100 ms.
+    JudgeSilence,
     /// The collector itself stood still (suspended, starved, a slow disk): for that long nobody can have been heard.
     Stalled {
         /// How long.
@@ -322,7 +324,7 @@ pub struct Decision {
 /// Carry out one decision, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// The same for every retry; no two orders share it.
+    /// One per decision, the same for every retry and every further order of it: whoever has seen it need not act again.
     pub idempotency_key: String,
     /// Fencing: an executor refuses an epoch lower than the highest it has seen.
     pub epoch: u64,

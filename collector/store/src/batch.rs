@@ -2,7 +2,7 @@
 
 use crate::reader::OrderState;
 use crate::writer::Store;
-use railwatch_engine::{Decision, Effect, Event, Incident, KnownHost, Order, Signal, Timestamp};
+use railwatch_engine::{Decision, Effect, Incident, KnownHost, Logged, Order, Signal, Timestamp};
 use std::collections::BTreeMap;
 
 /// Names an agent's spool: sequences count within it.
@@ -70,7 +70,7 @@ pub struct Batch {
     pub(crate) audit: Vec<railwatch_engine::AuditEntry>,
     pub(crate) joined: BTreeMap<String, u64>,
     pub(crate) hosts: BTreeMap<String, KnownHost>,
-    pub(crate) events: Vec<(Timestamp, String)>,
+    pub(crate) log: Vec<(Timestamp, Logged)>,
     pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) used: Timestamp,
 }
@@ -79,7 +79,7 @@ impl Batch {
     /// Nothing to commit.
     pub fn is_empty(&self) -> bool {
         let Self {
-            streams, signals, incidents, decisions, orders, order_states, audit, joined, hosts, events, counts, used: _,
+            streams, signals, incidents, decisions, orders, order_states, audit, joined, hosts, log, counts, used: _,
         } = self;
         streams.is_empty()
             && signals.is_empty()
@@ -90,11 +90,12 @@ impl Batch {
             && audit.is_empty()
             && joined.is_empty()
             && hosts.is_empty()
-            && events.is_empty()
+            && log.is_empty()
             && counts.is_empty()
     }
 
-    /// Takes a frame, unless it was taken before. `insist` accepts a gap: the agent has told that it has nothing older.
+    /// Takes a frame, unless it was taken before. `first_sequence` is where the agent says its spool begins: a stream of which nothing is stored begins there
+    /// (what came before was acknowledged by another store), and gaps are taken. Without it, they are refused.
     pub fn frame(
         &mut self,
         store: &Store,
@@ -102,18 +103,19 @@ impl Batch {
         stream: StreamId,
         frame: &Frame,
         received: Timestamp,
-        insist: bool,
+        first_sequence: Option<u64>,
     ) -> FrameVerdict {
         let key = (host.to_owned(), stream);
-        let through =
-            self.streams.get(&key).copied().unwrap_or_else(|| store.acknowledged_through(host, &stream));
+        let stored = self.streams.get(&key).copied().unwrap_or_else(|| store.acknowledged_through(host, &stream));
+        let begins_after = first_sequence.unwrap_or(1).saturating_sub(1).min(frame.sequence.saturating_sub(1));
+        let through = if stored == 0 { begins_after } else { stored };
         if frame.sequence <= through {
             self.count("frames_duplicate", 1);
             return FrameVerdict::Duplicate;
         }
         let missing = frame.sequence - through - 1;
         let explained = frame.skipped_signals.saturating_add(frame.skipped_windows);
-        if missing > explained && !insist {
+        if missing > explained && first_sequence.is_none() {
             return FrameVerdict::Gap { expected: through + 1 };
         }
         self.streams.insert(key, frame.sequence);
@@ -161,11 +163,14 @@ impl Batch {
         }
     }
 
-    /// Notes an event in the log from which an incident can be replayed.
-    pub fn event(&mut self, event: &Event, now: Timestamp) {
-        if let Ok(body) = serde_json::to_string(event) {
-            self.events.push((now, body));
-        }
+    /// Adds lines to the log from which an incident can be replayed.
+    pub fn log(&mut self, lines: impl IntoIterator<Item = Logged>, now: Timestamp) {
+        self.log.extend(lines.into_iter().map(|line| (now, line)));
+    }
+
+    /// Signals gathered so far.
+    pub fn signals(&self) -> usize {
+        self.signals.len()
     }
 
     /// Notes when a host was heard, and whether it left.

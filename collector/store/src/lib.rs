@@ -16,6 +16,6 @@ pub use batch::{Batch, Frame, FrameBody, FrameVerdict, StreamId};
 pub use error::StoreError;
 pub use prune::{Pruned, Retention};
 pub use reader::{
-    AuditFilter, DecisionFilter, IncidentFilter, LoggedEvent, OrderRow, OrderState, Reader, SignalFilter, StoredSignal, Totals,
+    AuditFilter, DecisionFilter, IncidentFilter, OrderRow, OrderState, Reader, SignalFilter, StoredSignal, Totals,
 };
 pub use writer::{Committed, Store};

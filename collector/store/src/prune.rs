@@ -21,6 +21,8 @@ pub struct Retention {
     pub incidents_max: u64,
     /// The newest so many lines of the event log stay.
     pub events_max: u64,
+    /// The event log takes at most about so many bytes.
+    pub events_bytes_max: u64,
     /// Streams that one host may have had; the oldest beyond are forgotten.
     pub streams_per_host_max: u64,
 }
@@ -33,6 +35,7 @@ impl Default for Retention {
             incidents_days: 365,
             incidents_max: 200_000,
             events_max: 100_000,
+            events_bytes_max: 256 << 20,
             streams_per_host_max: 8,
         }
     }
@@ -96,6 +99,12 @@ impl Store {
              ORDER BY id LIMIT ?2)",
             params![signed(retention.events_max), CHUNK],
         )?;
+        let heavy = delete(
+            "DELETE FROM event_log WHERE (SELECT coalesce(sum(bytes), 0) FROM event_log) > ?1
+             AND id IN (SELECT id FROM event_log ORDER BY id LIMIT ?2)",
+            params![signed(retention.events_bytes_max), CHUNK / 10],
+        )?;
+        let events = events + heavy;
         let streams: Vec<i64> = transaction
             .prepare_cached(
                 "SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY host ORDER BY used DESC, id DESC) AS rank FROM streams)
@@ -115,7 +124,7 @@ impl Store {
             incidents,
             events,
             streams: streams.len() as u64,
-            more: [signals, incidents, events].contains(&(CHUNK as u64)),
+            more: heavy > 0 || [signals, incidents, events].contains(&(CHUNK as u64)),
         };
         let counts = [
             ("signals_pruned", signals),

@@ -2,7 +2,7 @@
 
 use crate::error::StoreError;
 use railwatch_engine::{
-    AuditEntry, Decision, DecisionState, Event, Incident, KnownHost, Order, PastOrder, Restored, Severity, Signal, Timestamp,
+    AuditEntry, Decision, DecisionState, Incident, KnownHost, Logged, Order, PastOrder, Severity, Signal, Timestamp,
 };
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, params};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -125,16 +125,6 @@ pub struct OrderRow {
     pub attempts: u32,
     /// What was answered last.
     pub detail: String,
-}
-
-/// One line of the event log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LoggedEvent {
-    /// An epoch began: the engine started from this.
-    Restored(Box<Restored>),
-    /// The engine took this event.
-    Event(Event),
 }
 
 /// How much the store holds.
@@ -264,7 +254,7 @@ impl Reader {
     }
 
     /// The event log from `after` on, oldest first: (identifier, epoch, now, entry).
-    pub fn event_log(&self, after: u64, limit: u64) -> Result<Vec<(u64, u64, Timestamp, LoggedEvent)>, StoreError> {
+    pub fn event_log(&self, after: u64, limit: u64) -> Result<Vec<(u64, u64, Timestamp, Logged)>, StoreError> {
         let found = self.rows(
             "SELECT id, epoch, now, body FROM event_log WHERE id > ?1 ORDER BY id LIMIT ?2",
             params![signed(after), rows(limit)],

@@ -80,7 +80,8 @@ CREATE TABLE audit (
 CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
 CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
 
-CREATE TABLE event_log (id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, now INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE TABLE event_log (id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, now INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, body TEXT NOT NULL);
 "];
 
 pub(crate) const KNOWN: i64 = MIGRATIONS.len() as i64;

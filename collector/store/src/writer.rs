@@ -2,7 +2,7 @@
 
 use crate::batch::{Batch, StreamId, frame_name};
 use crate::error::StoreError;
-use crate::reader::{self, LoggedEvent, OrderState, Reader};
+use crate::reader::{self, OrderState, Reader};
 use crate::schema;
 use railwatch_engine::{IncidentState, Order, Restored, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -171,18 +171,6 @@ impl Store {
         Ok(Committed { streams: batch.streams.len(), signals: batch.signals.len() })
     }
 
-    /// Writes the first entry of this epoch's event log: what the engine began with.
-    pub fn log_start(&mut self, restored: &Restored) -> Result<(), StoreError> {
-        let body = json(&self.path, "the start of the event log", &LoggedEvent::Restored(Box::new(restored.clone())))?;
-        self.connection
-            .execute(
-                "INSERT INTO event_log (epoch, now, body) VALUES (?1, ?2, ?3)",
-                params![reader::signed(self.epoch), reader::signed(restored.at.0), body],
-            )
-            .map(drop)
-            .map_err(|source| StoreError::of(&self.path, source))
-    }
-
     pub(crate) fn forget_streams(&mut self, rows: &[i64]) {
         for streams in self.streams.values_mut() {
             streams.retain(|stream| !rows.contains(&stream.row));
@@ -341,7 +329,8 @@ fn write(
         let body = json(path, "an order", order)?;
         transaction
             .prepare_cached(
-                "INSERT INTO orders (key, decision, given, state, attempts, detail, body) VALUES (?1, ?2, ?3, ?4, 0, '', ?5)",
+                "INSERT INTO orders (key, decision, given, state, attempts, detail, body) VALUES (?1, ?2, ?3, ?4, 0, '', ?5)
+                 ON CONFLICT (key) DO UPDATE SET given = ?3, state = ?4, body = ?5",
             )
             .and_then(|mut statement| {
                 statement.execute(params![
@@ -379,11 +368,12 @@ fn write(
             })
             .map_err(failed)?;
     }
-    for (now, event) in &batch.events {
+    for (now, line) in &batch.log {
+        let body = json(path, "a line of the event log", line)?;
         transaction
-            .prepare_cached("INSERT INTO event_log (epoch, now, body) VALUES (?1, ?2, ?3)")
+            .prepare_cached("INSERT INTO event_log (epoch, now, bytes, body) VALUES (?1, ?2, ?3, ?4)")
             .and_then(|mut statement| {
-                statement.execute(params![signed(epoch), signed(now.0), format!("{{\"event\":{event}}}")])
+                statement.execute(params![signed(epoch), signed(now.0), signed(body.len() as u64), body])
             })
             .map_err(failed)?;
     }

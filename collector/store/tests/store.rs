@@ -2,10 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
 use railwatch_engine::{
-    AuditEntry, Effect, Element, Engine, Event, IncidentState, KnownHost, Options, Severity, Signal, Timestamp,
+    AuditEntry, Effect, Element, Engine, Event, IncidentState, KnownHost, Logged, Options, Severity, Signal, Timestamp,
 };
 use railwatch_store::{
-    AuditFilter, Batch, DecisionFilter, Frame, FrameBody, FrameVerdict, IncidentFilter, LoggedEvent, OrderState, Retention,
+    AuditFilter, Batch, DecisionFilter, Frame, FrameBody, FrameVerdict, IncidentFilter, OrderState, Retention,
     SignalFilter, Store, StoreError, StreamId,
 };
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ fn signal_frame(host: &str, sequence: u64) -> Frame {
 
 fn take(store: &mut Store, host: &str, frames: &[Frame]) -> Vec<FrameVerdict> {
     let mut batch = Batch::default();
-    let verdicts = frames.iter().map(|frame| batch.frame(store, host, STREAM, frame, NOW, false)).collect();
+    let verdicts = frames.iter().map(|frame| batch.frame(store, host, STREAM, frame, NOW, None)).collect();
     store.commit(&batch).unwrap();
     verdicts
 }
@@ -77,7 +77,7 @@ fn a_gap_is_taken_only_where_it_is_explained_or_insisted_on() {
     let explained = Frame { skipped_signals: 1, skipped_windows: 1, ..signal_frame("h", 3) };
     assert_eq!(take(&mut store, "h", &[explained]), [FrameVerdict::Accepted { missing: 2 }]);
     let mut batch = Batch::default();
-    let verdict = batch.frame(&store, "h", STREAM, &frame(10, FrameBody::Windows), NOW, true);
+    let verdict = batch.frame(&store, "h", STREAM, &frame(10, FrameBody::Windows), NOW, Some(1));
     assert_eq!(verdict, FrameVerdict::Accepted { missing: 6 });
     store.commit(&batch).unwrap();
     let counters = store.reader().unwrap().totals().unwrap().counters;
@@ -93,7 +93,7 @@ fn a_batch_that_was_not_committed_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().join("db")).unwrap();
     let mut batch = Batch::default();
-    assert_eq!(batch.frame(&store, "h", STREAM, &signal_frame("h", 1), NOW, false), TAKEN);
+    assert_eq!(batch.frame(&store, "h", STREAM, &signal_frame("h", 1), NOW, None), TAKEN);
     drop(batch);
     assert_eq!(store.acknowledged_through("h", &STREAM), 0);
 }
@@ -106,9 +106,9 @@ fn what_the_engine_did_comes_back_after_a_restart_and_goes_on() {
     let mut engine = Engine::restore(Options::default(), store.restore(NOW, None).unwrap());
     let first = signal_frame("h", 1);
     let mut batch = Batch::default();
-    batch.frame(&store, "h", STREAM, &first, NOW, false);
+    batch.frame(&store, "h", STREAM, &first, NOW, None);
     let event = Event::Signal { frame: first.name("h", &STREAM), signal: signal("h", 1.0) };
-    batch.event(&event, NOW);
+    batch.log([Logged::Event(event.clone())], NOW);
     batch.effects(&engine.step(event.clone(), NOW), NOW);
     batch.host(KnownHost { host: "h".into(), boot_id: "b".into(), last_heard: NOW, departed: false });
     store.commit(&batch).unwrap();
@@ -146,7 +146,7 @@ fn what_the_engine_did_comes_back_after_a_restart_and_goes_on() {
     assert_eq!(reader.orders(None, 0).unwrap()[0].state, OrderState::Done);
     assert!(!reader.audit(&AuditFilter::default()).unwrap().is_empty());
     let log = reader.event_log(0, 0).unwrap();
-    assert!(log.iter().any(|(_, _, _, entry)| *entry == LoggedEvent::Event(event.clone())));
+    assert!(log.iter().any(|(_, _, _, entry)| *entry == Logged::Event(event.clone())));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn pruning_keeps_the_newest_counts_the_rest_and_never_numbers_anything_twice() {
         let host = format!("h{sequence}");
         let mut batch = Batch::default();
         let frame = signal_frame(&host, 1);
-        batch.frame(&store, &host, STREAM, &frame, NOW, false);
+        batch.frame(&store, &host, STREAM, &frame, NOW, None);
         for (name, n) in [("nic.link.down", 1), ("nic.link.up", 2)] {
             let signal = Signal { name: name.into(), ..signal(&host, 0.0) };
             batch.effects(&engine.step(Event::Signal { frame: format!("{host}/x/{n}"), signal }, NOW), NOW);
@@ -256,7 +256,7 @@ fn a_thousand_hosts_share_their_commits() {
         for group in hosts.chunks(100) {
             let mut batch = Batch::default();
             for host in group {
-                assert_eq!(batch.frame(&store, host, STREAM, &signal_frame(host, sequence), NOW, false), TAKEN);
+                assert_eq!(batch.frame(&store, host, STREAM, &signal_frame(host, sequence), NOW, None), TAKEN);
                 frames += 1;
             }
             store.commit(&batch).unwrap();
