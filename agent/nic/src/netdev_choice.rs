@@ -44,9 +44,10 @@ impl NetdevChoice {
 
     /// This interface is read.
     pub(crate) fn wants(&self, root: &Path, link: &Link) -> bool {
-        let has_device = || link.has_parent || sysfs::device_path(root, "net", &link.name).join("device").exists();
-        !link.is_loopback
-            && (if link.kind.is_empty() { has_device() } else { self.software_kinds.contains(&link.kind) })
+        // Kernels before 5.14 do not say that there is a parent. Under another network namespace's sysfs, a software
+        // interface could be taken for the device of the same name there: only one without a kind is looked up.
+        let in_sysfs = || link.kind.is_empty() && sysfs::device_path(root, "net", &link.name).join("device").exists();
+        !link.is_loopback && (link.has_parent || in_sysfs() || self.software_kinds.contains(&link.kind))
     }
 }
 

@@ -39,7 +39,7 @@ impl Flags {
 /// that `delta / covered_ns` is the mean rate. For a gauge they are its values, and `delta` and `covered_ns` are 0.
 ///
 /// Most counters of errors never move. A series that did not move in this window nor in that of its last row is left out,
-/// for [`QUIET_WINDOWS`](crate::QUIET_WINDOWS) windows at most: absent means "as before, and still".
+/// for [`QUIET`](crate::QUIET) at most: absent means "as before, and still".
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WindowFrame {
     /// Source the series belong to.

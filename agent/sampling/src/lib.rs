@@ -27,7 +27,7 @@ pub use catalog::{Catalog, SERIES_MAX_DEFAULT};
 pub use clock::{ClockPair, Moment};
 pub use counter::{Step, step};
 pub use frame::{Flags, WindowFrame};
-pub use recorder::{Declare, Output, QUIET_WINDOWS, Recorder, Rejects, SeriesHandle};
+pub use recorder::{Declare, Output, QUIET, Recorder, Rejects, SeriesHandle};
 pub use sampler::{Sampler, SamplerConfig, Sink, SinkFull, StartError, UnknownSource};
 pub use series::{AtLimit, Counter, Entity, Kind, SeriesDef, SeriesId};
 pub use signal::{BURST, HOLD_OFF, Rule, Severity, Signal, When};

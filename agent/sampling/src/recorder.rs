@@ -69,16 +69,16 @@ struct Slot {
     told: Told,
 }
 
-/// What the series' last row said, and how many windows ago.
+/// What the series' last row said, and of which window.
 #[derive(Clone, Copy, Default)]
 struct Told {
     was_still: bool,
     last: f64,
-    windows_ago: u32,
+    start_ns: u64,
 }
 
-/// A series that does not move gets a row only every so many windows.
-pub const QUIET_WINDOWS: u32 = 10;
+/// A series that does not move gets a row only this often.
+pub const QUIET: Duration = Duration::from_secs(10);
 
 /// What a series showed last.
 #[derive(Clone, Copy)]
@@ -116,19 +116,18 @@ struct Window {
 
 impl Told {
     /// The window says something its series' last row did not, or that row is old. Notes it where it does.
-    fn is_news(&mut self, kind: Kind, window: &Window) -> bool {
+    fn is_news(&mut self, kind: Kind, window: &Window, start_ns: u64) -> bool {
         #[expect(clippy::float_cmp, reason = "a gauge that repeats a value repeats it exactly")]
         let is_still = window.flags == Flags::default()
             && match kind {
                 Kind::Counter(_) => window.delta == 0,
                 Kind::Gauge => window.min == window.max && window.last == self.last,
             };
-        let is_news = !is_still || !self.was_still || self.windows_ago + 1 >= QUIET_WINDOWS;
-        *self = if is_news {
-            Self { was_still: is_still, last: window.last, windows_ago: 0 }
-        } else {
-            Self { windows_ago: self.windows_ago + 1, ..*self }
-        };
+        let is_old = u128::from(start_ns.saturating_sub(self.start_ns)) >= QUIET.as_nanos();
+        let is_news = !is_still || !self.was_still || is_old;
+        if is_news {
+            *self = Self { was_still: is_still, last: window.last, start_ns };
+        }
         is_news
     }
 }
@@ -307,7 +306,7 @@ impl Recorder {
         for slot in self.slots.iter_mut().flatten().filter(|slot| slot.window.readings > 0) {
             slot.window.flags.set(if partial { Flags::PARTIAL } else { Flags::default() });
             let window = std::mem::take(&mut slot.window);
-            if slot.told.is_news(slot.def.kind(), &window) {
+            if slot.told.is_news(slot.def.kind(), &window, start_ns) {
                 push_row(&mut frame, slot.def.id(), window);
             }
         }

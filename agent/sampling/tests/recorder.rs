@@ -170,7 +170,7 @@ fn windows_are_aligned_hold_their_own_readings_and_say_when_they_are_partial() {
 }
 
 #[test]
-fn a_series_that_does_not_move_gets_a_row_when_it_stops_and_every_tenth_window_after() {
+fn a_series_that_does_not_move_gets_a_row_when_it_stops_and_every_ten_seconds_after() {
     let mut bench = Bench::new(10);
     let defs = [def("c", Kind::Counter(Counter::wrapping(64))), def("g", Kind::Gauge)];
     let handles: Vec<_> = bench.declare(START, &defs).into_iter().flatten().collect();
@@ -186,7 +186,7 @@ fn a_series_that_does_not_move_gets_a_row_when_it_stops_and_every_tenth_window_a
         let rows = frames.iter().filter(|f| f.series.contains(&def.id()));
         rows.map(|f| (f.start_mono_ns - START) / SECOND).collect()
     };
-    // Moves in 1 to 4, stands in 5, then every tenth; the last window is partial and always told.
+    // Moves in 1 to 4, stands in 5, then every ten seconds; the last window is partial and always told.
     assert_eq!(windows_of(&defs[0]), [0, 1, 2, 3, 4, 5, 15, 25, 29]);
     assert_eq!(windows_of(&defs[1]), [0, 1, 11, 21, 25, 26, 29]);
 }
