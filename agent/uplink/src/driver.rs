@@ -124,6 +124,8 @@ impl Driver {
                 Woken::Signals(_) | Woken::Windows(_) => {
                     new_signals.drain(..).for_each(|signal| self.spool.signal(&signal));
                     new_windows.drain(..).for_each(|windows| self.spool.windows(&windows));
+                    // A flood of signals must not hold up the connection's task: clock stamps are taken there.
+                    tokio::task::yield_now().await;
                 }
                 Woken::Control => {
                     let (stop, target) = {

@@ -9,7 +9,8 @@
 //! What a caller is promised:
 //! - a signal that was taken is sent at once, before all windows that wait, and again until it is acknowledged;
 //!   under one sequence for ever, so that the collector recognises what it has;
-//! - a kill of the agent loses nothing that was taken, except while the disk refuses (a stated limitation);
+//! - a kill of the agent loses nothing that reached the spool, microseconds after it was taken, except while the
+//!   disk refuses (a stated limitation);
 //! - what is lost (quota, damage, full queues) is counted in the next frame of its kind and in [`UplinkState`];
 //! - silence towards the collector never lasts longer than 200 ms while connected.
 //!
