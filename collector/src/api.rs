@@ -1,1 +1,77 @@
-//! api: not there yet.
+//! The HTTP/JSON API: what people and programs see of the collector, and the only way in for their verdicts.
+//!
+//! In: requests, each with a bearer token ([`crate::auth`]). Out: live state ([`crate::live`]), incidents, decisions and
+//! audit from the store's readers, changes as server-sent events ([`feed`]), problems as RFC 9457 ([`problem`]).
+//! Verdicts and halts go to the core, which stores and judges them; the token's name is the actor.
+//! Never: a decision, a write to the store, an answer without a caller (but /healthz and /readyz), or anything unbounded.
+
+pub mod acts;
+pub mod counters;
+pub mod feed;
+mod guard;
+pub mod problem;
+mod readers;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use readers::Readers;
+pub use server::{ListenRefused, check_listen, serve};
+
+use crate::auth::Tokens;
+use crate::live::Live;
+use acts::Acts;
+use counters::Counters;
+use feed::Feed;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+
+/// Watchers at one time.
+const WATCHERS_MAX: usize = 256;
+
+/// Everything the API shows and speaks to. Clone it freely.
+#[derive(Clone)]
+pub struct ApiState(Arc<Inner>);
+
+struct Inner {
+    tokens: Arc<Tokens>,
+    live: Live,
+    readers: Readers,
+    acts: Arc<dyn Acts>,
+    feed: Feed,
+    counters: Arc<Counters>,
+    watchers: Arc<Semaphore>,
+    requests: AtomicU64,
+    run: u64,
+}
+
+impl ApiState {
+    /// The API of this collector.
+    pub fn new(tokens: Arc<Tokens>, live: Live, readers: Readers, acts: Arc<dyn Acts>, feed: Feed) -> Self {
+        let run = feed.run();
+        Self(Arc::new(Inner {
+            tokens,
+            live,
+            readers,
+            acts,
+            feed,
+            counters: Arc::default(),
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            requests: AtomicU64::new(0),
+            run,
+        }))
+    }
+
+    /// What the API did so far, for OpenMetrics.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.0.counters)
+    }
+
+    /// A name for a request that came without one, unique over restarts.
+    fn next_request_id(&self) -> String {
+        format!("{:x}-{:x}", self.0.run, self.0.requests.fetch_add(1, Ordering::Relaxed))
+    }
+}

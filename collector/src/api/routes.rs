@@ -1,0 +1,349 @@
+//! The routes: each takes its query, asks whoever knows, and answers in JSON.
+
+use super::ApiState;
+use super::acts::HaltState;
+use super::problem::Problem;
+use super::watch::watch;
+use crate::auth::Caller;
+use crate::live::rows::{GpuCoverageRow, GpuProcessRow, HostRow, NicRow};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use railwatch_engine::{AuditEntry, Decision, DecisionState, Incident, Timestamp};
+use railwatch_store::{AuditFilter, DecisionFilter, IncidentFilter, SignalFilter, StoredSignal};
+use serde::{Deserialize, Serialize};
+
+/// Largest request body, bytes.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Longest note or reason, bytes.
+const NOTE_BYTES_MAX: usize = 1024;
+/// Rows where the query does not say how many.
+const LIMIT_DEFAULT: u64 = 100;
+/// Rows at most.
+const LIMIT_MAX: u64 = 1000;
+/// Signals and decisions shown with an incident.
+const WITH_INCIDENT_MAX: u64 = 100;
+
+pub(super) fn router(_: ApiState) -> Router<ApiState> {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/v1/version", get(version))
+        .route("/v1/hosts", get(hosts))
+        .route("/v1/gpu/processes", get(gpu_processes))
+        .route("/v1/gpu/coverage", get(gpu_coverage))
+        .route("/v1/nic", get(nic))
+        .route("/v1/incidents", get(incidents))
+        .route("/v1/incidents/{id}", get(incident))
+        .route("/v1/decisions", get(decisions))
+        .route("/v1/decisions/{id}", get(decision))
+        .route("/v1/decisions/{id}/verdict", post(verdict))
+        .route("/v1/audit", get(audit))
+        .route("/v1/watch", get(watch))
+        .route("/v1/halt", get(halt_state).post(halt))
+        .fallback(async || Problem::not_found("there is nothing at this path; docs/API.md lists what there is"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                "The method does not fit the path",
+                "docs/API.md says which methods each path has",
+            )
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}
+
+async fn ready(State(api): State<ApiState>) -> Result<&'static str, Problem> {
+    api.0.readers.query(|reader| reader.decision(0).map(drop)).await?;
+    Ok("ready\n")
+}
+
+#[derive(Serialize)]
+struct Version {
+    version: &'static str,
+    api: &'static str,
+}
+
+async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION"), api: "v1" })
+}
+
+async fn hosts(State(api): State<ApiState>) -> Json<Vec<HostRow>> {
+    Json(api.0.live.hosts())
+}
+
+async fn gpu_processes(State(api): State<ApiState>) -> Json<Vec<GpuProcessRow>> {
+    Json(api.0.live.gpu_processes())
+}
+
+async fn gpu_coverage(State(api): State<ApiState>) -> Json<Vec<GpuCoverageRow>> {
+    Json(api.0.live.gpu_coverage())
+}
+
+async fn nic(State(api): State<ApiState>) -> Json<Vec<NicRow>> {
+    Json(api.0.live.nic())
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StateQuery {
+    Open,
+    Resolved,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IncidentsQuery {
+    state: Option<StateQuery>,
+    host: Option<String>,
+    /// Opened at or after this, Unix nanoseconds.
+    since: Option<u64>,
+    before: Option<u64>,
+    limit: Option<u64>,
+}
+
+async fn incidents(
+    State(api): State<ApiState>,
+    query: Result<Query<IncidentsQuery>, QueryRejection>,
+) -> Result<Json<Vec<Incident>>, Problem> {
+    let Query(query) = query.map_err(bad_query)?;
+    let filter = IncidentFilter {
+        open: query.state.map(|state| matches!(state, StateQuery::Open)),
+        host: query.host,
+        before: query.before,
+        limit: limit(query.limit)?,
+        ..IncidentFilter::default()
+    };
+    let mut found = api.0.readers.query(move |reader| reader.incidents(&filter)).await?;
+    if let Some(since) = query.since {
+        // Newest first, and identifiers grow with the time of opening: what follows an older one is older still.
+        let fresh = found.iter().take_while(|incident| incident.opened >= Timestamp(since)).count();
+        found.truncate(fresh);
+    }
+    Ok(Json(found))
+}
+
+#[derive(Serialize)]
+struct IncidentInFull {
+    #[serde(flatten)]
+    incident: Incident,
+    decisions: Vec<Decision>,
+    signals: Vec<SignalRow>,
+}
+
+#[derive(Serialize)]
+struct SignalRow {
+    received: Timestamp,
+    #[serde(flatten)]
+    signal: railwatch_engine::Signal,
+}
+
+impl From<StoredSignal> for SignalRow {
+    fn from(stored: StoredSignal) -> Self {
+        Self { received: stored.received, signal: stored.signal }
+    }
+}
+
+async fn incident(
+    State(api): State<ApiState>,
+    id: Result<Path<u64>, PathRejection>,
+) -> Result<Json<IncidentInFull>, Problem> {
+    let id = number(id)?;
+    let found = api.0.readers.query(move |reader| {
+        let Some(incident) = reader.incident(id)? else { return Ok(None) };
+        let of_it = DecisionFilter { incident: Some(id), limit: WITH_INCIDENT_MAX, ..DecisionFilter::default() };
+        let decisions = reader.decisions(&of_it)?;
+        let of_it = SignalFilter { incident: Some(id), limit: WITH_INCIDENT_MAX, ..SignalFilter::default() };
+        let signals = reader.signals(&of_it)?.into_iter().map(SignalRow::from).collect();
+        Ok(Some(IncidentInFull { incident, decisions, signals }))
+    });
+    found
+        .await?
+        .map(Json)
+        .ok_or_else(|| Problem::not_found(format!("there is no incident {id}; GET /v1/incidents lists them")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecisionsQuery {
+    state: Option<DecisionState>,
+    incident: Option<u64>,
+    before: Option<u64>,
+    limit: Option<u64>,
+}
+
+async fn decisions(
+    State(api): State<ApiState>,
+    query: Result<Query<DecisionsQuery>, QueryRejection>,
+) -> Result<Json<Vec<Decision>>, Problem> {
+    let Query(query) = query.map_err(bad_query)?;
+    let filter = DecisionFilter {
+        state: query.state,
+        incident: query.incident,
+        before: query.before,
+        limit: limit(query.limit)?,
+    };
+    api.0.readers.query(move |reader| reader.decisions(&filter)).await.map(Json)
+}
+
+async fn decision(
+    State(api): State<ApiState>,
+    id: Result<Path<u64>, PathRejection>,
+) -> Result<Json<Decision>, Problem> {
+    let id = number(id)?;
+    stored_decision(&api, id).await.map(Json)
+}
+
+async fn stored_decision(api: &ApiState, id: u64) -> Result<Decision, Problem> {
+    let found = api.0.readers.query(move |reader| reader.decision(id)).await?;
+    found.ok_or_else(|| Problem::not_found(format!("there is no decision {id}; GET /v1/decisions lists them")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerdictBody {
+    approve: bool,
+    #[serde(default)]
+    note: String,
+}
+
+async fn verdict(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    id: Result<Path<u64>, PathRejection>,
+    body: Result<Json<VerdictBody>, JsonRejection>,
+) -> Result<Json<Decision>, Problem> {
+    let id = number(id)?;
+    let Json(VerdictBody { approve, note }) = body.map_err(bad_body)?;
+    check_note(&note)?;
+    let before = stored_decision(&api, id).await?;
+    let waits = match before.state {
+        DecisionState::Proposed => true,
+        // One that was approved and held back may be approved again, or finally refused.
+        DecisionState::Withheld => true,
+        _ => false,
+    };
+    if !waits {
+        let by = before.actor.map(|actor| format!(" by {actor}")).unwrap_or_default();
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "not-waiting",
+            "The decision does not wait for a verdict",
+            format!("decision {id} is {}{by}: only a proposed or withheld one can be judged", word(before.state)),
+        ));
+    }
+    let after = api.0.acts.verdict(id, caller.name, approve, note).await?;
+    if approve && after.state == DecisionState::Withheld {
+        let held: Vec<_> = after
+            .guards
+            .iter()
+            .filter(|guard| !guard.passed)
+            .map(|guard| format!("{} ({})", guard.name, guard.reason))
+            .collect();
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "held-back",
+            "A guard holds the decision back",
+            format!(
+                "decision {id} is approved but held back by {}: approve it again when that has changed",
+                held.join("; ")
+            ),
+        ));
+    }
+    Ok(Json(after))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditQuery {
+    after: Option<u64>,
+    limit: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct AuditRow {
+    id: u64,
+    #[serde(flatten)]
+    entry: AuditEntry,
+}
+
+async fn audit(
+    State(api): State<ApiState>,
+    query: Result<Query<AuditQuery>, QueryRejection>,
+) -> Result<Json<Vec<AuditRow>>, Problem> {
+    let Query(query) = query.map_err(bad_query)?;
+    let filter = AuditFilter { after: query.after, limit: limit(query.limit)? };
+    let rows = api.0.readers.query(move |reader| reader.audit(&filter)).await?;
+    Ok(Json(rows.into_iter().map(|(id, entry)| AuditRow { id, entry }).collect()))
+}
+
+async fn halt_state(State(api): State<ApiState>) -> Json<HaltState> {
+    Json(api.0.acts.halt_state())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HaltBody {
+    halted: bool,
+    #[serde(default)]
+    reason: String,
+}
+
+async fn halt(
+    State(api): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<HaltBody>, JsonRejection>,
+) -> Result<Json<HaltState>, Problem> {
+    let Json(HaltBody { halted, reason }) = body.map_err(bad_body)?;
+    check_note(&reason)?;
+    let state = api.0.acts.halt(halted, caller.name, reason).await?;
+    api.0.feed.publish("halt", &state);
+    Ok(Json(state))
+}
+
+fn word(state: DecisionState) -> &'static str {
+    match state {
+        DecisionState::Proposed => "proposed",
+        DecisionState::Approved => "approved",
+        DecisionState::Rejected => "rejected",
+        DecisionState::Ordered => "ordered",
+        DecisionState::Done => "done",
+        DecisionState::Failed => "failed",
+        DecisionState::Withheld => "withheld",
+        DecisionState::Withdrawn => "withdrawn",
+    }
+}
+
+fn limit(asked: Option<u64>) -> Result<u64, Problem> {
+    match asked {
+        None => Ok(LIMIT_DEFAULT),
+        Some(limit @ 1..=LIMIT_MAX) => Ok(limit),
+        Some(limit) => {
+            Err(Problem::bad_request(format!("limit={limit}: expected 1 to {LIMIT_MAX}; `before` gives the next page")))
+        }
+    }
+}
+
+fn check_note(note: &str) -> Result<(), Problem> {
+    if note.len() > NOTE_BYTES_MAX {
+        return Err(Problem::bad_request(format!(
+            "the note has {} bytes: at most {NOTE_BYTES_MAX} go into the audit",
+            note.len()
+        )));
+    }
+    Ok(())
+}
+
+fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, Problem> {
+    id.map(|Path(id)| id).map_err(|_| Problem::bad_request("the identifier in the path is not a number"))
+}
+
+fn bad_query(rejection: QueryRejection) -> Problem {
+    Problem::bad_request(format!("the query cannot be understood: {}", rejection.body_text()))
+}
+
+fn bad_body(rejection: JsonRejection) -> Problem {
+    Problem::new(rejection.status(), "bad-body", "The body cannot be understood", rejection.body_text())
+}
