@@ -7,24 +7,27 @@
 //! The file belongs to whoever runs the job, so nothing in it is trusted: every offset is checked, the work is bounded,
 //! and it is read with `pread` and never mapped, because a file cut short under a mapping kills its reader by SIGBUS.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::wanted::{SymbolId, Wanted};
 
-/// Static symbols looked at per object (24 bytes each: 48 MiB of reading).
-const SYMTAB_ENTRIES_MAX: u64 = 2 << 20;
+/// Names of static symbols searched per object; a debug build of PyTorch has about 150 MiB of them.
+const NAMES_BYTES_MAX: u64 = 192 << 20;
+/// Places of wanted names per object; a sound one has one or two a name.
+const NAMES_FOUND_MAX: usize = 16_384;
+/// Static symbols looked at per object, where it has wanted names at all (24 bytes each).
+const SYMBOLS_MAX: u64 = 8 << 20;
 /// Hash-chain steps per object over all names; a sound table needs two or three a name.
 const CHAIN_STEPS_MAX: u32 = 1 << 18;
 /// Program headers looked at; real objects have about ten.
 const SEGMENTS_MAX: u64 = 512;
 /// Section headers looked at; real objects have about forty, those built with a section per function many more.
 const SECTIONS_MAX: u64 = 65_536;
-/// Moves of the window over the names per object (64 KiB each); in symbol order a table of 100 MiB takes 1,700.
-const WINDOW_MOVES_MAX: u32 = 8192;
 const BLOCK_BYTES: usize = 4096;
-const STREAM_BYTES: usize = 64 * 1024;
+const STREAM_BYTES: usize = 256 * 1024;
 
 /// A function of the table in this object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +60,7 @@ pub enum Symtab {
     Absent,
     /// All of it was looked at.
     Searched,
-    /// It has this many entries, too many or too scattered for all of them to be looked at.
+    /// It has this many entries, and not all of them were looked at.
     CutOff(u64),
 }
 
@@ -445,8 +448,8 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
         Ok(None)
     }
 
-    /// Looks at every symbol of a table in order. Names are read from a window that moves with them: linkers mostly
-    /// write strings in symbol order.
+    /// Searches a table that has no hash: first the names from end to end, and only where a wanted one stands among
+    /// them the symbols. Looking up the name of each symbol instead would jump about in the file.
     fn stream(
         &mut self,
         table: &Table,
@@ -454,29 +457,49 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
         wanted: &Wanted,
         found: &mut Vec<Found>,
     ) -> Result<Symtab, ElfError> {
+        let mut buffer = vec![0; STREAM_BYTES];
+        let strings = table.strings_bytes.min(NAMES_BYTES_MAX);
+        let mut names: HashMap<u32, SymbolId> = HashMap::new();
+        let mut start = 0;
+        while start < strings && names.len() < NAMES_FOUND_MAX {
+            let chunk = &mut buffer[..(strings - start).min(STREAM_BYTES as u64) as usize];
+            self.read_through(sum(table.strings, start)?, chunk)?;
+            wanted.search(chunk, |at, id| {
+                // A symbol's name is a 32-bit offset: what lies beyond cannot be one.
+                if let Ok(name) = u32::try_from(start + at as u64) {
+                    names.insert(name, id);
+                }
+            });
+            if start + chunk.len() as u64 == strings {
+                start = strings;
+                break;
+            }
+            // A name across the border is found in the next piece.
+            start += (chunk.len() - wanted.longest() - 1) as u64;
+        }
         let entries = table.symbols_bytes / SYMBOL_BYTES;
-        let looked_at = entries.min(SYMTAB_ENTRIES_MAX);
-        let mut symbols = vec![0; STREAM_BYTES / SYMBOL_BYTES as usize * SYMBOL_BYTES as usize];
-        let mut names = Window::new(table);
-        let per_read = symbols.len() as u64 / SYMBOL_BYTES;
+        let all_names = start == table.strings_bytes;
+        if names.is_empty() {
+            return Ok(if all_names { Symtab::Searched } else { Symtab::CutOff(entries) });
+        }
+        let looked_at = entries.min(SYMBOLS_MAX);
+        let per_read = STREAM_BYTES as u64 / SYMBOL_BYTES;
         let mut number = 0;
         while number < looked_at {
             let count = per_read.min(looked_at - number);
-            let chunk = &mut symbols[..(count * SYMBOL_BYTES) as usize];
+            let chunk = &mut buffer[..(count * SYMBOL_BYTES) as usize];
             self.read_through(sum(table.symbols, number * SYMBOL_BYTES)?, chunk)?;
             for entry in chunk.as_chunks::<{ SYMBOL_BYTES as usize }>().0 {
-                let Some(symbol) = Symbol::function(entry) else { continue };
-                if names.moves_left == 0 {
-                    return Ok(Symtab::CutOff(entries));
-                }
-                let Some(text) = names.at(self.file, u64::from(symbol.name), wanted.longest() + 2)? else { continue };
-                if let Some(id) = wanted.find_at(text) {
-                    found.extend(self.point(segments, id, symbol.value));
+                if let Some(symbol) = Symbol::function(entry)
+                    && let Some(id) = names.get(&symbol.name)
+                    && found.len() < NAMES_FOUND_MAX
+                {
+                    found.extend(self.point(segments, *id, symbol.value));
                 }
             }
             number += count;
         }
-        Ok(if looked_at == entries { Symtab::Searched } else { Symtab::CutOff(entries) })
+        Ok(if all_names && looked_at == entries { Symtab::Searched } else { Symtab::CutOff(entries) })
     }
 
     /// A point to probe, if the address is code that lies in the file.
@@ -543,46 +566,6 @@ impl<'a, R: ReadAt + ?Sized> Reader<'a, R> {
             return Err(ElfError::Malformed("a table ends past the end of the file"));
         }
         Ok(())
-    }
-}
-
-/// The part of a string table around the last name asked for.
-struct Window {
-    strings: u64,
-    strings_bytes: u64,
-    start: u64,
-    bytes: Vec<u8>,
-    moves_left: u32,
-}
-
-impl Window {
-    fn new(table: &Table) -> Self {
-        Self {
-            strings: table.strings,
-            strings_bytes: table.strings_bytes,
-            start: 0,
-            bytes: Vec::new(),
-            moves_left: WINDOW_MOVES_MAX,
-        }
-    }
-
-    /// Up to `length` bytes at `offset` of the string table; `None` outside it.
-    fn at<R: ReadAt + ?Sized>(&mut self, file: &R, offset: u64, length: usize) -> Result<Option<&[u8]>, ElfError> {
-        if offset >= self.strings_bytes {
-            return Ok(None);
-        }
-        let end = self.strings_bytes.min(offset + length as u64);
-        if offset < self.start || end > self.start + self.bytes.len() as u64 {
-            self.moves_left = self.moves_left.saturating_sub(1);
-            // A little before the name as well: tail-merged names point backwards.
-            self.start = offset.saturating_sub(BLOCK_BYTES as u64);
-            let bytes = (self.strings_bytes - self.start).min(STREAM_BYTES as u64) as usize;
-            self.bytes.resize(bytes, 0);
-            let filled = fill(file, sum(self.strings, self.start)?, &mut self.bytes)?;
-            self.bytes.truncate(filled);
-        }
-        let from = (offset - self.start) as usize;
-        Ok(self.bytes.get(from..).map(|rest| &rest[..rest.len().min(length)]))
     }
 }
 

@@ -14,10 +14,13 @@ pub type SymbolId = u16;
 pub struct Wanted {
     names: Vec<WantedName>,
     by_name: HashMap<Box<[u8]>, SymbolId>,
-    /// One bit per pair of first bytes: nearly every symbol of an ordinary program fails here.
-    first_two: Box<[u64; 1024]>,
+    /// One bit per hash of the first four bytes: nearly every place in ordinary text fails here.
+    starts: Box<[u64; 1024]>,
     longest: usize,
 }
+
+/// No function of a C interface comes near.
+const NAME_BYTES_MAX: usize = 255;
 
 #[derive(Debug)]
 pub(super) struct WantedName {
@@ -28,10 +31,9 @@ pub(super) struct WantedName {
 
 impl Wanted {
     /// Prepares `names`; a name's position is its [`SymbolId`]. A repeated name keeps its first position, names shorter
-    /// than two bytes and those past 65,535 are ignored.
+    /// than four bytes and those past 65,535 are never found.
     pub fn new<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Self {
-        let mut wanted =
-            Self { names: Vec::new(), by_name: HashMap::new(), first_two: Box::new([0; 1024]), longest: 0 };
+        let mut wanted = Self { names: Vec::new(), by_name: HashMap::new(), starts: Box::new([0; 1024]), longest: 0 };
         for (id, name) in (0..SymbolId::MAX).zip(names) {
             let bytes: Box<[u8]> = name.as_ref().as_bytes().into();
             wanted.names.push(WantedName {
@@ -39,9 +41,11 @@ impl Wanted {
                 sysv_hash: sysv_hash(&bytes),
                 name: bytes.clone(),
             });
-            if let [first, second, ..] = *bytes {
-                let pair = usize::from(u16::from_be_bytes([first, second]));
-                wanted.first_two[pair / 64] |= 1 << (pair % 64);
+            if let Some(start) = bytes.first_chunk()
+                && bytes.len() <= NAME_BYTES_MAX
+            {
+                let (word, bit) = place(*start);
+                wanted.starts[word] |= bit;
                 wanted.longest = wanted.longest.max(bytes.len());
                 wanted.by_name.entry(bytes).or_insert(id);
             }
@@ -65,16 +69,27 @@ impl Wanted {
         self.longest
     }
 
-    /// Looks up the NUL-terminated name at the start of `text`; a version suffix (`name@@VERSION`) is ignored.
-    pub(super) fn find_at(&self, text: &[u8]) -> Option<SymbolId> {
-        let pair = usize::from(u16::from_be_bytes([*text.first()?, *text.get(1)?]));
-        if self.first_two[pair / 64] & (1 << (pair % 64)) == 0 {
-            return None;
+    /// Finds every place in `text` where a wanted name stands up to a zero byte or a version suffix (`name@@VERSION`).
+    /// It may be the tail of a longer name: linkers let names share their ends.
+    pub(super) fn search(&self, text: &[u8], mut hit: impl FnMut(usize, SymbolId)) {
+        for (at, start) in text.array_windows().enumerate() {
+            let (word, bit) = place(*start);
+            if self.starts[word] & bit == 0 {
+                continue;
+            }
+            let window = &text[at..text.len().min(at + self.longest + 1)];
+            let Some(end) = window.iter().position(|byte| matches!(byte, 0 | b'@')) else { continue };
+            if let Some(id) = self.by_name.get(&window[..end]) {
+                hit(at, *id);
+            }
         }
-        let window = &text[..text.len().min(self.longest + 1)];
-        let end = window.iter().position(|byte| matches!(byte, 0 | b'@'))?;
-        self.by_name.get(&window[..end]).copied()
     }
+}
+
+/// Word and bit of a name's start in [`Wanted::starts`] (multiplicative hashing, Knuth vol. 3, section 6.4).
+fn place(start: [u8; 4]) -> (usize, u64) {
+    let hash = u32::from_le_bytes(start).wrapping_mul(0x9E37_79B1) >> 16;
+    (hash as usize / 64, 1 << (hash % 64))
 }
 
 /// Hash of DT_GNU_HASH (binutils `bfd_elf_gnu_hash`).
@@ -105,19 +120,22 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_found_whole_and_without_its_version() {
-        let wanted = Wanted::new(["cudaMalloc", "cudaFree", "cudaMalloc"]);
-        for (text, id) in [
-            (&b"cudaMalloc\0rest"[..], Some(0)),
-            (b"cudaMalloc@@libcudart.so.12\0", Some(0)),
-            (b"cudaFree\0", Some(1)),
-            (b"cudaFreeHost\0", None),
-            (b"cudaMal\0", None),
-            (b"cudaMalloc", None),
-            (b"c", None),
-            (b"", None),
-        ] {
-            assert_eq!(wanted.find_at(text), id, "{}", text.escape_ascii());
+    fn names_are_found_whole_without_their_version_and_as_tails() {
+        let wanted = Wanted::new(["cudaMalloc", "cudaFree", "cudaMalloc", "cu"]);
+        let cases: [(&[u8], &[(usize, SymbolId)]); 8] = [
+            (b"\0cudaMalloc\0rest", &[(1, 0)]),
+            (b"cudaMalloc@@libcudart.so.12\0", &[(0, 0)]),
+            (b"x\0pcudaFree\0cudaMalloc\0", &[(3, 1), (12, 0)]),
+            (b"cudaFreeHost\0", &[]),
+            (b"cudaMal\0", &[]),
+            (b"cudaMalloc", &[]),
+            (b"cu\0", &[]),
+            (b"", &[]),
+        ];
+        for (text, expected) in cases {
+            let mut found = Vec::new();
+            wanted.search(text, |at, id| found.push((at, id)));
+            assert_eq!(found, expected, "{}", text.escape_ascii());
         }
         assert_eq!(wanted.iter().count(), 2);
         assert_eq!(wanted.name(1), Some("cudaFree"));

@@ -175,7 +175,8 @@ pub struct Discovery {
     born: HashSet<u32>,
     scanning: VecDeque<u32>,
     search_hidden: BTreeSet<u32>,
-    leaving: BTreeMap<u32, u64>,
+    /// Processes that reported their end: when to look next, and how long to wait then.
+    leaving: BTreeMap<u32, (u64, u64)>,
     deferred: HashMap<FileId, Deferred>,
     events: Vec<Event>,
     counters: Counters,
@@ -390,7 +391,7 @@ impl Discovery {
         let deferred = self.deferred.values().map(|deferred| deferred.due_ns);
         let poll = self.rings.is_none().then_some(self.next_poll_ns);
         let again = self.scan_again.then_some(self.scan_started_ns + RESCAN_NS);
-        let due = deferred.chain(self.leaving.values().copied()).chain(poll).chain(again);
+        let due = deferred.chain(self.leaving.values().map(|(due_ns, _)| *due_ns)).chain(poll).chain(again);
         due.min().unwrap_or(u64::MAX).min(self.next_safety_ns)
     }
 
@@ -425,7 +426,7 @@ impl Discovery {
                     self.born.remove(&pid);
                     self.search_hidden.remove(&pid);
                     if self.processes.contains_key(&pid) || self.devices.contains_key(&pid) {
-                        self.leaving.insert(pid, 0);
+                        self.leaving.insert(pid, (0, 10 * MILLISECOND_NS));
                     }
                 }
                 Record::Lost { records } => {
@@ -649,16 +650,18 @@ impl Discovery {
         self.counters.vanished = before.vanished;
     }
 
-    /// Lets go of processes that have ended. Their last report comes a little before they are gone.
+    /// Lets go of processes that have ended. Their last report comes before they are gone, on a busy host long before.
+    /// Where a first thread ended and others go on, the look-over every 30 s sees the end.
     fn see_off(&mut self, now_ns: u64) {
-        const PATIENCE_NS: u64 = 20 * MILLISECOND_NS;
-        let due: Vec<u32> = self.leaving.iter().filter(|(_, due_ns)| **due_ns <= now_ns).map(|(pid, _)| *pid).collect();
-        for pid in due {
-            let first = self.leaving.remove(&pid) == Some(0);
+        const PATIENCE_NS: u64 = 1_000 * MILLISECOND_NS;
+        let due = self.leaving.iter().filter(|(_, (due_ns, _))| *due_ns <= now_ns);
+        let due: Vec<(u32, u64)> = due.map(|(pid, (_, wait_ns))| (*pid, *wait_ns)).collect();
+        for (pid, wait_ns) in due {
+            self.leaving.remove(&pid);
             if !procfs::is_alive(pid) {
                 self.gone(pid);
-            } else if first {
-                self.leaving.insert(pid, now_ns + PATIENCE_NS);
+            } else if wait_ns < PATIENCE_NS {
+                self.leaving.insert(pid, (now_ns + wait_ns, wait_ns * 2));
             }
         }
     }
