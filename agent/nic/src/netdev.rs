@@ -1,7 +1,7 @@
 //! Statistics of network interfaces.
 //!
-//! In: RTM_GETSTATS with IFLA_STATS_LINK_64, one request per interface (or, without rtnetlink or under another sysfs
-//! root, `class/net/*/statistics`). Out: bytes, packets, errors and drops per direction. Readings are of the network
+//! In: RTM_GETSTATS with IFLA_STATS_LINK_64, one request per interface (or, without rtnetlink or for another
+//! host's tree, `class/net/*/statistics`). Out: bytes, packets, errors and drops per direction. Readings are of the network
 //! namespace the agent runs in. The kernel answers RTM_GETSTATS under its RTNL lock: a holder of that lock delays the
 //! reading, and the delay shows as its half width. Drivers that refresh in the background (mlx5, bnxt: 1 s) get their
 //! rates over that time. Never: an interface nobody asked for, the loopback.

@@ -14,7 +14,7 @@ use std::path::Path;
 pub(crate) struct NetdevChoice {
     /// Kinds of software interface to read beside those with a device.
     pub(crate) software_kinds: Vec<String>,
-    /// False under another sysfs root: rtnetlink would tell of this host instead.
+    /// False where the tree is not this kernel's: rtnetlink would tell of this host instead.
     pub(crate) may_use_netlink: bool,
 }
 

@@ -7,6 +7,7 @@ use crate::ports::Ports;
 use crate::rdma_hw::RdmaHwSource;
 use crate::rdma_link::RdmaLinkSource;
 use crate::rdma_pma::RdmaPmaSource;
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 use railwatch_sampling::Source;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 /// What the NIC sources read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicConfig {
-    /// Where sysfs is. Any other place than `/sys` is another host's tree (or a test's): netlink, which can only tell of
-    /// this host, is not used then.
+    /// Where sysfs is: `/sys`, or where a container has the host's mounted. A folder that is no sysfs is the copy of another
+    /// host's tree (or a test's): netlink, which can only tell of this host, is not used then.
     pub sysfs_root: PathBuf,
     /// Kinds of software interface to read beside those with a device: `veth`, `bond`, `vlan`. Not known under another
     /// sysfs root.
@@ -41,7 +42,7 @@ impl NicSources {
     #[must_use]
     pub fn new(config: &NicConfig) -> Self {
         let NicConfig { sysfs_root: root, software_interfaces } = config;
-        let may_use_netlink = root == Path::new("/sys");
+        let may_use_netlink = is_sysfs(root);
         let choice = NetdevChoice { software_kinds: software_interfaces.clone(), may_use_netlink };
         let ports = Arc::new(Ports::default());
         let sources: Vec<Box<dyn Source>> = vec![
@@ -52,5 +53,24 @@ impl NicSources {
             Box::new(RdmaLinkSource::new(root.clone(), Arc::clone(&ports))),
         ];
         Self { sources, ports }
+    }
+}
+
+/// A mount of this kernel's sysfs, wherever it is mounted.
+fn is_sysfs(root: &Path) -> bool {
+    statfs(root).is_ok_and(|filesystem| filesystem.filesystem_type() == SYSFS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_sysfs;
+    use std::path::Path;
+
+    #[test]
+    fn a_copy_of_a_tree_is_told_from_this_kernels_own() {
+        assert!(is_sysfs(Path::new("/sys")));
+        let copy = tempfile::tempdir().expect("a folder");
+        assert!(!is_sysfs(copy.path()));
+        assert!(!is_sysfs(Path::new("/nowhere")));
     }
 }
