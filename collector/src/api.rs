@@ -2,29 +2,31 @@
 //!
 //! In: requests, each with a bearer token ([`crate::auth`]). Out: live state ([`crate::live`]), incidents, decisions and
 //! audit from the store's readers, changes as server-sent events ([`feed`]), problems as RFC 9457 ([`problem`]).
-//! Verdicts and halts go to the core, which stores and judges them; the token's name is the actor.
+//! Verdicts and halts go to [`crate::core`], which stores and judges them; the token's name is the actor.
 //! Never: a decision, a write to the store, an answer without a caller (but /healthz and /readyz), or anything unbounded.
 
-pub mod acts;
 pub mod counters;
-pub mod feed;
+mod feed;
 mod guard;
-pub mod problem;
+mod problem;
 mod readers;
 mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod watch;
 
-pub use readers::Readers;
 pub use server::{ListenRefused, check_listen, serve};
+pub use tls::{TlsError, tls};
 
 use crate::auth::Tokens;
+use crate::clock::Timeline;
+use crate::core::CoreHandle;
 use crate::live::Live;
-use acts::Acts;
 use counters::Counters;
 use feed::Feed;
+use readers::Readers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
@@ -40,7 +42,7 @@ struct Inner {
     tokens: Arc<Tokens>,
     live: Live,
     readers: Readers,
-    acts: Arc<dyn Acts>,
+    core: CoreHandle,
     feed: Feed,
     counters: Arc<Counters>,
     watchers: Arc<Semaphore>,
@@ -50,18 +52,18 @@ struct Inner {
 
 impl ApiState {
     /// The API of this collector.
-    pub fn new(tokens: Arc<Tokens>, live: Live, readers: Readers, acts: Arc<dyn Acts>, feed: Feed) -> Self {
-        let run = feed.run();
+    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle) -> Self {
+        let started = Timeline::now();
         Self(Arc::new(Inner {
             tokens,
             live,
-            readers,
-            acts,
-            feed,
+            readers: Readers::new(core.clone()),
+            core,
+            feed: Feed::new(started),
             counters: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
             requests: AtomicU64::new(0),
-            run,
+            run: started.0,
         }))
     }
 

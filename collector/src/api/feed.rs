@@ -4,6 +4,7 @@
 //! with identifiers RUN-SEQUENCE, from any point that the ring still holds. A slow watcher costs no memory: the ring
 //! moves on, and the watcher is told how many changes it missed. An event is rendered once, for all watchers.
 
+use crate::core::Published;
 use crate::live::rows::Change;
 use axum::body::Bytes;
 use railwatch_engine::{Effect, Timestamp};
@@ -67,17 +68,15 @@ impl Feed {
         Self(Arc::new(Inner { run: started.0, ring: Mutex::new(ring), newest: watch::Sender::new(0) }))
     }
 
-    /// The run in its identifiers.
-    pub fn run(&self) -> u64 {
-        self.0.run
-    }
-
-    /// Tells what a step of the engine changed. Call it once the effects are stored.
-    pub fn publish_effects(&self, effects: &[Effect]) {
+    /// Tells what a transaction made known.
+    fn publish_effects(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {
                 Effect::Incident(incident) => self.publish("incident", incident),
                 Effect::Decision(decision) => self.publish("decision", decision),
+                Effect::Audit(entry) if matches!(entry.what.as_str(), "halt" | "release") => {
+                    self.publish("halt", &HaltChange { halted: entry.what == "halt", actor: &entry.actor });
+                }
                 Effect::Order(_) | Effect::Audit(_) | Effect::Joined { .. } | Effect::Cancel { .. } => {}
             }
         }
@@ -106,20 +105,30 @@ impl Feed {
         self.0.newest.send_replace(sequence);
     }
 
-    /// Tells the changes of hosts until `changes` ends.
-    pub async fn follow(self, mut changes: broadcast::Receiver<Change>) {
-        loop {
-            match changes.recv().await {
-                Ok(change) => self.publish("host", &change),
-                Err(RecvError::Lagged(missed)) => {
-                    self.publish(
-                        "lagged",
-                        &Lagged::of(Some(missed), "too many changes of hosts at once: list the hosts again"),
-                    );
+    /// Tells what the core stored and what changed about hosts, until both have ended.
+    pub async fn follow(self, mut core: broadcast::Receiver<Arc<Published>>, mut hosts: broadcast::Receiver<Change>) {
+        let stored = async {
+            loop {
+                match core.recv().await {
+                    Ok(published) => self.publish_effects(&published.effects),
+                    // In transactions, of which each may hold several changes.
+                    Err(RecvError::Lagged(_)) => self.publish("lagged", &Lagged::of(None, "too many changes at once: list incidents and decisions again")),
+                    Err(RecvError::Closed) => return,
                 }
-                Err(RecvError::Closed) => return,
             }
-        }
+        };
+        let live = async {
+            loop {
+                match hosts.recv().await {
+                    Ok(change) => self.publish("host", &change),
+                    Err(RecvError::Lagged(missed)) => {
+                        self.publish("lagged", &Lagged::of(Some(missed), "too many changes of hosts at once: list the hosts again"));
+                    }
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        };
+        tokio::join!(stored, live);
     }
 
     /// A place in the ring: after `after` where it is known, else at the end.
@@ -142,6 +151,13 @@ impl Feed {
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Acting was halted, or allowed again.
+#[derive(Serialize)]
+struct HaltChange<'a> {
+    halted: bool,
+    actor: &'a str,
 }
 
 /// Changes were missed.

@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 `application/problem+json`: `type` for programs, `detail` for the person, who is told what to do.
 
-use super::acts::NotDone;
+use crate::core::VerdictError;
+use crate::executor::halt::HaltError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -64,17 +65,21 @@ impl Problem {
     }
 }
 
-impl From<NotDone> for Problem {
-    fn from(not_done: NotDone) -> Self {
-        match not_done {
-            NotDone::NoSuchDecision(id) => {
-                Self::not_found(format!("there is no decision {id}; GET /v1/decisions lists them"))
+impl From<VerdictError> for Problem {
+    fn from(error: VerdictError) -> Self {
+        match error {
+            VerdictError::Unknown(_) => Self::not_found(error.to_string()),
+            VerdictError::NotWaiting { .. } => {
+                Self::new(StatusCode::CONFLICT, "not-waiting", "The decision does not wait for a verdict", error.to_string())
             }
-            NotDone::NotWaiting(why) => {
-                Self::new(StatusCode::CONFLICT, "not-waiting", "The decision does not wait for a verdict", why)
-            }
-            NotDone::Unavailable(why) => Self::unavailable(why),
+            VerdictError::Core(_) => Self::unavailable(error.to_string()),
         }
+    }
+}
+
+impl From<HaltError> for Problem {
+    fn from(error: HaltError) -> Self {
+        Self::unavailable(format!("{error}; `railwatch halt` on the collector's host says more, and `df` whether its disk is full"))
     }
 }
 

@@ -1,8 +1,8 @@
 //! A few read-only connections to the store, lent to one request at a time, each used on a thread that may block.
 
 use super::problem::Problem;
+use crate::core::CoreHandle;
 use railwatch_store::{Reader, StoreError};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
@@ -14,15 +14,15 @@ const READERS_MAX: usize = 4;
 pub struct Readers(Arc<Pool>);
 
 struct Pool {
-    path: PathBuf,
+    core: CoreHandle,
     idle: Mutex<Vec<Reader>>,
     permits: Arc<Semaphore>,
 }
 
 impl Readers {
-    /// Of the store at `path`, which a writer has opened.
-    pub fn new(path: PathBuf) -> Self {
-        Self(Arc::new(Pool { path, idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS_MAX)) }))
+    /// Of the core's store.
+    pub fn new(core: CoreHandle) -> Self {
+        Self(Arc::new(Pool { core, idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS_MAX)) }))
     }
 
     /// Runs `query` with a reader. A reader whose query failed is not used again.
@@ -35,7 +35,7 @@ impl Readers {
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let reader = idle.map_or_else(|| Reader::open(&pool.path), Ok)?;
+            let reader = idle.map_or_else(|| pool.core.reader(), Ok)?;
             let answer = query(&reader)?;
             pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
             Ok::<T, StoreError>(answer)
@@ -43,7 +43,7 @@ impl Readers {
         match task.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
-                tracing::error!(%error, store = %self.0.path.display(), "a query for the API failed");
+                tracing::error!(%error, "a query for the API failed");
                 Err(Problem::unavailable(format!(
                     "the store cannot be read: {error}; the collector's log says more, and `df` whether its disk is full"
                 )))

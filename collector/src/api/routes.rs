@@ -1,7 +1,6 @@
 //! The routes: each takes its query, asks whoever knows, and answers in JSON.
 
 use super::ApiState;
-use super::acts::HaltState;
 use super::problem::Problem;
 use super::watch::watch;
 use crate::auth::Caller;
@@ -26,7 +25,7 @@ const LIMIT_MAX: u64 = 1000;
 /// Signals and decisions shown with an incident.
 const WITH_INCIDENT_MAX: u64 = 100;
 
-pub(super) fn router(_: ApiState) -> Router<ApiState> {
+pub(super) fn router() -> Router<ApiState> {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -56,6 +55,9 @@ pub(super) fn router(_: ApiState) -> Router<ApiState> {
 }
 
 async fn ready(State(api): State<ApiState>) -> Result<&'static str, Problem> {
+    if let Some(why) = api.0.core.store_error() {
+        return Err(Problem::unavailable(format!("the store cannot be written: {why}")));
+    }
     api.0.readers.query(|reader| reader.decision(0).map(drop)).await?;
     Ok("ready\n")
 }
@@ -193,12 +195,8 @@ async fn decision(
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Decision>, Problem> {
     let id = number(id)?;
-    stored_decision(&api, id).await.map(Json)
-}
-
-async fn stored_decision(api: &ApiState, id: u64) -> Result<Decision, Problem> {
     let found = api.0.readers.query(move |reader| reader.decision(id)).await?;
-    found.ok_or_else(|| Problem::not_found(format!("there is no decision {id}; GET /v1/decisions lists them")))
+    found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no decision {id}; GET /v1/decisions lists them")))
 }
 
 #[derive(Deserialize)]
@@ -218,38 +216,14 @@ async fn verdict(
     let id = number(id)?;
     let Json(VerdictBody { approve, note }) = body.map_err(bad_body)?;
     check_note(&note)?;
-    let before = stored_decision(&api, id).await?;
-    let waits = match before.state {
-        DecisionState::Proposed => true,
-        // One that was approved and held back may be approved again, or finally refused.
-        DecisionState::Withheld => true,
-        _ => false,
-    };
-    if !waits {
-        let by = before.actor.map(|actor| format!(" by {actor}")).unwrap_or_default();
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "not-waiting",
-            "The decision does not wait for a verdict",
-            format!("decision {id} is {}{by}: only a proposed or withheld one can be judged", word(before.state)),
-        ));
-    }
-    let after = api.0.acts.verdict(id, caller.name, approve, note).await?;
+    let after = api.0.core.verdict(id, &caller.name, approve, &note).await?;
     if approve && after.state == DecisionState::Withheld {
-        let held: Vec<_> = after
-            .guards
-            .iter()
-            .filter(|guard| !guard.passed)
-            .map(|guard| format!("{} ({})", guard.name, guard.reason))
-            .collect();
+        let why = after.outcome.unwrap_or_else(|| "a guard".into());
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "held-back",
             "A guard holds the decision back",
-            format!(
-                "decision {id} is approved but held back by {}: approve it again when that has changed",
-                held.join("; ")
-            ),
+            format!("decision {id} is held back: {why}; approve it again when that has changed"),
         ));
     }
     Ok(Json(after))
@@ -279,8 +253,23 @@ async fn audit(
     Ok(Json(rows.into_iter().map(|(id, entry)| AuditRow { id, entry }).collect()))
 }
 
+/// Whether acting is halted, by whom and why.
+#[derive(Serialize)]
+struct HaltState {
+    halted: bool,
+    actor: Option<String>,
+    reason: Option<String>,
+}
+
+impl HaltState {
+    fn of(api: &ApiState) -> Json<Self> {
+        let (actor, reason) = api.0.core.halted().map(|halt| (halt.actor, halt.reason)).unzip();
+        Json(Self { halted: actor.is_some(), actor, reason })
+    }
+}
+
 async fn halt_state(State(api): State<ApiState>) -> Json<HaltState> {
-    Json(api.0.acts.halt_state())
+    HaltState::of(&api)
 }
 
 #[derive(Deserialize)]
@@ -298,22 +287,12 @@ async fn halt(
 ) -> Result<Json<HaltState>, Problem> {
     let Json(HaltBody { halted, reason }) = body.map_err(bad_body)?;
     check_note(&reason)?;
-    let state = api.0.acts.halt(halted, caller.name, reason).await?;
-    api.0.feed.publish("halt", &state);
-    Ok(Json(state))
-}
-
-fn word(state: DecisionState) -> &'static str {
-    match state {
-        DecisionState::Proposed => "proposed",
-        DecisionState::Approved => "approved",
-        DecisionState::Rejected => "rejected",
-        DecisionState::Ordered => "ordered",
-        DecisionState::Done => "done",
-        DecisionState::Failed => "failed",
-        DecisionState::Withheld => "withheld",
-        DecisionState::Withdrawn => "withdrawn",
+    if halted {
+        api.0.core.halt(&caller.name, &reason).await?;
+    } else {
+        api.0.core.release(&caller.name).await?;
     }
+    Ok(HaltState::of(&api))
 }
 
 fn limit(asked: Option<u64>) -> Result<u64, Problem> {

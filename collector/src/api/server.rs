@@ -52,12 +52,12 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let router =
-        routes::router(api.clone()).layer(middleware::from_fn_with_state(api.clone(), guard)).with_state(api.clone());
+        routes::router().layer(middleware::from_fn_with_state(api.clone(), guard)).with_state(api.clone());
     let acceptor = tls.map(TlsAcceptor::from);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let counters = api.counters();
     let mut connections = JoinSet::new();
-    let changes = tokio::spawn(api.0.feed.clone().follow(api.0.live.changes()));
+    let changes = tokio::spawn(api.0.feed.clone().follow(api.0.core.subscribe(), api.0.live.changes()));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
