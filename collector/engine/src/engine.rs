@@ -295,8 +295,7 @@ impl Engine {
         let observed = signal.observed.min(self.now);
         if signal.name == link::UP && !self.cases.contains_key(key) {
             // The end of a late story, or no story at all.
-            let limits = &self.options.limits;
-            effects.extend(self.histories.up(key, frame, signal, observed, self.now, limits, &mut self.next_incident));
+            effects.extend(self.histories.up(key, frame, signal, observed, self.now, &self.options, &mut self.next_incident));
             return;
         }
         if signal.name == link::SATURATED && !self.cases.contains_key(key) {
@@ -318,15 +317,14 @@ impl Engine {
 
     fn late(&mut self, key: Key, element: Element, frame: &str, signal: &Signal, effects: &mut Vec<Effect>) {
         let observed = signal.observed.min(self.now);
-        let limits = &self.options.limits;
         if signal.name == link::UP {
-            effects.extend(self.histories.up(&key, frame, signal, observed, self.now, limits, &mut self.next_incident));
+            effects.extend(self.histories.up(&key, frame, signal, observed, self.now, &self.options, &mut self.next_incident));
             return;
         }
         if signal.name == link::SATURATED {
             return;
         }
-        match self.histories.tell(key, element, frame, signal, observed, self.now, limits, &mut self.next_incident) {
+        match self.histories.tell(key, element, frame, signal, observed, self.now, &self.options, &mut self.next_incident) {
             Some(told) => effects.extend(told),
             None => self.counters.histories_refused += 1,
         }
@@ -376,12 +374,8 @@ impl Engine {
     }
 
     fn tick(&mut self, effects: &mut Vec<Effect>) {
-        let settled = self.histories.settle(self.now, &self.options);
-        for (key, mut incident) in settled {
-            if self.cases.contains_key(&key) || self.cases.len() >= self.options.limits.open_incidents_max {
-                self.counters.incidents_refused += 1;
-                continue;
-            }
+        let room = self.options.limits.open_incidents_max.saturating_sub(self.cases.len());
+        for (key, mut incident) in self.histories.settle(self.now, room, &self.options) {
             if incident.id == 0 {
                 incident.id = self.next_incident;
                 self.next_incident += 1;

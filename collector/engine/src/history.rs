@@ -5,9 +5,8 @@
 
 use crate::case::{self, Key};
 use crate::engine::apply;
-use crate::link;
 use crate::model::{Effect, Element, Incident, IncidentState, Severity, Signal, Timestamp};
-use crate::options::{Limits, MS, Options};
+use crate::options::{MS, Options};
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
@@ -32,11 +31,16 @@ impl Histories {
         signal: &Signal,
         observed: Timestamp,
         now: Timestamp,
-        limits: &Limits,
+        options: &Options,
         next_incident: &mut u64,
     ) -> Option<Vec<Effect>> {
+        let limits = &options.limits;
+        self.forget_over(&key, now, options);
         if !self.histories.contains_key(&key) && self.histories.len() >= limits.histories_max {
-            return None;
+            self.histories.retain(|_, history| !history.is_over(now, options));
+            if self.histories.len() >= limits.histories_max {
+                return None;
+            }
         }
         let detector = key.detector.clone();
         let history = self.histories.entry(key).or_insert_with(|| History {
@@ -58,9 +62,11 @@ impl Histories {
         signal: &Signal,
         observed: Timestamp,
         now: Timestamp,
-        limits: &Limits,
+        options: &Options,
         next_incident: &mut u64,
     ) -> Vec<Effect> {
+        let limits = &options.limits;
+        self.forget_over(key, now, options);
         let Some(history) = self.histories.get_mut(key) else { return vec![] };
         history.last_arrival = now;
         let severity = history.incident.severity;
@@ -77,31 +83,49 @@ impl Histories {
         history.map(|history| history.incident.started)
     }
 
-    /// Ends the stories of which nothing more came, and hands back links that are still down as far as anyone knows.
-    pub(crate) fn settle(&mut self, now: Timestamp, options: &Options) -> Vec<(Key, Incident)> {
-        let settled: Vec<Key> = self
+    /// Ends the stories of which nothing more came, and hands back links that are still down as far as anyone knows, at most
+    /// `room`. Whether a story that is over is forgotten here or only when next asked for makes no difference to anyone, so
+    /// that a log may leave out ticks without effects.
+    pub(crate) fn settle(&mut self, now: Timestamp, room: usize, options: &Options) -> Vec<(Key, Incident)> {
+        self.histories.retain(|_, history| !history.is_over(now, options));
+        let still_down: Vec<Key> = self
             .histories
             .iter()
-            .filter(|(_, history)| now.0.saturating_sub(history.last_arrival.0) >= options.late_settle_ms * MS)
+            .filter(|(_, history)| history.has_settled(now, options))
             .map(|(key, _)| key.clone())
+            .take(room)
             .collect();
-        let mut still_down = Vec::new();
-        for key in settled {
-            let Some(History { mut incident, .. }) = self.histories.remove(&key) else { continue };
-            if incident.quiet_since.is_none() && case::tally(&incident, link::DOWN) > 0 {
-                incident.state = IncidentState::Open;
-                incident.resolved = None;
-                let behind = format!(
-                    "reported {} after the fact, and nothing newer is known",
-                    case::seconds(incident.updated.0.saturating_sub(incident.started.0))
-                );
-                for hypothesis in &mut incident.hypotheses {
-                    hypothesis.evidence_against.push(behind.clone());
-                }
-                still_down.push((key, incident));
+        let take = |key: Key| {
+            let mut incident = self.histories.remove(&key)?.incident;
+            incident.state = IncidentState::Open;
+            incident.resolved = None;
+            let behind = format!(
+                "reported {} after the fact, and nothing newer is known",
+                case::seconds(incident.updated.0.saturating_sub(incident.started.0))
+            );
+            for hypothesis in &mut incident.hypotheses {
+                hypothesis.evidence_against.push(behind.clone());
             }
+            Some((key, incident))
+        };
+        still_down.into_iter().filter_map(take).collect()
+    }
+
+    fn forget_over(&mut self, key: &Key, now: Timestamp, options: &Options) {
+        if self.histories.get(key).is_some_and(|history| history.is_over(now, options)) {
+            self.histories.remove(key);
         }
-        still_down
+    }
+}
+
+impl History {
+    fn has_settled(&self, now: Timestamp, options: &Options) -> bool {
+        now.0.saturating_sub(self.last_arrival.0) >= options.late_settle_ms * MS
+    }
+
+    /// Nothing more came, and its end is known.
+    fn is_over(&self, now: Timestamp, options: &Options) -> bool {
+        self.has_settled(now, options) && self.incident.quiet_since.is_some()
     }
 }
 

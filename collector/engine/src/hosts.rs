@@ -45,7 +45,10 @@ pub(crate) enum Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
     hosts: BTreeMap<HostName, Host>,
-    quiet_until: Timestamp,
+    /// Until then, a host that has not come back since the collector started may still do so.
+    grace_until: Timestamp,
+    /// Until then nobody is judged: the collector itself stood still.
+    stalled_until: Timestamp,
     members: usize,
     grew_at: Timestamp,
     returned_at: Option<Timestamp>,
@@ -61,12 +64,12 @@ impl Hosts {
                 (host, Host { boot_id, last_heard, broke_off: false, seen: false, departed, silence: None })
             })
             .collect();
-        Self { hosts, quiet_until: after(at, options.restart_grace_ms), ..Self::default() }
+        Self { hosts, grace_until: after(at, options.restart_grace_ms), ..Self::default() }
     }
 
     /// The collector stood still: everyone gets the time to be heard again.
     pub(crate) fn stalled(&mut self, now: Timestamp, options: &Options) {
-        self.quiet_until = self.quiet_until.max(after(now, options.silent_after_ms));
+        self.stalled_until = self.stalled_until.max(after(now, options.silent_after_ms));
     }
 
     /// A host's incident was open when the collector last ran.
@@ -137,7 +140,7 @@ impl Hosts {
 
     /// Judges everyone's silence at `now`.
     pub(crate) fn judge(&mut self, now: Timestamp, together_open: bool, options: &Options) -> Vec<Verdict> {
-        if now < self.quiet_until {
+        if now < self.stalled_until {
             return vec![];
         }
         let limit = options.silent_after_ms * MS;
@@ -149,6 +152,9 @@ impl Hosts {
                 continue;
             }
             watched += 1;
+            if !host.seen && now < self.grace_until {
+                continue;
+            }
             let silent_for = now.0.saturating_sub(host.last_heard.0);
             match host.silence {
                 None => {

@@ -88,11 +88,13 @@ pub(crate) fn describe(incident: &mut Incident) {
 
     let flaps = falls >= 3;
     let weight = |there: bool, weight: f64| if there { weight } else { 0.0 };
+    // Errors and falls of one port speak for each other, and rather for the link than for its errors alone.
+    let confirmed = weight(error_signals > 0, 5.0);
     incident.hypotheses = ranked(
         1.0,
         vec![
             (
-                weight(falls > 0 && !flaps, if by_hand { 1.0 } else { 9.0 }),
+                weight(falls > 0 && !flaps, if by_hand { 1.0 } else { 9.0 + confirmed }),
                 hypothesis(
                     "link_down",
                     &element,
@@ -101,7 +103,7 @@ pub(crate) fn describe(incident: &mut Incident) {
                         .concat(),
                 ),
             ),
-            (weight(flaps && !by_hand, 12.0), hypothesis("link_flapping", &element, both.clone(), up_now)),
+            (weight(flaps && !by_hand, 12.0 + confirmed), hypothesis("link_flapping", &element, both.clone(), up_now)),
             (
                 weight(by_hand, 12.0),
                 hypothesis(
@@ -112,7 +114,7 @@ pub(crate) fn describe(incident: &mut Incident) {
                 ),
             ),
             (
-                weight(error_signals > 0, if falls > 0 { 4.0 } else { 9.0 }),
+                weight(error_signals > 0, if falls > 0 { 1.5 } else { 9.0 }),
                 hypothesis("link_errors", &element, both, vec![]),
             ),
         ],
