@@ -53,9 +53,8 @@ pub fn step(counter: &Counter, previous: u64, current: u64, elapsed_ns: u64) -> 
             if counter.bits == 64 {
                 return Step::Restarted;
             }
-            // A sum of wrapping registers may lie above the width of one: u128 keeps that exact.
-            let delta =
-                u128::from(current) + (1u128 << counter.bits) - u128::from(previous.min(current + counter.max_raw()));
+            // A sum of wrapping registers may lie above the width of one.
+            let delta = i128::from(current) + (1i128 << counter.bits) - i128::from(previous);
             match u64::try_from(delta) {
                 Ok(delta) if is_believable(delta) => Step::Wrapped(delta),
                 _ => Step::Restarted,

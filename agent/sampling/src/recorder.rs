@@ -5,13 +5,12 @@
 //! a reading (frames and signals, rarer by orders of magnitude, do allocate). Series are bounded over all sources; a
 //! series beyond the bound is refused, counted, and its readings never reach a window.
 
-use crate::batch::{Batch, Reading, Value};
+use crate::batch::{Batch, Reading};
 use crate::catalog::Catalog;
-use crate::clock::Moment;
-use crate::counter::{Step, step};
-use crate::frame::{Flags, WindowFrame};
-use crate::series::{AtLimit, Counter, Kind, SeriesDef, SeriesId};
-use crate::signal::{Edge, Rule, Signal, Watch};
+use crate::frame::WindowFrame;
+use crate::series::{SeriesDef, SeriesId};
+use crate::signal::{Rule, Signal};
+use crate::slot::{Rejected, Slot};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,94 +54,6 @@ pub struct Recorder {
     rules: &'static [Rule],
     catalog: Arc<Catalog>,
     rejects: Rejects,
-}
-
-struct Slot {
-    def: Arc<SeriesDef>,
-    probe: u64,
-    retired: bool,
-    appeared: bool,
-    last: Option<Last>,
-    incomplete_since_ns: Option<u64>,
-    watch: Option<Watch>,
-    window: Window,
-    told: Told,
-}
-
-/// What the series' last row said, and of which window.
-#[derive(Clone, Copy, Default)]
-struct Told {
-    was_still: bool,
-    last: f64,
-    start_ns: u64,
-}
-
-/// A series that does not move gets a row only this often.
-pub const QUIET: Duration = Duration::from_secs(10);
-
-/// What a series showed last.
-#[derive(Clone, Copy)]
-enum Last {
-    Gauge { value: f64, at_ns: u64 },
-    Counter { raw: u64, at_ns: u64, rate_from_ns: u64, unrated: u64 },
-}
-
-impl Last {
-    fn at_ns(&self) -> u64 {
-        match self {
-            Self::Gauge { at_ns, .. } | Self::Counter { at_ns, .. } => *at_ns,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Default)]
-struct Window {
-    readings: u32,
-    count: u32,
-    sum: f64,
-    min: f64,
-    max: f64,
-    first: f64,
-    last: f64,
-    first_at_ns: u64,
-    last_at_ns: u64,
-    half_width_ns: u64,
-    delta: u64,
-    covered_ns: u64,
-    total: u64,
-    resets: u32,
-    flags: Flags,
-}
-
-impl Told {
-    /// The window says something its series' last row did not, or that row is old. Notes it where it does.
-    fn is_news(&mut self, kind: Kind, window: &Window, start_ns: u64) -> bool {
-        #[expect(clippy::float_cmp, reason = "a gauge that repeats a value repeats it exactly")]
-        let is_still = window.flags == Flags::default()
-            && match kind {
-                Kind::Counter(_) => window.delta == 0,
-                Kind::Gauge => window.min == window.max && window.last == self.last,
-            };
-        let is_old = u128::from(start_ns.saturating_sub(self.start_ns)) >= QUIET.as_nanos();
-        let is_news = !is_still || !self.was_still || is_old;
-        if is_news {
-            *self = Self { was_still: is_still, last: window.last, start_ns };
-        }
-        is_news
-    }
-}
-
-impl Window {
-    fn add(&mut self, value: f64) {
-        if self.count == 0 {
-            (self.first, self.min, self.max) = (value, value, value);
-        }
-        self.count += 1;
-        self.sum += value;
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        self.last = value;
-    }
 }
 
 /// Takes the declarations of one probe.
@@ -213,28 +124,12 @@ impl Recorder {
                 self.catalog.refuse();
                 return None;
             }
-            slot.probe = self.probe;
-            if slot.retired {
-                slot.retired = false;
-                slot.appeared = true;
-                slot.last = None;
-            }
+            slot.declare_again(self.probe);
             return Some(SeriesHandle(index));
         }
         let def = self.catalog.admit(def)?;
-        let watch = self.rules.iter().find(|rule| rule.series == def.name()).map(|rule| Watch::new(*rule));
         let id = def.id();
-        let slot = Slot {
-            def,
-            probe: self.probe,
-            retired: false,
-            appeared: self.probed_before,
-            last: None,
-            incomplete_since_ns: None,
-            watch,
-            window: Window::default(),
-            told: Told::default(),
-        };
+        let slot = Slot::new(def, self.probe, self.probed_before, self.rules);
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = Some(slot);
@@ -252,14 +147,7 @@ impl Recorder {
     fn retire(&mut self, now_ns: u64, out: &mut Output) {
         let probe = self.probe;
         for slot in self.slots.iter_mut().flatten().filter(|slot| slot.probe != probe && !slot.retired) {
-            slot.retired = true;
-            let Slot { def, last, watch, incomplete_since_ns, .. } = slot;
-            if let (Some(watch), Some(Last::Gauge { value, at_ns })) = (watch, *last) {
-                // It was seen at `at_ns` for the last time, and found gone now.
-                let moment = Moment::between(at_ns.min(now_ns), now_ns);
-                let edge = Edge::State { previous: Some(value), value: 0.0 };
-                out.signals.extend(watch.observe(def, edge, moment, Some("vanished"), *incomplete_since_ns));
-            }
+            out.signals.extend(slot.retire(now_ns));
         }
         if self.window_start_ns.is_none() {
             self.free_retired();
@@ -301,14 +189,10 @@ impl Recorder {
     }
 
     fn close(&mut self, start_ns: u64, end_ns: u64, cut_short: bool, out: &mut Output) {
-        let partial = cut_short || std::mem::take(&mut self.begun_late);
+        let is_partial = cut_short || std::mem::take(&mut self.begun_late);
         let mut frame = WindowFrame::with_capacity(self.source, start_ns, end_ns, self.rows_last);
-        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.window.readings > 0) {
-            slot.window.flags.set(if partial { Flags::PARTIAL } else { Flags::default() });
-            let window = std::mem::take(&mut slot.window);
-            if slot.told.is_news(slot.def.kind(), &window, start_ns) {
-                push_row(&mut frame, slot.def.id(), window);
-            }
+        for slot in self.slots.iter_mut().flatten() {
+            slot.close(start_ns, is_partial, &mut frame);
         }
         self.rows_last = frame.len();
         self.window_start_ns = None;
@@ -335,142 +219,10 @@ impl Recorder {
             self.rejects.unknown_series += 1;
             return;
         };
-        if slot.last.is_some_and(|last| reading.moment.at_ns <= last.at_ns()) {
-            self.rejects.out_of_order += 1;
-            return;
-        }
-        let edge = match (slot.def.kind(), reading.value) {
-            (Kind::Gauge, Value::Gauge(value)) if value.is_finite() => slot.gauge(value, reading.moment),
-            (Kind::Counter(counter), Value::Counter(raw)) => slot.counter(&counter, raw, reading.moment),
-            _ => {
-                self.rejects.wrong_kind += 1;
-                return;
-            }
-        };
-        let Slot { def, watch, incomplete_since_ns, .. } = slot;
-        if let Some(watch) = watch {
-            out.signals.extend(watch.observe(def, edge, reading.moment, reading.cause, *incomplete_since_ns));
+        match slot.take(reading) {
+            Ok(signal) => out.signals.extend(signal),
+            Err(Rejected::OutOfOrder) => self.rejects.out_of_order += 1,
+            Err(Rejected::WrongKind) => self.rejects.wrong_kind += 1,
         }
     }
-}
-
-impl Slot {
-    fn note(&mut self, moment: Moment) {
-        let window = &mut self.window;
-        if window.readings == 0 {
-            window.first_at_ns = moment.at_ns;
-        }
-        window.readings += 1;
-        window.last_at_ns = moment.at_ns;
-        window.half_width_ns = window.half_width_ns.max(moment.half_width_ns);
-    }
-
-    fn gauge(&mut self, value: f64, moment: Moment) -> Edge {
-        self.note(moment);
-        self.window.add(value);
-        let previous = match self.last.replace(Last::Gauge { value, at_ns: moment.at_ns }) {
-            Some(Last::Gauge { value, .. }) => Some(value),
-            _ => {
-                self.window.flags.set(Flags::BASELINE);
-                // A port that was not there before was not up before.
-                self.appeared.then_some(0.0)
-            }
-        };
-        Edge::State { previous, value }
-    }
-
-    fn counter(&mut self, counter: &Counter, raw: u64, moment: Moment) -> Edge {
-        self.note(moment);
-        let at_ns = moment.at_ns;
-        let scale = u64::from(counter.scale);
-        let total = raw.saturating_mul(scale);
-        self.window.total = total;
-        let saturates = counter.at_limit == AtLimit::Saturates;
-        let at_limit = saturates && raw == counter.max_raw();
-        let Some(Last::Counter { raw: before, at_ns: before_ns, rate_from_ns, unrated }) = self.last else {
-            self.last = Some(Last::Counter { raw, at_ns, rate_from_ns: at_ns, unrated: 0 });
-            self.window.flags.set(Flags::BASELINE);
-            if at_limit {
-                self.window.flags.set(Flags::SATURATED);
-                self.incomplete_since_ns = Some(at_ns);
-            }
-            return Edge::Count { delta: 0, total, at_limit };
-        };
-        let outcome = step(counter, before, raw, at_ns - before_ns);
-        let (moved, flags) = match outcome {
-            Step::Advanced(delta) => (Some(delta), Flags::default()),
-            Step::Wrapped(delta) => (Some(delta), Flags::WRAPPED),
-            Step::ReachedLimit(delta) => (Some(delta), Flags::SATURATED),
-            Step::AtLimit => (None, Flags::SATURATED),
-            Step::Restarted => (None, Flags::RESTARTED),
-            Step::Gap => (None, Flags::GAP),
-        };
-        self.window.flags.set(flags);
-        match outcome {
-            Step::Advanced(_) | Step::Wrapped(_) => {}
-            Step::ReachedLimit(_) | Step::AtLimit => {
-                self.incomplete_since_ns.get_or_insert(before_ns);
-            }
-            Step::Restarted => {
-                self.window.resets += 1;
-                // A reset is a fresh, complete start; what was lost lies before it.
-                self.incomplete_since_ns = None;
-                if let Some(watch) = &mut self.watch {
-                    watch.restarted();
-                }
-            }
-            Step::Gap => self.incomplete_since_ns = Some(before_ns),
-        }
-        let Some(delta) = moved.map(|delta| delta.saturating_mul(scale)) else {
-            self.last = Some(Last::Counter { raw, at_ns, rate_from_ns: at_ns, unrated: 0 });
-            return Edge::Count { delta: 0, total, at_limit };
-        };
-        self.window.delta = self.window.delta.saturating_add(delta);
-        self.window.covered_ns += at_ns - before_ns;
-        let unrated = unrated.saturating_add(delta);
-        let span_ns = at_ns - rate_from_ns;
-        if span_ns >= counter.refresh_ns {
-            #[expect(clippy::cast_precision_loss, reason = "a rate; the exact count is in delta")]
-            self.window.add(unrated as f64 * 1e9 / span_ns as f64);
-            self.last = Some(Last::Counter { raw, at_ns, rate_from_ns: at_ns, unrated: 0 });
-        } else {
-            self.last = Some(Last::Counter { raw, at_ns, rate_from_ns, unrated });
-        }
-        Edge::Count { delta, total, at_limit }
-    }
-}
-
-fn push_row(frame: &mut WindowFrame, id: SeriesId, window: Window) {
-    let Window {
-        readings: _,
-        count,
-        sum,
-        min,
-        max,
-        first,
-        last,
-        first_at_ns,
-        last_at_ns,
-        half_width_ns,
-        delta,
-        covered_ns,
-        total,
-        resets,
-        flags,
-    } = window;
-    frame.series.push(id);
-    frame.count.push(count);
-    frame.sum.push(sum);
-    frame.min.push(min);
-    frame.max.push(max);
-    frame.first.push(first);
-    frame.last.push(last);
-    frame.first_at_ns.push(first_at_ns);
-    frame.last_at_ns.push(last_at_ns);
-    frame.half_width_ns.push(half_width_ns);
-    frame.delta.push(delta);
-    frame.covered_ns.push(covered_ns);
-    frame.total.push(total);
-    frame.resets.push(resets);
-    frame.flags.push(flags);
 }

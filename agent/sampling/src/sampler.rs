@@ -1,30 +1,16 @@
-//! The threads that read the sources.
+//! Starts, steers and stops the threads that read the sources.
 //!
-//! In: sources, cadences (changeable at any time), and events of the kernel. Out: windows and signals to the [`Sink`],
-//! and a [`SourceReport`] per source. One OS thread per source, so that a slow NIC never delays another's readings.
-//! Deadlines are absolute (timerfd on CLOCK_MONOTONIC, at multiples of the cadence): lateness does not add up, and a
-//! deadline that has passed is counted as missed and never caught up in a burst. A budget of CPU time for all of them
-//! together is kept by reading the dearest less often. Never: a read of a source that is off,
-//! a panic that leaves its thread, or a wait for the sink.
+//! In: sources, and cadences that may change at any time. Out: a running thread per source, and a [`SourceReport`] of each.
+//! One OS thread per source, so that a slow NIC never delays another's readings. Never: a wait for the sink.
 
-use crate::batch::Batch;
 use crate::catalog::Catalog;
-use crate::clock::{monotonic_ns, thread_cpu_ns};
 use crate::frame::WindowFrame;
-use crate::governor::{Governor, STEPS_MAX, Verdict};
-use crate::recorder::{Output, Recorder};
+use crate::governor::Governor;
+use crate::reader::{Control, Reader};
 use crate::signal::{Rule, Signal};
-use crate::source::{CadenceRange, ErrorReason, ReadError, Source};
-use crate::stats::{SourceReport, SourceState, SourceStats};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::source::{CadenceRange, Source};
+use crate::stats::{SourceReport, SourceStats};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -104,11 +90,6 @@ struct Running {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Control {
-    wake: EventFd,
-    stop: AtomicBool,
-}
-
 impl Sampler {
     /// A sampler without sources.
     #[must_use]
@@ -127,29 +108,9 @@ impl Sampler {
         let range = source.cadence();
         let cadence_ns = nanos(range.clamp(cadence.unwrap_or(range.default)));
         let stats = Arc::new(SourceStats::new(name, source.kernel_path(), cadence_ns));
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| failed(e.into()))?;
-        let control = Arc::new(Control { wake, stop: AtomicBool::new(false) });
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)
-            .map_err(|e| failed(e.into()))?;
-        let reader = Reader {
-            source,
-            stats: Arc::clone(&stats),
-            control: Arc::clone(&control),
-            timer,
-            recorder: Recorder::new(name, self.config.window, self.config.rules, Arc::clone(&self.catalog)),
-            sink: Arc::clone(&self.sink),
-            governor: Arc::clone(&self.governor),
-            cadence_ns_max: nanos(range.max),
-            judged_at_ns: 0,
-            judged_cpu_ns: 0,
-            batch: Batch::with_capacity(self.config.batch_max),
-            out: Output::default(),
-            reprobe_ns: nanos(self.config.reprobe).max(1),
-            next_probe_ns: 0,
-            failures_in_a_row: 0,
-            events_muted: false,
-            on: false,
-        };
+        let control = Arc::new(Control::new().map_err(failed)?);
+        let reader = Reader::new(source, &stats, &control, &self.config, &self.catalog, &self.sink, &self.governor)
+            .map_err(failed)?;
         let thread = std::thread::Builder::new()
             .name(format!("rw-{name}"))
             .stack_size(256 * 1024)
@@ -169,7 +130,7 @@ impl Sampler {
             return Err(UnknownSource(source.to_owned(), names.join(", ")));
         };
         let cadence = running.range.clamp(cadence);
-        running.stats.cadence_ns.store(nanos(cadence), Relaxed);
+        running.stats.set_cadence_ns(nanos(cadence));
         running.control.nudge();
         Ok(cadence)
     }
@@ -194,8 +155,7 @@ impl Sampler {
 
     fn end(&mut self) {
         for Running { control, .. } in &self.running {
-            control.stop.store(true, Relaxed);
-            control.nudge();
+            control.stop();
         }
         for thread in self.running.iter_mut().filter_map(|running| running.thread.take()) {
             // A panic in a source was caught and reported on its own thread; nothing is left to learn here.
@@ -210,246 +170,6 @@ impl Drop for Sampler {
     }
 }
 
-impl Control {
-    fn nudge(&self) {
-        // Fails only when 2^64 - 2 nudges are pending, and then the thread wakes anyway.
-        let _ = self.wake.write(1);
-    }
-}
-
-struct Reader {
-    source: Box<dyn Source>,
-    stats: Arc<SourceStats>,
-    control: Arc<Control>,
-    timer: TimerFd,
-    recorder: Recorder,
-    sink: Arc<dyn Sink>,
-    governor: Arc<Governor>,
-    cadence_ns_max: u64,
-    judged_at_ns: u64,
-    judged_cpu_ns: u64,
-    batch: Batch,
-    out: Output,
-    reprobe_ns: u64,
-    next_probe_ns: u64,
-    failures_in_a_row: u32,
-    events_muted: bool,
-    on: bool,
-}
-
-/// Time between two looks at the CPU budget.
-const JUDGE_EVERY_NS: u64 = 1_000_000_000;
-/// A source that fails this often in a row is probed again at once.
-const FAILURES_BEFORE_PROBE: u32 = 3;
-/// The shortest time between two probes, however often a source asks.
-const PROBE_SPACING_NS: u64 = 200_000_000;
-
-impl Reader {
-    fn run(mut self) {
-        let name = self.stats.source;
-        if catch_unwind(AssertUnwindSafe(|| self.run_until_stopped())).is_err() {
-            let text = format!("source {name} failed by a defect of its own and stays off until the agent restarts");
-            tracing::error!(source = name, "{text}");
-            self.stats.count_error(ErrorReason::Internal, 1);
-            self.stats.set_state(SourceState::Off { reason: ErrorReason::Internal, text });
-            let now_ns = monotonic_ns();
-            self.recorder.retire_all(now_ns, &mut self.out);
-            self.recorder.finish(now_ns, &mut self.out);
-            self.hand_over();
-        }
-    }
-
-    fn run_until_stopped(&mut self) {
-        let mut cadence_ns = self.cadence_ns();
-        let mut deadline_ns = monotonic_ns();
-        (self.judged_at_ns, self.judged_cpu_ns) = (deadline_ns, thread_cpu_ns());
-        self.probe(deadline_ns);
-        loop {
-            let wake_ns = if self.on { deadline_ns } else { self.next_probe_ns };
-            let has_event = self.wait_until(wake_ns);
-            if self.control.stop.load(Relaxed) {
-                break;
-            }
-            self.stay_within_budget();
-            let wanted_ns = self.cadence_ns();
-            if wanted_ns != cadence_ns {
-                cadence_ns = wanted_ns;
-                deadline_ns = deadline_ns.min(next_multiple(monotonic_ns(), cadence_ns));
-            }
-            if has_event {
-                self.read(true);
-            }
-            let now_ns = monotonic_ns();
-            if now_ns >= self.next_probe_ns {
-                let was_on = self.on;
-                self.probe(now_ns);
-                if self.on && !was_on {
-                    deadline_ns = now_ns;
-                }
-            }
-            if self.on && now_ns >= deadline_ns {
-                self.read(false);
-                deadline_ns = self.next_deadline(deadline_ns, cadence_ns);
-            }
-            self.recorder.close_due(monotonic_ns(), &mut self.out);
-            self.hand_over();
-        }
-        self.recorder.finish(monotonic_ns(), &mut self.out);
-        self.hand_over();
-    }
-
-    fn cadence_ns(&self) -> u64 {
-        self.stats.cadence_ns.load(Relaxed) << self.stats.backed_off.load(Relaxed)
-    }
-
-    /// Once a second, compares the CPU time of this thread and the others with the budget.
-    fn stay_within_budget(&mut self) {
-        let now_ns = monotonic_ns();
-        let elapsed_ns = now_ns - self.judged_at_ns;
-        if elapsed_ns < JUDGE_EVERY_NS {
-            return;
-        }
-        let cpu_ns = thread_cpu_ns();
-        #[expect(clippy::cast_precision_loss, reason = "a share of a core")]
-        let share = (cpu_ns - self.judged_cpu_ns) as f64 / elapsed_ns as f64;
-        (self.judged_at_ns, self.judged_cpu_ns) = (now_ns, cpu_ns);
-        self.stats.cpu_ns.store(cpu_ns, Relaxed);
-        let steps = self.stats.backed_off.load(Relaxed);
-        let can_back_off = self.on && steps < STEPS_MAX && self.cadence_ns() <= self.cadence_ns_max / 2;
-        let steps = match self.governor.judge(self.stats.source, share, can_back_off) {
-            Verdict::BackOff => steps + 1,
-            Verdict::ComeBack if steps > 0 => steps - 1,
-            Verdict::ComeBack | Verdict::Stay => return,
-        };
-        self.stats.backed_off.store(steps, Relaxed);
-        let (source, percent) = (self.stats.source, share * 100.0);
-        tracing::info!(
-            source,
-            steps,
-            "the source used {percent:.2} % of a core: its cadence changes for the CPU budget"
-        );
-    }
-
-    /// The first deadline after now; those between it and the last one are missed.
-    fn next_deadline(&self, last_ns: u64, cadence_ns: u64) -> u64 {
-        let now_ns = monotonic_ns();
-        let due_ns = next_multiple(last_ns, cadence_ns);
-        if due_ns > now_ns {
-            return due_ns;
-        }
-        let next_ns = next_multiple(now_ns, cadence_ns);
-        self.stats.missed_deadlines.fetch_add((next_ns - due_ns) / cadence_ns, Relaxed);
-        next_ns
-    }
-
-    /// Waits for the deadline, a nudge or an event of the kernel; true for an event.
-    fn wait_until(&mut self, deadline_ns: u64) -> bool {
-        // A timer of 0 would be disarmed; 1 ns after boot is as much in the past.
-        let at = TimeSpec::from_duration(Duration::from_nanos(deadline_ns.max(1)));
-        if let Err(error) = self.timer.set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME) {
-            // Cannot happen with a valid descriptor and time; without a timer the loop must still not spin.
-            tracing::error!(source = self.stats.source, %error, "arming the timer of a sampling thread");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let mut fds = [
-            PollFd::new(self.timer.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.control.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.control.wake.as_fd(), PollFlags::empty()),
-        ];
-        let event_fd = if self.on && !self.events_muted { self.source.event_fd() } else { None };
-        if let Some(fd) = event_fd {
-            fds[2] = PollFd::new(fd, PollFlags::POLLIN);
-        }
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => {
-                tracing::error!(source = self.stats.source, %error, "waiting for the next deadline");
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        }
-        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let (nudged, event) = (ready(&fds[1]), event_fd.is_some() && ready(&fds[2]));
-        if nudged {
-            // Empty already where another nudge was taken with it.
-            let _ = self.control.wake.read();
-        }
-        event
-    }
-
-    fn probe(&mut self, now_ns: u64) {
-        let Self { source, stats, recorder, out, .. } = self;
-        self.next_probe_ns = now_ns + self.reprobe_ns;
-        self.failures_in_a_row = 0;
-        self.events_muted = false;
-        stats.probes.fetch_add(1, Relaxed);
-        let state = match recorder.probe(now_ns, out, |declare| source.probe(declare)) {
-            Ok(()) => SourceState::On,
-            Err(unavailable) => {
-                recorder.retire_all(now_ns, out);
-                SourceState::Off { reason: unavailable.reason, text: unavailable.text }
-            }
-        };
-        stats.set_kernel_path(source.kernel_path());
-        self.on = state == SourceState::On;
-        if self.stats.set_state(state.clone()) {
-            match state {
-                SourceState::Off { reason, text } => {
-                    tracing::info!(source = self.stats.source, reason = reason.name(), "off: {text}");
-                }
-                _ => tracing::info!(source = self.stats.source, path = self.source.kernel_path(), "on"),
-            }
-        }
-        self.hand_over();
-    }
-
-    fn read(&mut self, is_event: bool) {
-        let Self { source, batch, stats, recorder, out, .. } = self;
-        batch.clear();
-        let before_ns = monotonic_ns();
-        let outcome = if is_event { source.on_event(batch) } else { source.read(batch) };
-        let after_ns = monotonic_ns();
-        stats.count_read(after_ns - before_ns, batch.readings().len(), is_event);
-        recorder.record(batch, out);
-        for (reason, times) in batch.faults().filter(|(_, times)| *times > 0) {
-            stats.count_error(reason, times);
-        }
-        stats.over_capacity.fetch_add(u64::from(batch.over_capacity()), Relaxed);
-        stats.set_rejects(recorder.rejects());
-        match outcome {
-            Ok(()) => self.failures_in_a_row = 0,
-            Err(ReadError { reason, doing, source_text }) => {
-                stats.count_error(reason, 1);
-                self.failures_in_a_row += 1;
-                // A descriptor that stays readable and cannot be read would spin: unheard until the probe made it anew.
-                self.events_muted |= is_event;
-                tracing::debug!(source = stats.source, reason = reason.name(), "{doing}: {source_text}");
-            }
-        }
-        if batch.probe_asked() || self.events_muted || self.failures_in_a_row >= FAILURES_BEFORE_PROBE {
-            let last_probe_ns = self.next_probe_ns.saturating_sub(self.reprobe_ns);
-            self.next_probe_ns = self.next_probe_ns.min((last_probe_ns + PROBE_SPACING_NS).max(after_ns));
-        }
-        self.hand_over();
-    }
-
-    fn hand_over(&mut self) {
-        for signal in self.out.signals.drain(..) {
-            if self.sink.signal(signal).is_err() {
-                self.stats.signals_dropped.fetch_add(1, Relaxed);
-            }
-        }
-        for frame in self.out.frames.drain(..) {
-            if self.sink.window(frame).is_err() {
-                self.stats.windows_dropped.fetch_add(1, Relaxed);
-            }
-        }
-    }
-}
-
-fn next_multiple(after_ns: u64, cadence_ns: u64) -> u64 {
-    (after_ns / cadence_ns + 1) * cadence_ns
-}
-
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(1)
 }

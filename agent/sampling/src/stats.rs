@@ -118,6 +118,11 @@ impl SourceStats {
         }
     }
 
+    /// As asked; the thread doubles it while it must.
+    pub(crate) fn set_cadence_ns(&self, cadence_ns: u64) {
+        self.cadence_ns.store(cadence_ns, Relaxed);
+    }
+
     pub(crate) fn count_read(&self, cost_ns: u64, readings: usize, is_event: bool) {
         (if is_event { &self.events } else { &self.reads }).fetch_add(1, Relaxed);
         self.readings.fetch_add(readings as u64, Relaxed);
