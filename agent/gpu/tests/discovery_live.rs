@@ -8,7 +8,7 @@ mod discovery_fixtures;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use discovery_fixtures::{Bench, Recorder, Running, build, options, run, settle, until};
 use railwatch_gpu::coverage::{CoverageRow, CoverageStatus};
@@ -464,6 +464,36 @@ fn what_cannot_be_attached_is_reported_with_its_reason() {
         let row = rows.iter().find(|row| Path::new(&row.object) == file).unwrap();
         assert_eq!((row.status, row.reason.as_deref()), (CoverageStatus::Unattachable, Some(reason)));
     }
+}
+
+#[test]
+fn a_look_over_keeps_what_is_mapped_and_lets_go_of_what_nobody_uses() {
+    let bench = Bench::new();
+    let program = bench.program("trainer", "", &["-static"]);
+    let library = bench.library("libwhatever.so", &["cudaMalloc"]);
+    let mut attacher = Recorder::default();
+    let look_over = Duration::from_millis(300);
+    let mut discovery = bench.start(&mut attacher, Options { look_over, ..options() });
+    // In a root of its own its paths are not those of /proc/PID/maps.
+    let mut running = Running::spawn(Command::new("chroot").arg(bench.folder.path()).arg("/trainer"));
+    assert_eq!(running.ask("mmap /libwhatever.so"), "ok");
+    until(&mut discovery, &mut attacher, "attach", attached);
+    let wait = |discovery: &mut Discovery, attacher: &mut Recorder| {
+        let until = Instant::now() + 5 * look_over;
+        while Instant::now() < until {
+            discovery.run_once(attacher, Duration::from_millis(100));
+        }
+    };
+    wait(&mut discovery, &mut attacher);
+    assert_eq!(rows(&discovery, running.pid)[0].object, "/libwhatever.so");
+    assert!(attacher.detached.is_empty());
+    running.kill();
+    wait(&mut discovery, &mut attacher);
+    assert_eq!(attacher.detached, [attacher.attached[0].id]);
+    let mut again = Running::new(&program);
+    assert_eq!(again.ask(&format!("mmap {}", library.display())), "ok");
+    until(&mut discovery, &mut attacher, "attach", attached);
+    assert_eq!(attacher.attached.len(), 2);
 }
 
 #[test]

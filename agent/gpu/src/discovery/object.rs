@@ -74,27 +74,27 @@ impl Opened {
             Ok(file) => return Self::readable(&file, pid),
             Err(error) => error,
         };
-        let path = Path::new(OsStr::from_bytes(mapping.path.strip_prefix(b"/").unwrap_or(&mapping.path)));
-        let rooted = Path::new("/proc").join(pid.to_string()).join("root").join(path);
-        let file = match Self::path_only(&rooted) {
-            Ok(file) => file,
-            Err(_) if !Path::new("/proc").join(pid.to_string()).exists() => return Err(OpenError::Gone),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(match refused.kind() {
-                    io::ErrorKind::NotFound => OpenError::Gone,
-                    _ => OpenError::Replaced(refused),
-                });
+        let process = Path::new("/proc").join(pid.to_string());
+        let below = Path::new(OsStr::from_bytes(mapping.path.strip_prefix(b"/").unwrap_or(&mapping.path)));
+        // A report names the path as the process sees it; /proc/PID/maps names it as the reader does.
+        for root in [&process.join("root"), Path::new("/")] {
+            let file = match Self::path_only(&root.join(below)) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(OpenError::Failed(error)),
+            };
+            let metadata = file.metadata().map_err(OpenError::Failed)?;
+            let device = libc::makedev(mapping.file.major, mapping.file.minor);
+            // Overlay and btrfs show one device in a mapping and another in stat(2).
+            let same_device = metadata.dev() == device || matches!(file_system(&file), OVERLAYFS_MAGIC | BTRFS_MAGIC);
+            if metadata.ino() == mapping.file.inode && same_device {
+                return Self::readable(&file, pid);
             }
-            Err(error) => return Err(OpenError::Failed(error)),
-        };
-        let metadata = file.metadata().map_err(OpenError::Failed)?;
-        let device = libc::makedev(mapping.file.major, mapping.file.minor);
-        // Overlay and btrfs show one device in a mapping and another in stat(2).
-        let same_device = metadata.dev() == device || matches!(file_system(&file), OVERLAYFS_MAGIC | BTRFS_MAGIC);
-        if metadata.ino() != mapping.file.inode || !same_device {
-            return Err(OpenError::Replaced(refused));
         }
-        Self::readable(&file, pid)
+        if refused.kind() == io::ErrorKind::NotFound || !process.exists() {
+            return Err(OpenError::Gone);
+        }
+        Err(OpenError::Replaced(refused))
     }
 
     /// Opens a file of the host by its path.

@@ -19,9 +19,9 @@ const OBJECTS_MAX: usize = 4096;
 const PLAIN_MAX: usize = 32_768;
 /// How long a failed attach waits for its next try.
 const RETRY_NS: u64 = 30_000_000_000;
-/// How long probes stay on an object that nobody maps. They hold its inode, and with it the file system of a container
-/// that is gone.
-const UNUSED_NS: u64 = 60_000_000_000;
+/// Look-overs after which probes are taken off an object that nobody maps. They hold its inode, and with it the file
+/// system of a container that is gone.
+const UNUSED_LOOKS: u8 = 2;
 
 /// An object of interest.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Object {
     pub state: State,
     /// Expected to be used by programs to come.
     pub kept: bool,
-    unused_since_ns: Option<u64>,
+    unused_looks: u8,
 }
 
 /// What became of an object.
@@ -196,11 +196,13 @@ impl Objects {
         self.add(id, opened.identity, families, state)
     }
 
-    /// Which runtimes an object holds without symbols; searched once.
-    pub fn hidden_families(&mut self, opened: &Opened) -> Families {
-        if let Some(families) = self.markers.get(&opened.identity) {
-            return *families;
-        }
+    /// Which runtimes an object holds without symbols, if that is known.
+    pub fn known_hidden(&self, opened: &Opened) -> Option<Families> {
+        self.markers.get(&opened.identity).copied()
+    }
+
+    /// Searches an object for runtimes without symbols.
+    pub fn search_hidden(&mut self, opened: &Opened) -> Families {
         let families = elf::index(&opened.file, &self.wanted)
             .map(|index| family::search_markers(&opened.file, &index))
             .unwrap_or_default();
@@ -218,14 +220,12 @@ impl Objects {
         }
     }
 
-    /// Takes probes off objects that nobody used for a minute. `used` says which processes map.
+    /// Takes probes off objects that nobody used at this look and the one before. `used` says which processes map.
     pub fn sweep(&mut self, used: impl Fn(ObjectId) -> bool, attacher: &mut dyn Attacher) {
-        let now_ns = Moment::now().monotonic_ns;
         let mut unused = Vec::new();
         for (id, object) in &mut self.objects {
-            if object.kept || used(*id) {
-                object.unused_since_ns = None;
-            } else if now_ns.saturating_sub(*object.unused_since_ns.get_or_insert(now_ns)) >= UNUSED_NS {
+            object.unused_looks = if object.kept || used(*id) { 0 } else { object.unused_looks + 1 };
+            if object.unused_looks >= UNUSED_LOOKS {
                 unused.push(*id);
             }
         }
@@ -253,7 +253,7 @@ impl Objects {
     fn add(&mut self, id: ObjectId, identity: Identity, families: Families, state: State) -> Resolved {
         self.next_id = self.next_id.max(id.0 + 1);
         self.by_identity.insert(identity, id);
-        self.objects.insert(id, Object { identity, families, state, kept: false, unused_since_ns: None });
+        self.objects.insert(id, Object { identity, families, state, kept: false, unused_looks: 0 });
         Resolved::New(id)
     }
 

@@ -3,12 +3,13 @@
 //! In: what was seen of it, and when probes were in place. Out: [`Incomplete`] marks. A figure is called whole only where
 //! that can be shown: the probes were there first, or the process cannot have held device memory yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::attach::ObjectId;
 use super::container::Container;
 use super::moment::Moment;
 use super::procfs::{self, Stat};
+use super::records::FileId;
 
 /// Longest time from a mapping to its probes for which a process without a device counts as whole.
 const LATE_NS: u64 = 500_000_000;
@@ -27,6 +28,8 @@ pub struct Incomplete {
 pub struct Use {
     /// Its path as this process sees it.
     pub path: String,
+    /// Which file that is in its mappings.
+    pub file: FileId,
     /// When it was mapped, or found mapped (CLOCK_MONOTONIC).
     pub mapped_ns: u64,
     /// Whether calls are missing.
@@ -44,6 +47,8 @@ pub struct Process {
     pub container: Option<Container>,
     /// Objects of interest that it has mapped.
     pub uses: BTreeMap<ObjectId, Use>,
+    /// The mapped files among which runtimes without symbols were looked for last.
+    pub searched: BTreeSet<FileId>,
 }
 
 impl Process {
@@ -51,7 +56,7 @@ impl Process {
     pub fn read(pid: u32) -> Option<Self> {
         let Stat { comm, start_ticks } = procfs::stat(pid)?;
         let container = super::container::container_of(&procfs::cgroup(pid));
-        Some(Self { comm, start_ticks, container, uses: BTreeMap::new() })
+        Some(Self { comm, start_ticks, container, uses: BTreeMap::new(), searched: BTreeSet::new() })
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::records::FileId;
+use super::records::{FileId, without_deleted};
 
 /// Executable mappings looked at per process; a large Python job has about 1,500 mappings in all.
 const MAPPINGS_MAX: usize = 65_536;
@@ -104,8 +104,7 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     }
     let (_, device) = (fields.next()?, str::from_utf8(fields.next()?).ok()?);
     let inode = str::from_utf8(fields.next()?).ok()?.parse().ok().filter(|inode| *inode != 0)?;
-    let path = fields.next()?.trim_ascii_start();
-    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    let path = without_deleted(fields.next()?.trim_ascii_start());
     let ((start, end), (major, minor)) = (range.split_once('-')?, device.split_once(':')?);
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,

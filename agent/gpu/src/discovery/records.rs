@@ -96,12 +96,17 @@ pub fn decode(record: &[u8]) -> Option<Record> {
                 length: u64_at(record, 24)?,
                 file: FileId { major: u32_at(record, 40)?, minor: u32_at(record, 44)?, inode: u64_at(record, 48)? },
                 generation: u64_at(record, 56)?,
-                path: path.split(|byte| *byte == 0).next().unwrap_or_default().to_vec(),
+                path: without_deleted(path.split(|byte| *byte == 0).next().unwrap_or_default()).to_vec(),
                 at_ns: at_ns()?,
             }))
         }
         _ => None,
     }
+}
+
+/// A path without what the kernel adds to that of a deleted file.
+pub(super) fn without_deleted(path: &[u8]) -> &[u8] {
+    path.strip_suffix(b" (deleted)").unwrap_or(path)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::records::{self, Record};
 
-/// Ring per CPU, in pages beside the control page. 64 KiB hold about 500 mappings, or 1,000 forks and exits.
-const RING_PAGES: usize = 16;
+/// Pages of all rings together, beside a control page each: 4 MiB, so that a host of many CPUs pays no more.
+const PAGES: usize = 1024;
+/// Pages per ring at least and at most; 16 (64 KiB) hold about 500 mappings, or 1,000 forks and exits.
+const RING_PAGES: (usize, usize) = (4, 16);
 
 /// `struct perf_event_attr` up to `sig_data` (`PERF_ATTR_SIZE_VER7`, 128 bytes).
 #[repr(C)]
@@ -84,6 +86,9 @@ impl Rings {
     /// Opens rings for CPUs that came online since, and drops those of CPUs that went. Gives whether anything changed.
     pub fn follow_cpus(&mut self) -> io::Result<bool> {
         let online = online_cpus(&std::fs::read_to_string("/sys/devices/system/cpu/online")?);
+        let pages = PAGES.checked_div(online.len()).unwrap_or(PAGES).clamp(RING_PAGES.0, RING_PAGES.1);
+        // The kernel wants a power of two.
+        let pages = 1 << pages.ilog2();
         let before = self.rings.len();
         self.rings.retain(|ring| online.contains(&ring.cpu));
         let mut changed = before != self.rings.len();
@@ -91,7 +96,7 @@ impl Rings {
             if self.rings.iter().any(|ring| ring.cpu == cpu) {
                 continue;
             }
-            let ring = match Ring::open(cpu) {
+            let ring = match Ring::open(cpu, pages) {
                 Ok(ring) => ring,
                 // It went offline between the reading of the list and now.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
@@ -144,7 +149,7 @@ struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    fn open(cpu: u32) -> io::Result<Self> {
+    fn open(cpu: u32, pages: usize) -> io::Result<Self> {
         let attributes = Attributes {
             kind: PERF_TYPE_SOFTWARE,
             size: size_of::<Attributes>() as u32,
@@ -174,7 +179,7 @@ impl Ring {
         // SAFETY: sysconf has no preconditions.
         let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) })
             .map_err(|_| io::Error::other("the page size is unknown"))?;
-        let mapping_bytes = (RING_PAGES + 1) * page_bytes;
+        let mapping_bytes = (pages + 1) * page_bytes;
         // SAFETY: a new mapping at an address of the kernel's choice, of one control page and 2^n data pages as
         // perf_event_open(2) asks; nothing else in this process knows of it.
         let address = unsafe {

@@ -122,8 +122,8 @@ mod tests {
     #[test]
     fn names_are_found_whole_without_their_version_and_as_tails() {
         let wanted = Wanted::new(["cudaMalloc", "cudaFree", "cudaMalloc", "cu"]);
-        let cases: [(&[u8], &[(usize, SymbolId)]); 8] = [
-            (b"\0cudaMalloc\0rest", &[(1, 0)]),
+        for (text, expected) in [
+            (&b"\0cudaMalloc\0rest"[..], &[(1, 0)][..]),
             (b"cudaMalloc@@libcudart.so.12\0", &[(0, 0)]),
             (b"x\0pcudaFree\0cudaMalloc\0", &[(3, 1), (12, 0)]),
             (b"cudaFreeHost\0", &[]),
@@ -131,8 +131,7 @@ mod tests {
             (b"cudaMalloc", &[]),
             (b"cu\0", &[]),
             (b"", &[]),
-        ];
-        for (text, expected) in cases {
+        ] {
             let mut found = Vec::new();
             wanted.search(text, |at, id| found.push((at, id)));
             assert_eq!(found, expected, "{}", text.escape_ascii());

@@ -26,8 +26,9 @@ use crate::coverage::{CoverageRow, CoverageStatus};
 use crate::scope::Scope;
 
 const MILLISECOND_NS: u64 = 1_000_000;
-/// How often everything is looked over again, in case a report was missed.
-const SAFETY_NS: u64 = 30_000 * MILLISECOND_NS;
+/// Processes of interest whose mappings are read again in one look-over, in turn: those of a large Python process
+/// take a few milliseconds.
+const REFRESHED_MAX: usize = 16;
 /// How long a file of no interest needs no second look when it is mapped again.
 const PLAIN_NS: u64 = 250 * MILLISECOND_NS;
 /// How often /proc is read where the kernel's reports are refused.
@@ -62,11 +63,19 @@ pub struct Options {
     pub preattach: bool,
     /// Read /proc repeatedly even where the kernel's reports could be had.
     pub poll_only: bool,
+    /// How often to look over what reports cannot tell, in case one was missed.
+    pub look_over: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { scope: Scope::Host, extra_paths: Vec::new(), preattach: true, poll_only: false }
+        Self {
+            scope: Scope::Host,
+            extra_paths: Vec::new(),
+            preattach: true,
+            poll_only: false,
+            look_over: Duration::from_secs(30),
+        }
     }
 }
 
@@ -185,7 +194,8 @@ pub struct Discovery {
     drained_ns: u64,
     scan_started_ns: u64,
     scan_again: bool,
-    next_safety_ns: u64,
+    next_look_over_ns: u64,
+    refresh_position: u32,
     next_poll_ns: u64,
     poll_position: u32,
 }
@@ -237,10 +247,12 @@ impl Discovery {
             drained_ns: 0,
             scan_started_ns: 0,
             scan_again: false,
-            next_safety_ns: now_ns + SAFETY_NS,
+            next_look_over_ns: now_ns,
+            refresh_position: 0,
             next_poll_ns: now_ns + POLL_NS,
             poll_position: 0,
         };
+        discovery.next_look_over_ns += discovery.look_over_ns();
         discovery.preattach(attacher);
         discovery.scan_all(now_ns)?;
         while !discovery.scanning.is_empty() {
@@ -278,8 +290,8 @@ impl Discovery {
                 tracing::error!(%error, "listing /proc failed: processes that started unseen stay unseen");
             }
         }
-        if now_ns >= self.next_safety_ns {
-            self.next_safety_ns = now_ns + SAFETY_NS;
+        if now_ns >= self.next_look_over_ns {
+            self.next_look_over_ns = now_ns + self.look_over_ns();
             self.look_over(attacher);
         }
         if std::mem::take(&mut self.changed) {
@@ -384,6 +396,10 @@ impl Discovery {
         format!("{} linked statically without symbols: {consequence}", families.names())
     }
 
+    fn look_over_ns(&self) -> u64 {
+        u64::try_from(self.options.look_over.as_nanos()).unwrap_or(u64::MAX / 2).max(MILLISECOND_NS)
+    }
+
     fn next_due_ns(&self) -> u64 {
         if !self.scanning.is_empty() || !self.search_hidden.is_empty() {
             return 0;
@@ -392,7 +408,7 @@ impl Discovery {
         let poll = self.rings.is_none().then_some(self.next_poll_ns);
         let again = self.scan_again.then_some(self.scan_started_ns + RESCAN_NS);
         let due = deferred.chain(self.leaving.values().map(|(due_ns, _)| *due_ns)).chain(poll).chain(again);
-        due.min().unwrap_or(u64::MAX).min(self.next_safety_ns)
+        due.min().unwrap_or(u64::MAX).min(self.next_look_over_ns)
     }
 
     fn wait(&self, timeout_ns: u64) {
@@ -524,7 +540,7 @@ impl Discovery {
         if new {
             self.announce(id, &path, sighting);
         }
-        self.used(pid, id, &path, sighting, attacher);
+        self.used(pid, id, mapping, sighting, attacher);
     }
 
     fn announce(&mut self, id: ObjectId, path: &str, sighting: Sighting) {
@@ -572,7 +588,7 @@ impl Discovery {
         self.processes.get_mut(&pid)
     }
 
-    fn used(&mut self, pid: u32, id: ObjectId, path: &str, sighting: Sighting, attacher: &mut dyn Attacher) {
+    fn used(&mut self, pid: u32, id: ObjectId, mapping: &Mapping, sighting: Sighting, attacher: &mut dyn Attacher) {
         if self.enrol(pid).is_none() {
             return;
         }
@@ -593,7 +609,8 @@ impl Discovery {
             Sighting::Live { at_ns } => at_ns,
             Sighting::Found => Moment::now().monotonic_ns,
         };
-        process.uses.insert(id, Use { path: path.to_owned(), mapped_ns, incomplete });
+        let path = String::from_utf8_lossy(&mapping.path).into_owned();
+        process.uses.insert(id, Use { path, file: mapping.file, mapped_ns, incomplete });
         self.search_hidden.insert(pid);
         self.changed = true;
     }
@@ -606,9 +623,8 @@ impl Discovery {
         let Some(parent) = self.processes.get(&parent) else { return };
         let inherited = parent.uses.iter().filter(|(_, used)| used.mapped_ns <= at_ns);
         // Memory of a device does not pass to a child: what it holds it asks for itself, under the probes.
-        let uses: BTreeMap<ObjectId, Use> = inherited
-            .map(|(id, used)| (*id, Use { path: used.path.clone(), mapped_ns: at_ns, incomplete: None }))
-            .collect();
+        let uses: BTreeMap<ObjectId, Use> =
+            inherited.map(|(id, used)| (*id, Use { mapped_ns: at_ns, incomplete: None, ..used.clone() })).collect();
         if uses.is_empty() || self.processes.len() >= PROCESSES_MAX {
             return;
         }
@@ -651,7 +667,7 @@ impl Discovery {
     }
 
     /// Lets go of processes that have ended. Their last report comes before they are gone, on a busy host long before.
-    /// Where a first thread ended and others go on, the look-over every 30 s sees the end.
+    /// Where a first thread ended and others go on, a look-over sees the end.
     fn see_off(&mut self, now_ns: u64) {
         const PATIENCE_NS: u64 = 1_000 * MILLISECOND_NS;
         let due = self.leaving.iter().filter(|(_, (due_ns, _))| *due_ns <= now_ns);
@@ -740,20 +756,34 @@ impl Discovery {
             return;
         }
         let Ok(mappings) = procfs::executable_mappings(pid) else { return };
-        let known = self.untraced.remove(&pid).unwrap_or_default();
-        let mut untraced: BTreeMap<String, Untraced> = known
-            .iter()
-            .filter(|(_, untraced)| matches!(untraced, Untraced::Unopened(_)))
-            .map(|(path, untraced)| (path.clone(), untraced.clone()))
-            .collect();
+        let mut untraced = BTreeMap::new();
         let mut seen = BTreeSet::new();
+        let mut searched = false;
         for mapping in mappings.iter().filter(|mapping| seen.insert(mapping.file)).take(HIDDEN_FILES_MAX) {
             let Ok(opened) = Opened::mapped(pid, mapping) else { continue };
-            let families = self.objects.hidden_families(&opened).without(visible);
+            let families = match self.objects.known_hidden(&opened) {
+                Some(families) => families,
+                // One search takes tens of milliseconds: one a turn, and go on in the next.
+                None if searched => {
+                    self.search_hidden.insert(pid);
+                    return;
+                }
+                None => {
+                    searched = true;
+                    self.objects.search_hidden(&opened)
+                }
+            };
+            let families = families.without(visible);
             if !families.is_empty() {
                 untraced.insert(String::from_utf8_lossy(&mapping.path).into_owned(), Untraced::Hidden(families));
             }
         }
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.searched = mappings.iter().map(|mapping| mapping.file).collect();
+        }
+        let known = self.untraced.remove(&pid).unwrap_or_default();
+        let unopened = known.iter().filter(|(_, untraced)| matches!(untraced, Untraced::Unopened(_)));
+        untraced.extend(unopened.map(|(path, untraced)| (path.clone(), untraced.clone())));
         self.changed |= untraced != known;
         if !untraced.is_empty() {
             self.untraced.insert(pid, untraced);
@@ -764,7 +794,8 @@ impl Discovery {
     fn preattach(&mut self, attacher: &mut dyn Attacher) {
         let mut patterns = self.options.extra_paths.clone();
         let mut paths = Vec::new();
-        if self.options.preattach {
+        // Probes act on a file, whoever maps it: an agent for a part of the host leaves the rest undisturbed.
+        if self.options.preattach && self.options.scope == Scope::Host {
             paths = libraries::in_loader_cache(Path::new("/etc/ld.so.cache"));
             patterns.extend(libraries::VENDOR_PATTERNS.map(str::to_owned));
         }
@@ -794,7 +825,7 @@ impl Discovery {
         }
     }
 
-    /// Every 30 s: what the reports cannot tell (libraries given up, names changed, CPUs and files that came and went),
+    /// Now and then: what the reports cannot tell (libraries given up, names changed, CPUs and files that came and went),
     /// and what they may have missed.
     fn look_over(&mut self, attacher: &mut dyn Attacher) {
         if let Some(rings) = &mut self.rings {
@@ -816,8 +847,13 @@ impl Discovery {
         }
         let lost: Vec<u32> = self.devices.keys().filter(|pid| !running.contains(pid)).copied().collect();
         lost.into_iter().for_each(|pid| self.gone(pid));
-        let known: Vec<u32> = self.processes.keys().copied().collect();
-        for pid in known {
+        let ended: Vec<u32> = self.processes.keys().filter(|pid| !running.contains(pid)).copied().collect();
+        ended.into_iter().for_each(|pid| self.gone(pid));
+        let (before, after) = (..=self.refresh_position, self.refresh_position.saturating_add(1)..);
+        let turn = self.processes.range(after).chain(self.processes.range(before));
+        let turn: Vec<u32> = turn.map(|(pid, _)| *pid).take(REFRESHED_MAX).collect();
+        for pid in turn {
+            self.refresh_position = pid;
             self.refresh(pid);
         }
         self.scanning.extend(pids.into_iter().filter(|pid| !self.checked.contains(pid)));
@@ -841,10 +877,9 @@ impl Discovery {
             self.gone(pid);
             return;
         }
-        let paths: HashSet<&[u8]> = mappings.iter().map(|mapping| mapping.path.as_slice()).collect();
+        let files: BTreeSet<FileId> = mappings.iter().map(|mapping| mapping.file).collect();
         let before = process.uses.len();
-        // Paths rather than inodes: it is the path by which this process mapped it that is on record.
-        process.uses.retain(|id, used| paths.contains(used.path.as_bytes()) && self.objects.get(*id).is_some());
+        process.uses.retain(|id, used| files.contains(&used.file) && self.objects.get(*id).is_some());
         self.changed |= process.uses.len() != before;
         let failed = process.uses.keys().any(|id| {
             matches!(
@@ -852,12 +887,14 @@ impl Discovery {
                 Some(State::Unattachable { retry_ns: Some(_), .. })
             )
         });
+        if process.searched != files {
+            self.search_hidden.insert(pid);
+        }
         if process.uses.is_empty() && !self.untraced.contains_key(&pid) {
             self.gone(pid);
         } else if failed {
             self.scanning.push_back(pid);
         }
-        self.search_hidden.insert(pid);
     }
 
     /// In place of reports: new processes at once, the others in turn, as far as a slice of time reaches.
