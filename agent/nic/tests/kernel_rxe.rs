@@ -53,7 +53,7 @@ fn all_hardware_counters_of_a_port_come_by_netlink_and_its_link_is_followed() {
     assert_eq!((port.name.as_str(), port.state.as_str(), port.netdev.as_deref()), ("rwrxe0/1", "active", Some("rwv0")));
     run("ip link set rwv1 down");
     let told = |link: &mut Driven, count: usize| {
-        for _ in 0..1000 {
+        for _ in 0..6000 {
             link.read();
             if link.out.signals.len() >= count {
                 break;

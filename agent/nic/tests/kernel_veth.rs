@@ -95,13 +95,13 @@ fn lab() -> Lab {
 }
 
 fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..12_000 {
         if condition() {
             return;
         }
         sleep(Duration::from_millis(5));
     }
-    panic!("waited 10 s for {what}");
+    panic!("waited a minute for {what}");
 }
 
 /// What all windows so far say of one series.

@@ -159,15 +159,15 @@ fn start(knobs: &Arc<Knobs>, cadence: Option<Duration>) -> (Sampler, Arc<Seen>) 
     (sampler, seen)
 }
 
-/// Waits for a condition; panics, saying what was waited for, after 10 s.
+/// Waits for a condition; panics, saying what was waited for, after a minute.
 fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..12_000 {
         if condition() {
             return;
         }
         sleep(Duration::from_millis(5));
     }
-    panic!("waited 10 s for {what}");
+    panic!("waited a minute for {what}");
 }
 
 fn report(sampler: &Sampler) -> SourceReport {
