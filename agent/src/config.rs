@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use value::{bounded, host_name, log_filter};
+use value::{bounded, host_name, log_filter, share_percent};
 
 /// Where the file is unless `--config` says otherwise. This one may be absent.
 pub const PATH_DEFAULT: &str = "/etc/railwatch/agent.toml";
@@ -85,6 +85,9 @@ pub struct Sampling {
     /// Series over all sources; those beyond are refused and counted.
     #[serde(deserialize_with = "bounded::<_, 1, 20_000>")]
     pub series_max: u64,
+    /// Processor time that all sources together may use, in percent of one core; beyond it the dearest is read less often.
+    #[serde(deserialize_with = "share_percent")]
+    pub cpu_budget_percent: f64,
     /// Milliseconds between reads, by source; each source has its own default and range.
     pub cadence_ms: BTreeMap<SourceName, CadenceMs>,
 }
@@ -179,7 +182,7 @@ impl Default for Gpu {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { sysfs_root: "/sys".into(), software_interfaces: Vec::new(), series_max: 10_000, cadence_ms: BTreeMap::new() }
+        Self { sysfs_root: "/sys".into(), software_interfaces: Vec::new(), series_max: 10_000, cpu_budget_percent: 0.5, cadence_ms: BTreeMap::new() }
     }
 }
 

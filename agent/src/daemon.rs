@@ -93,7 +93,8 @@ impl Agent {
         if let Some(gpu) = &mut gpu {
             gpu.run(&shared, &outbox)?;
         }
-        let sampler_config = SamplerConfig { rules: RULES, ..SamplerConfig::default() };
+        let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
+        let sampler_config = SamplerConfig { rules: RULES, cpu_budget_share, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu.is_some().then(|| {

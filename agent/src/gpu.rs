@@ -17,10 +17,10 @@ use crate::outbox::Outbox;
 use crate::privileges::Limitation;
 use crate::shared::Shared;
 use anyhow::{Context, Result};
-use attach::KernelAttacher;
+use attach::SharedProbes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use railwatch_gpu::coverage::CoverageRow;
-use railwatch_gpu::discovery::{self, Discovery, ProcessInfo, Wanted};
+use railwatch_gpu::discovery::{self, Discovery, ProcessInfo, Probes, Wanted};
 use railwatch_gpu::kernel::{Kernel, Options};
 use railwatch_gpu::scope::Scope;
 use railwatch_gpu::symbols::TABLE;
@@ -49,7 +49,7 @@ struct Discovered {
 
 /// The room, running.
 pub struct GpuRoom {
-    kernel: Option<Arc<Mutex<Kernel>>>,
+    probes: Option<Arc<Mutex<Probes>>>,
     discovered: Arc<Mutex<Discovered>>,
     stop: Arc<Stop>,
     threads: Vec<JoinHandle<()>>,
@@ -65,13 +65,13 @@ impl GpuRoom {
     /// kernel refuses is a limitation.
     pub fn open(config: &Gpu, shared: &Arc<Shared>) -> Result<Self> {
         let scope = scope(&config.scope).with_context(|| format!("the scope {}", config.scope))?;
-        let kernel = match load(config, scope.clone(), shared) {
+        let probes = match load(config, scope.clone(), shared) {
             Ok(kernel) => {
                 let off = kernel.off().iter().map(|off| Limitation::new(off.what, &off.reason)).collect();
                 shared.set_limitations("kernel", off);
                 tracing::info!(scope = %config.scope, adopted = kernel.adopted(), "the kernel half is loaded");
                 shared.update_gpu(|view| view.loaded = true);
-                Some(Arc::new(Mutex::new(kernel)))
+                Some(Arc::new(Mutex::new(Probes::new(kernel))))
             }
             Err(why) => {
                 shared.set_limitations("kernel", vec![Limitation::new("gpu probes", &why)]);
@@ -81,12 +81,12 @@ impl GpuRoom {
         let stop = Arc::new(Stop { wanted: AtomicBool::new(false), wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)? });
         let discovered = Arc::new(Mutex::new(Discovered::default()));
         let (looked, first_look) = sync_channel(1);
-        let room = Self { kernel, discovered, stop, threads: Vec::new() };
+        let room = Self { probes, discovered, stop, threads: Vec::new() };
         room.discover(scope, Arc::clone(shared), looked, &first_look)
     }
 
     fn discover(mut self, scope: Scope, shared: Arc<Shared>, looked: SyncSender<()>, first_look: &Receiver<()>) -> Result<Self> {
-        let attacher = KernelAttacher::new(self.kernel.clone());
+        let attacher = SharedProbes(self.probes.clone());
         let (discovered, stop) = (Arc::clone(&self.discovered), Arc::clone(&self.stop));
         let thread = std::thread::Builder::new()
             .name("rw-discover".into())
@@ -102,7 +102,7 @@ impl GpuRoom {
     /// Begins to hand out signals and state.
     pub fn run(&mut self, shared: &Arc<Shared>, outbox: &Arc<Outbox>) -> Result<()> {
         let books = books::Books::new(
-            self.kernel.clone(),
+            self.probes.clone(),
             Arc::clone(&self.discovered),
             Arc::clone(shared),
             Arc::clone(outbox),
@@ -152,7 +152,7 @@ fn scope(configured: &ConfiguredScope) -> std::io::Result<Scope> {
 
 fn discovery_loop(
     scope: Scope,
-    mut attacher: KernelAttacher,
+    mut attacher: SharedProbes,
     shared: &Shared,
     discovered: &Mutex<Discovered>,
     stop: &Stop,

@@ -141,6 +141,10 @@ fn sources(page: &mut Page, reports: &[SourceReport]) {
     page.counter("source_cost", "Time spent reading", Some(Unit::Seconds), cost);
     let cadence = reports.iter().map(|r| (labels([("source", r.source)]), r.cadence.as_secs_f64())).collect::<Vec<_>>();
     page.gauge("source_cadence", "Time between reads", Some(Unit::Seconds), cadence);
+    page.gauge("source_backed_off", "How often the cadence was halved to stay within the budget of processor time", None, by_source(|r| r.backed_off.into()));
+    #[expect(clippy::cast_precision_loss, reason = "a duration for a graph")]
+    let cpu = reports.iter().map(|r| (labels([("source", r.source)]), r.cpu_ns as f64 / 1e9)).collect::<Vec<_>>();
+    page.counter("source_cpu", "Processor time of the source's thread", Some(Unit::Seconds), cpu);
     page.counter("source_missed_deadlines", "Deadlines that passed without a read", None, by_source(|r| r.missed_deadlines));
     let errors = reports.iter().flat_map(|report| {
         ErrorReason::ALL.iter().zip(report.errors).filter(|(_, count)| *count > 0).map(|(reason, count)| {

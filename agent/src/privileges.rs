@@ -87,10 +87,10 @@ pub fn limitations(facts: &Facts) -> Vec<Limitation> {
     if !facts.btf {
         lacks("kernel types", "/sys/kernel/btf/vmlinux is absent: the kernel was built without CONFIG_DEBUG_INFO_BTF; fields of kernel structures are not read".into());
     }
-    if !facts.bpffs {
+    if !facts.bpffs && !admin {
         lacks(
             "balances over a restart",
-            "no bpffs at /sys/fs/bpf: maps cannot be pinned, and balances are marked incomplete after each start; mount -t bpf bpf /sys/fs/bpf".into(),
+            "no bpffs at /sys/fs/bpf, and without CAP_SYS_ADMIN none can be mounted: maps cannot be pinned, and balances are marked incomplete after each start; mount -t bpf bpf /sys/fs/bpf".into(),
         );
     }
     if !facts.initial_pid_namespace {
@@ -158,7 +158,10 @@ mod tests {
             ("gpu probes", "newer one", |f| f.kernel = (4, 19)),
             ("gpu call stacks and kernel fields", "lockdown=integrity", |f| f.lockdown = Some("confidentiality".into())),
             ("kernel types", "CONFIG_DEBUG_INFO_BTF", |f| f.btf = false),
-            ("balances over a restart", "mount -t bpf", |f| f.bpffs = false),
+            ("balances over a restart", "mount -t bpf", |f| {
+                drop_all(f, &[Capability::CAP_SYS_ADMIN]);
+                f.bpffs = false;
+            }),
             ("pids of the host", "hostPID: true", |f| f.initial_pid_namespace = false),
             ("memory", "64 MiB (/sys/fs/cgroup/x/memory.max)", |f| {
                 f.memory_limit = Some(MemoryLimit { bytes: 64 << 20, source: "/sys/fs/cgroup/x/memory.max".into() });

@@ -44,6 +44,7 @@ fn a_full_file_is_taken_as_written() {
         sysfs_root = "/tmp/sys"
         software_interfaces = ["veth"]
         series_max = 100
+        cpu_budget_percent = 1.5
         cadence_ms = { netdev = 10, "rdma.hw" = 1000 }
         [spool]
         bytes_max = 1048576
@@ -54,7 +55,7 @@ fn a_full_file_is_taken_as_written() {
     assert_eq!(config.gpu.scope, Scope::Cgroup("/sys/fs/cgroup/jobs".into()));
     assert_eq!(Duration::from(config.sampling.cadence_ms[&SourceName::RdmaHw]), Duration::from_secs(1));
     let fields: Vec<_> = changes(&Config::default(), &config).iter().map(|change| change.field).collect();
-    assert_eq!(fields.len(), 18, "every field but tls_trust and tls_certificate was changed: {fields:?}");
+    assert_eq!(fields.len(), 19, "every field but tls_trust and tls_certificate was changed: {fields:?}");
     let files = config.credential_files();
     assert_eq!(files.certificate, Path::new("/srv/pki/agent.pem"));
     assert_eq!(files.key, Path::new("/run/secrets/agent.key"));
@@ -77,6 +78,7 @@ fn a_bad_file_is_refused_with_line_field_and_what_was_expected() {
         ("[gpu]\nenabled = \"yes\"", 2, "expected a boolean"),
         ("[sampling]\ncadence_ms = { netdev = 0 }", 2, "expected 1 to 600000"),
         ("[sampling]\ncadence_ms = { nvml = 5 }", 2, "expected one of `netdev`"),
+        ("[sampling]\ncpu_budget_percent = 0.0", 2, "expected above 0 and up to 100"),
         ("[spool]\nbytes_max = 5", 2, "expected 1048576"),
         ("[spool]\nbytes_max = 1048576\nbytes_max = 2097152", 3, "duplicate key"),
         ("[gpu", 1, "unclosed table"),

@@ -15,6 +15,13 @@ pub(super) fn bounded<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>
         .ok_or_else(|| D::Error::custom(format!("{number} is out of range; expected {MIN} to {MAX}")))
 }
 
+/// A share of one core, above 0 and up to 100 percent.
+pub(super) fn share_percent<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    let percent = f64::deserialize(from)?;
+    let is_good = percent > 0.0 && percent <= 100.0;
+    if is_good { Ok(percent) } else { Err(D::Error::custom(format!("{percent} is out of range; expected above 0 and up to 100"))) }
+}
+
 pub(super) fn host_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<HostName>, D::Error> {
     HostName::parse(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
 }

@@ -9,8 +9,8 @@ use crate::shared::Shared;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use railwatch_abi::event::EventKind;
 use railwatch_gpu::accounts::{Accounts, Snapshot};
-use railwatch_gpu::discovery::container_of;
-use railwatch_gpu::kernel::{Event, Kernel, Loss};
+use railwatch_gpu::discovery::{Probes, container_of};
+use railwatch_gpu::kernel::{Event, Loss};
 use railwatch_sampling::clock::monotonic_ns;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,7 +27,7 @@ const REFRESH_MAX_NS: u64 = 5_000_000_000;
 const FAILURES_DUE_NS: u64 = 100_000_000;
 
 pub(super) struct Books {
-    kernel: Option<Arc<Mutex<Kernel>>>,
+    probes: Option<Arc<Mutex<Probes>>>,
     discovered: Arc<Mutex<Discovered>>,
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
@@ -43,15 +43,15 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn new(
-        kernel: Option<Arc<Mutex<Kernel>>>,
+        probes: Option<Arc<Mutex<Probes>>>,
         discovered: Arc<Mutex<Discovered>>,
         shared: Arc<Shared>,
         outbox: Arc<Outbox>,
         stop: Arc<Stop>,
     ) -> Self {
-        let base = kernel.as_ref().map(|kernel| locked(kernel).loss()).unwrap_or_default();
+        let base = probes.as_ref().map(|probes| locked(probes).kernel.loss()).unwrap_or_default();
         Self {
-            kernel,
+            probes,
             discovered,
             shared,
             outbox,
@@ -66,8 +66,8 @@ impl Books {
     }
 
     pub(super) fn run(mut self) {
-        let ring = self.kernel.as_ref().and_then(|kernel| {
-            let duplicate = locked(kernel).events_fd().try_clone_to_owned();
+        let ring = self.probes.as_ref().and_then(|probes| {
+            let duplicate = locked(probes).kernel.events_fd().try_clone_to_owned();
             duplicate.inspect_err(|error| tracing::error!(%error, "the event ring cannot be waited for; it is looked at every 250 ms")).ok()
         });
         let mut refresh_at_ns = 0;
@@ -105,9 +105,9 @@ impl Books {
     }
 
     fn take_events(&mut self) {
-        if let Some(kernel) = &self.kernel {
+        if let Some(probes) = &self.probes {
             let events = &mut self.events;
-            locked(kernel).drain(|event| events.push(event));
+            locked(probes).kernel.drain(|event| events.push(event));
         }
         let book = &self.shared.book;
         let mut urgent = Vec::new();
@@ -165,9 +165,9 @@ impl Books {
     fn refresh(&mut self) {
         let discovered = self.discovered().clone();
         let mut loss = None;
-        if let Some(kernel) = &self.kernel {
-            let kernel = locked(kernel);
-            match self.accounts.refresh(&kernel) {
+        if let Some(probes) = &self.probes {
+            let kernel = &locked(probes).kernel;
+            match self.accounts.refresh(kernel) {
                 Ok(snapshot) => self.snapshot = snapshot,
                 Err(error) => tracing::error!(%error, "reading the GPU accounts; the last ones stay"),
             }

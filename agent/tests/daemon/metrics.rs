@@ -1,0 +1,43 @@
+//! The page, as Prometheus and its linter read it.
+
+use crate::agent::Agent;
+use crate::collector::{Site, eventually};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+#[test]
+fn the_older_text_format_passes_promtool_and_open_metrics_ends_with_its_mark() {
+    let site = Site::new();
+    let collector = site.listen("127.0.0.1:0");
+    let agent = Agent::start(&site, &collector.address, &[]);
+    eventually("series of a NIC are on the page", || agent.page("text/plain").contains("railwatch_hw_network_io_bytes_total{"));
+    let page = agent.page("text/plain");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, of the package prometheus");
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let words = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && words.trim().is_empty(), "{words}\n{page}");
+    let page = agent.page("application/openmetrics-text; version=1.0.0");
+    assert!(page.contains("# TYPE railwatch_agent_cpu_seconds counter") && page.ends_with("# EOF\n"), "{page}");
+    agent.end();
+}
+
+#[test]
+fn a_taken_port_costs_the_page_and_not_the_agent() {
+    let site = Site::new();
+    let collector = site.listen("127.0.0.1:0");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut arguments = crate::agent::arguments(&site, &collector.address);
+    let at = arguments.iter().position(|argument| argument == "--metrics-listen").unwrap();
+    arguments[at + 1] = taken.local_addr().unwrap().to_string();
+    let agent = Agent::spawn_only(&site, Command::new(crate::agent::PROGRAM).arg("run").args(arguments));
+    eventually("windows arrive", || site.stored(|stored| !stored.frames.is_empty()));
+    assert!(agent.log().contains("set metrics_listen to another address"), "{}", agent.log());
+    agent.end();
+}
