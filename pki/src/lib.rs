@@ -38,7 +38,7 @@ mod server;
 mod tests;
 
 pub use authority::{CA_LIFE, DevelopmentCa, Issued, IssuedFiles, LEAF_LIFE, Revocation};
-pub use client::{AgentConnector, DialError};
+pub use client::{AgentConnector, AgentStream, DialError};
 pub use credentials::{CredentialFiles, Credentials, Reload};
 pub use error::PkiError;
 pub use explain::explain;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::StreamExt;
 
@@ -71,13 +71,13 @@ async fn serve(credentials: Arc<Credentials>) -> (String, Arc<HandshakeCounts>, 
 }
 
 /// Connects and sends a byte there and back: in TLS 1.3 the client learns of a refusal only by reading.
-async fn echo(address: &str, credentials: Arc<Credentials>) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+async fn echo(address: &str, credentials: Arc<Credentials>) -> Result<AgentStream, String> {
     let connector = AgentConnector::new(address, "127.0.0.1", credentials).unwrap();
     let mut stream = connector.connect().await.map_err(|e| e.to_string())?;
     again(&mut stream).await.map(|()| stream)
 }
 
-async fn again(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> Result<(), String> {
+async fn again(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), String> {
     stream.write_all(b"x").await.map_err(|e| explain(&e))?;
     stream.flush().await.map_err(|e| explain(&e))?;
     match stream.read(&mut [0]).await {

@@ -33,6 +33,8 @@ const STOOD: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(1);
 /// Taken from a queue at once, so that acknowledgements are not held up.
 const BATCH: usize = 64;
+/// Files that wait for the background sync.
+const UNSYNCED_MAX: usize = 64;
 /// Definitions in one message: far below the largest message.
 const DEFINITIONS_AT_ONCE: usize = 1000;
 /// Frames whose acknowledgement is timed at once.
@@ -342,8 +344,15 @@ impl Driver {
     }
 
     fn sync(&mut self, windows: bool) {
-        self.unsynced.extend(self.spool.take_dirty(windows));
-        self.unsynced.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        for file in self.spool.take_dirty(windows) {
+            if !self.unsynced.iter().any(|waiting| Arc::ptr_eq(waiting, &file)) {
+                self.unsynced.push(file);
+            }
+        }
+        // A disk that hangs in fdatasync: what waits longest is left to the kernel's own write-back.
+        let too_many = self.unsynced.len().saturating_sub(UNSYNCED_MAX);
+        self.unsynced.drain(..too_many);
+        self.state.unsynced_files += too_many as u64;
         if !self.unsynced.is_empty()
             && let Err(refused) = self.syncer.sync(std::mem::take(&mut self.unsynced))
         {

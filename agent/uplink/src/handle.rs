@@ -59,6 +59,8 @@ pub struct UplinkState {
     pub refused_snapshots: u64,
     /// fdatasync calls that failed.
     pub sync_errors: u64,
+    /// Files left to the kernel's own write-back because fdatasync took too long.
+    pub unsynced_files: u64,
     /// End of validity of the own certificate, once it was read.
     pub certificate_not_after: Option<SystemTime>,
     /// What the spool cannot do now.

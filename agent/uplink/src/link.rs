@@ -60,9 +60,13 @@ impl Link {
         };
         let answers = control.downgrade();
         let task = tokio::spawn(async move {
-            let why = match converse(target, credentials, outgoing, answers, &report).await {
-                Ok(()) => "the collector ended the stream".to_owned(),
-                Err(why) => why,
+            let why = match AgentConnector::new(&target.address, &target.server_name, credentials) {
+                Err(error) => error.to_string(),
+                Ok(connector) => match converse(connector.clone(), outgoing, answers, &report).await {
+                    Ok(()) => "the collector ended the stream".to_owned(),
+                    // TLS knows better than HTTP/2 why a connection was closed.
+                    Err(why) => connector.refusal().unwrap_or(why),
+                },
             };
             let _ = report.send(Event::Ended(why)).await;
         });
@@ -99,11 +103,8 @@ pub(crate) fn message(body: agent_message::Body) -> AgentMessage {
 }
 
 async fn converse(
-    target: Target, credentials: Arc<Credentials>, outgoing: Outgoing, answers: mpsc::WeakSender<AgentMessage>,
-    report: &mpsc::Sender<Event>,
+    connector: AgentConnector, outgoing: Outgoing, answers: mpsc::WeakSender<AgentMessage>, report: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
-    let connector =
-        AgentConnector::new(&target.address, &target.server_name, credentials).map_err(|error| error.to_string())?;
     // The connector does TLS and knows the address; tonic wants a URI for its headers.
     let channel = Endpoint::from_static("http://railwatch.uplink")
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
@@ -122,7 +123,7 @@ async fn converse(
     };
     let (mut incoming, first) = tokio::time::timeout(WELCOME_WAIT_MAX, opening)
         .await
-        .map_err(|_| format!("the collector at {} gave no Welcome within 5 s", target.address))??;
+        .map_err(|_| "the collector gave no Welcome within 5 s".to_owned())??;
     match first.and_then(|first| first.body) {
         Some(collector_message::Body::Welcome(welcome)) => {
             let _ = report.send(Event::Welcomed(welcome)).await;

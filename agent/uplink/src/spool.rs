@@ -16,7 +16,7 @@ use crate::journal::{Assigned, Book, Journal};
 use crate::log::{Anchor, Log, Place};
 use prost::Message;
 use railwatch_wire::v1::{Definitions, Frame, Limitation, SeriesDefinition, Signal, Windows, frame};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -90,7 +90,8 @@ pub(crate) struct Spool {
     /// Of `book.assigned`: how many were sent on this connection.
     sent: usize,
     /// Encoded bytes of windows sent on this connection and not acknowledged, per entry of `book.assigned`.
-    in_flight_bytes: std::collections::VecDeque<u64>,
+    in_flight_bytes: VecDeque<u64>,
+    in_flight_bytes_sum: u64,
     /// Frames that had a sequence and cannot be resent: signals, windows.
     lost: (u64, u64),
     series: SeriesTable,
@@ -171,7 +172,8 @@ impl Spool {
             journal,
             book,
             sent: 0,
-            in_flight_bytes: Default::default(),
+            in_flight_bytes: VecDeque::new(),
+            in_flight_bytes_sum: 0,
             lost: (0, 0),
             series: series.clone(),
             options: options.clone(),
@@ -216,6 +218,7 @@ impl Spool {
         }
         self.sent = 0;
         self.in_flight_bytes.clear();
+        self.in_flight_bytes_sum = 0;
         // What is lost is met again among what is resent.
         self.lost = (0, 0);
         self.settle(acknowledged_through);
@@ -235,7 +238,8 @@ impl Spool {
         if self.book.acknowledge(through) {
             let gone = before - self.book.assigned.len();
             self.sent = self.sent.saturating_sub(gone);
-            self.in_flight_bytes.drain(..gone.min(self.in_flight_bytes.len()));
+            let landed = gone.min(self.in_flight_bytes.len());
+            self.in_flight_bytes_sum -= self.in_flight_bytes.drain(..landed).sum::<u64>();
             self.journal.acknowledge(&self.book);
             self.drop_acknowledged();
         }
@@ -274,7 +278,7 @@ impl Spool {
 
     fn may_fly(&self, queue: Queue) -> bool {
         self.in_flight_bytes.len() < FRAMES_IN_FLIGHT_MAX
-            && (queue == Queue::Signals || self.in_flight_bytes.iter().sum::<u64>() < WINDOWS_BYTES_IN_FLIGHT_MAX)
+            && (queue == Queue::Signals || self.in_flight_bytes_sum < WINDOWS_BYTES_IN_FLIGHT_MAX)
     }
 
     fn assign(&mut self) -> Option<Assigned> {
@@ -315,7 +319,9 @@ impl Spool {
         skipped = (skipped.0 + self.lost.0, skipped.1 + self.lost.1);
         self.lost = (0, 0);
         self.stats.reported_skipped += skipped.0 + skipped.1;
-        self.in_flight_bytes.push_back(if assigned.queue == Queue::Windows { bytes } else { 0 });
+        let bytes = if assigned.queue == Queue::Windows { bytes } else { 0 };
+        self.in_flight_bytes.push_back(bytes);
+        self.in_flight_bytes_sum += bytes;
         Some(Frame { sequence: assigned.sequence, skipped_signals: skipped.0, skipped_windows: skipped.1, body: Some(body) })
     }
 

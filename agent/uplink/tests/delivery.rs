@@ -4,6 +4,7 @@
 mod collector;
 
 use collector::*;
+use railwatch_pki::{DevelopmentCa, HostName, LEAF_LIFE, Reason};
 use railwatch_uplink::{Refused, Uplink, UplinkOptions};
 use railwatch_wire::v1::{LossAccount, PortState, Reject, Snapshot, reject};
 use std::time::{Duration, Instant};
@@ -334,5 +335,49 @@ fn two_agents_never_share_a_spool() {
         uplink.stop();
         thread.join().unwrap();
     }
+    running.kill();
+}
+
+#[test]
+fn a_collector_that_falls_silent_is_noticed_and_dialled_again() {
+    let site = Site::new();
+    let running = site.listen("127.0.0.1:0");
+    let proxy = Proxy::to(&running.address);
+    let (uplink, thread) = Uplink::start(site.options(&proxy.address)).unwrap();
+    uplink.signal(signal(0)).unwrap();
+    eventually("everything is acknowledged", || settled(&uplink.state()));
+    proxy.freeze();
+    let since = Instant::now();
+    uplink.signal(signal(1)).unwrap();
+    eventually("the signal came by another connection", || site.stored(|stored| signals_of(stored) == [0, 1]));
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    println!("silence noticed and signal delivered within {:?}", since.elapsed());
+    uplink.stop();
+    thread.join().unwrap();
+    running.kill();
+}
+
+#[test]
+fn new_certificates_are_used_at_the_next_dial_and_a_revoked_one_is_told() {
+    let site = Site::new();
+    let ca = DevelopmentCa::open_or_create(site.dir.path()).unwrap();
+    let host = HostName::parse(HOST).unwrap();
+    let running = site.listen_with("127.0.0.1:0", Some(ca.revocation_list()));
+    let address = running.address.clone();
+    let (uplink, thread) = Uplink::start(site.options(&address)).unwrap();
+    eventually("it is connected", || uplink.state().connected);
+    running.kill();
+    ca.revoke_host(&host, Reason::Superseded).unwrap();
+    let running = site.listen_with(&address, Some(ca.revocation_list()));
+    uplink.signal(signal(0)).unwrap();
+    eventually("the revocation shows", || uplink.state().last_error.is_some_and(|error| error.contains("revoked")));
+    ca.issue_agent(&host, LEAF_LIFE).unwrap().write(site.dir.path(), HOST).unwrap();
+    eventually("everything is acknowledged", || settled(&uplink.state()));
+    site.stored(|stored| {
+        assert_ne!(stored.peers[0].serial, stored.peers.last().unwrap().serial);
+        assert_eq!(signals_of(stored), [0]);
+    });
+    uplink.stop();
+    thread.join().unwrap();
     running.kill();
 }

@@ -31,6 +31,16 @@ fn a_sample_costs_at_most_50_bytes_and_a_signal_is_stored_within_50_ms() {
     println!("from hand-over to stored: median {:?}, worst of 100 {:?} (read every 2 ms)", delays[50], delays[99]);
     assert!(delays[50] < Duration::from_millis(50), "{delays:?}");
 
+    // As on a host: a window of 200 series a second, and signs of life between.
+    let (begun, busy) = (Instant::now(), uplink_cpu());
+    for payload in 0..5 {
+        uplink.windows(windows(payload, 0, 200)).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let share = (uplink_cpu() - busy).as_secs_f64() / begun.elapsed().as_secs_f64();
+    println!("the uplink's thread at one window of 200 series a second: {:.2} % of a core", share * 100.0);
+    assert!(share < 0.02, "{share}");
+
     for (what, count) in [("signals", 20_000u64), ("windows of 200 series", 5_000)] {
         let begun = Instant::now();
         let already = site.stored(|stored| stored.frames.len());
@@ -46,4 +56,13 @@ fn a_sample_costs_at_most_50_bytes_and_a_signal_is_stored_within_50_ms() {
     uplink.stop();
     thread.join().unwrap();
     running.kill();
+}
+
+/// Time on a processor of this process's uplink thread (proc(5): schedstat, nanoseconds).
+fn uplink_cpu() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+    let of_uplink = |path: &std::path::PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("railwatch-uplin"));
+    let path = threads.into_iter().find(of_uplink).unwrap();
+    let text = std::fs::read_to_string(path.join("schedstat")).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }

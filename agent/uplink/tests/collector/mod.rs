@@ -92,9 +92,13 @@ impl Site {
     }
 
     pub fn listen(&self, address: &str) -> Running {
+        self.listen_with(address, None)
+    }
+
+    pub fn listen_with(&self, address: &str, revoked: Option<std::path::PathBuf>) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let collector = self.collector.clone();
-        let credentials = Credentials::load(self.credentials("collector")).unwrap();
+        let credentials = Credentials::load(CredentialFiles { revoked, ..self.credentials("collector") }).unwrap();
         let address = runtime.block_on(async {
             let listener = loop {
                 match TcpListener::bind(address).await {
@@ -182,6 +186,8 @@ impl Uplink for Collector {
                 collector_epoch: 1,
             };
             let _ = out.send(reply(collector_message::Body::Welcome(welcome))).await;
+            // What a later version's message looks like to this one.
+            let _ = out.send(Ok(CollectorMessage { body: None })).await;
             if let Some(every) = faults.probe_every {
                 let out = out.clone();
                 tokio::spawn(async move {
@@ -258,6 +264,44 @@ impl Uplink for Collector {
 
 fn reply(body: collector_message::Body) -> Result<CollectorMessage, Status> {
     Ok(CollectorMessage { body: Some(body) })
+}
+
+/// A network between: connections made before the last [`Proxy::freeze`] stand still and say nothing.
+pub struct Proxy {
+    pub address: String,
+    frozen_before: tokio::sync::watch::Sender<u64>,
+    made: Arc<std::sync::atomic::AtomicU64>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Proxy {
+    pub fn to(target: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (frozen_before, frozen) = tokio::sync::watch::channel(0);
+        let made = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (target, count) = (target.to_owned(), made.clone());
+        runtime.spawn(async move {
+            while let Ok((mut inner, _)) = listener.accept().await {
+                let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let (mut frozen, target) = (frozen.clone(), target.clone());
+                tokio::spawn(async move {
+                    let Ok(mut outer) = tokio::net::TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut inner, &mut outer) => return,
+                        _ = frozen.wait_for(|before| number < *before) => {}
+                    }
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        Self { address, frozen_before, made, _runtime: runtime }
+    }
+
+    pub fn freeze(&self) {
+        self.frozen_before.send_replace(self.made.load(std::sync::atomic::Ordering::SeqCst));
+    }
 }
 
 pub fn signal(payload: u64) -> Signal {
