@@ -269,3 +269,6 @@ fn tried(work: &Work) -> String {
         (attempts, None) => format!(" (after {attempts} attempts that may have arrived)"),
     }
 }
+
+#[cfg(test)]
+mod tests;
