@@ -3,6 +3,8 @@
 //! In: the text of the file. Out: a [`Config`] whose every value is in range, or a [`ConfigError`] that names file, line,
 //! column and field. Never: an unknown field passed over, a value corrected in silence, or a half-taken file.
 
+use crate::executor::WebhookConfig;
+use railwatch_store::Retention;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     collections::BTreeMap,
@@ -66,6 +68,10 @@ pub struct Config {
     pub forget_hosts_after_s: u64,
     /// Detecting and deciding.
     pub engine: railwatch_engine::Options,
+    /// How much of the past the store keeps.
+    pub retention: Retention,
+    /// Where approved orders go; without it they are withheld.
+    pub webhook: Option<WebhookConfig>,
     /// Export to an OTLP endpoint.
     pub otlp: Otlp,
 }
@@ -131,6 +137,8 @@ impl Default for Config {
             tls_revoked: None,
             forget_hosts_after_s: 86_400,
             engine: railwatch_engine::Options::default(),
+            retention: Retention::default(),
+            webhook: None,
             otlp: Otlp::default(),
         }
     }
@@ -262,7 +270,9 @@ impl Config {
             tls_key,
             tls_revoked,
             forget_hosts_after_s: _,
-            engine,
+            engine: _,
+            retention: _,
+            webhook,
             otlp: _,
         } = self;
         [
@@ -281,7 +291,7 @@ impl Config {
             ("tls_certificate", *tls_certificate != running.tls_certificate),
             ("tls_key", *tls_key != running.tls_key),
             ("tls_revoked", *tls_revoked != running.tls_revoked),
-            ("engine", *engine != running.engine),
+            ("webhook", *webhook != running.webhook),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))

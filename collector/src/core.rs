@@ -7,7 +7,7 @@
 mod counters;
 mod task;
 
-pub use counters::{CoreCounters, CoreFigures};
+pub use counters::{CoreCounters, CoreFigures, LATENCY_BOUNDS_MS};
 
 use crate::clock::Timeline;
 use crate::executor::halt::{self, Halt, HaltError};
@@ -334,3 +334,6 @@ impl CoreLedger {
         answer.blocking_recv().map_err(|error| stopped(error.to_string()))?.map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

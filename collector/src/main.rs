@@ -136,7 +136,7 @@ async fn run(config: Config, source: &Source, logging: &Logging) -> Result<()> {
             _ = hang_up.recv() => {
                 notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]);
                 // A refused reload is logged and counted where it happens, and the daemon goes on as it was.
-                let _ = daemon.reload(source, Some(logging));
+                let _ = daemon.reload(source, Some(logging)).await;
                 notify(&[NotifyState::Ready]);
             }
         }

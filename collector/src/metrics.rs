@@ -5,12 +5,14 @@
 //! never a process, a series or anything a host can invent without bound.
 
 use crate::{
+    api,
     clock::Timeline,
+    core::{CoreHandle, LATENCY_BOUNDS_MS},
     live::{Host, Live},
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet},
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
@@ -21,10 +23,12 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use railwatch_engine::{Incident, IncidentState, Severity};
+use railwatch_pki::HandshakeCounts;
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 /// Ports of one host that are shown to Prometheus; the API shows all.
@@ -156,9 +160,123 @@ impl Counters {
         counters
     }
 
+    /// Counts points or records that never reached the OTLP endpoint.
+    pub fn otlp_drop(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            self.otlp_dropped.get_or_create(&ReasonLabel { reason }).inc_by(count);
+        }
+    }
+
     /// Counts a refusal.
     pub fn refuse(&self, reason: &'static str, count: u64) {
         self.refused.get_or_create(&ReasonLabel { reason }).inc_by(count);
+    }
+}
+
+/// Open incidents and how bad each is.
+#[derive(Clone, Debug, Default)]
+pub struct OpenIncidents(Arc<Mutex<BTreeMap<u64, Severity>>>);
+
+impl OpenIncidents {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Severity>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These and no others are open.
+    pub fn replace(&self, incidents: &[Incident]) {
+        *self.open() = incidents.iter().map(|incident| (incident.id, incident.severity)).collect();
+    }
+
+    /// An incident is now this.
+    pub fn update(&self, incident: &Incident) {
+        match incident.state {
+            IncidentState::Open => self.open().insert(incident.id, incident.severity),
+            IncidentState::Resolved => self.open().remove(&incident.id),
+        };
+    }
+
+    fn by_severity(&self) -> [(&'static str, usize); 4] {
+        let open = self.open();
+        [("info", Severity::Info), ("warning", Severity::Warning), ("error", Severity::Error), ("critical", Severity::Critical)]
+            .map(|(label, severity)| (label, open.values().filter(|open| **open == severity).count()))
+    }
+}
+
+/// The core, the store and the handshakes, as their own figures say at each scrape.
+pub struct Inside {
+    /// The core.
+    pub core: CoreHandle,
+    /// Open incidents.
+    pub incidents: OpenIncidents,
+    /// TLS handshakes.
+    pub handshakes: Arc<HandshakeCounts>,
+    /// The API.
+    pub api: Arc<api::counters::Counters>,
+}
+
+impl fmt::Debug for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Inside")
+    }
+}
+
+impl Collector for Inside {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let figures = self.core.figures();
+        for (name, help, value) in [
+            ("store_frames_accepted", "Frames stored", figures.frames_accepted),
+            ("store_frames_duplicate", "Frames that had been stored before", figures.frames_duplicate),
+            ("store_frames_missing", "Frames that never came and that no agent's account explains", figures.frames_missing),
+            ("store_signals", "Signals stored and judged", figures.signals),
+            ("store_commits", "Transactions", figures.commits),
+            ("store_commits_failed", "Transactions that failed and were tried again", figures.commits_failed),
+            ("orders", "Orders given to the executor", figures.orders),
+            ("stalls", "Times the collector stood still for too long to judge silence", figures.stalls),
+            ("api_requests_answered", "API requests answered with a status below 400", self.api.answered.get()),
+            ("api_requests_denied", "API requests without a good token", self.api.denied.get()),
+            ("api_requests_forbidden", "API requests whose token may not do that", self.api.forbidden.get()),
+            ("api_requests_refused", "API requests refused otherwise", self.api.refused.get()),
+            ("api_requests_failed", "API requests that failed here", self.api.failed.get()),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let seconds = ConstCounter::new(figures.commit_ns as f64 / 1e9);
+        seconds.encode(encoder.encode_descriptor("store_commit_seconds", "Time that transactions took", None, MetricType::Counter)?)?;
+        for (name, help, value) in [
+            ("hosts_connected", "Hosts with an open stream", figures.hosts_connected),
+            ("hosts_watched", "Hosts that should be heard", figures.hosts_watched),
+            ("store_unwritable", "1 while nothing can be stored or acknowledged", u64::from(self.core.store_error().is_some())),
+            ("halted", "1 while all acting is halted", u64::from(self.core.halted().is_some())),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let mut open = Table::new("incidents_open", "Open incidents, by severity");
+        for (severity, count) in self.incidents.by_severity() {
+            open.push(vec![("severity", severity.to_owned())], i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        open.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        let mut handshakes = Table::new("uplink_handshakes", "TLS handshakes of the uplink, by how they ended");
+        for (outcome, count) in [
+            ("identified", &self.handshakes.identified),
+            ("failed", &self.handshakes.failed),
+            ("slow", &self.handshakes.slow),
+            ("nameless", &self.handshakes.nameless),
+        ] {
+            handshakes.push(vec![("outcome", outcome.to_owned())], count.load(Ordering::Relaxed));
+        }
+        handshakes.write(&mut encoder, MetricType::Counter, ConstCounter::new)?;
+        let bounds_s = LATENCY_BOUNDS_MS.iter().map(|ms| *ms as f64 / 1e3).chain([f64::MAX]);
+        let buckets: Vec<_> = bounds_s.zip(figures.signal_latency_buckets).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let help = "From taking a signal to having stored and judged it";
+        encoder.encode_descriptor("signal_seconds", help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(
+            figures.signal_latency_ns as f64 / 1e9,
+            count,
+            &buckets,
+            None,
+        )
     }
 }
 

@@ -260,3 +260,45 @@ async fn a_hosts_clock_is_known_and_a_step_of_it_moves_nothing() {
     let (after, _) = mapped(instant);
     assert!(before.abs_diff(after) <= 2 * width, "{before} {after} ± {width}");
 }
+
+#[tokio::test]
+async fn after_a_restart_a_stream_goes_on_after_what_was_acknowledged() {
+    let collector = Collector::start().await;
+    let mut agent = collector.agent("a").await;
+    for sequence in 1..=50 {
+        agent.frame(sequence, signal(&format!("payload {sequence}"))).await;
+    }
+    agent.acknowledged(50).await;
+    drop(agent);
+    let collector = collector.restart().await;
+    let (mut agent, answer) = collector.open("a", v1::Hello { first_sequence: 41, next_sequence: 53, ..hello("a") }).await;
+    let Answer::Welcome(welcome) = answer else { panic!("{answer:?}") };
+    assert_eq!((welcome.acknowledged_through, welcome.collector_epoch), (50, 2));
+    // An agent that did not hear the last acknowledgements sends some again.
+    for sequence in 49..=52 {
+        agent.frame(sequence, signal(&format!("payload {sequence}"))).await;
+    }
+    agent.acknowledged(52).await;
+    let stored = collector.stored_signals();
+    let expected: Vec<_> = (1..=52).map(|sequence| format!("payload {sequence}")).collect();
+    assert_eq!(stored, expected, "each once, in order");
+}
+
+#[tokio::test]
+async fn a_link_that_goes_down_is_an_incident_before_its_frame_is_a_second_old() {
+    let collector = Collector::start().await;
+    let mut agent = collector.agent("a").await;
+    collector.until("a", |row| row.clock_uncertainty_us.is_some()).await;
+    let Frame::Signal(down) = signal("eth0 went down") else { unreachable!() };
+    let down = v1::Signal { name: "nic.link.down".into(), severity: v1::Severity::Error.into(), value: 0.0, previous: Some(1.0), ..down };
+    agent.frame(1, Frame::Signal(down)).await;
+    agent.acknowledged(1).await;
+    let end = std::time::Instant::now() + agent::PATIENCE;
+    loop {
+        let page = collector.metrics().await;
+        if page.contains("railwatch_collector_incidents_open{severity=\"error\"} 1\n") {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "{page}");
+    }
+}

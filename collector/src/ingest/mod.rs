@@ -6,7 +6,6 @@
 //! refused with a reason ([`refusal::Refusal`]) and counted; what cannot even be read ends its stream with a status.
 
 pub mod hello;
-pub mod intake;
 mod mapping;
 mod probes;
 pub mod refusal;
@@ -15,8 +14,7 @@ mod session;
 pub mod streams;
 mod validate;
 
-use crate::{live::Live, metrics::Counters};
-use intake::Intake;
+use crate::{core::CoreHandle, live::Live, metrics::Counters};
 use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
 use railwatch_wire::{
     limits,
@@ -41,7 +39,7 @@ pub struct Shared {
     /// Where windows and state go.
     pub live: Live,
     /// Where signals and sequences go.
-    pub intake: Intake,
+    pub core: CoreHandle,
     /// Counts everything.
     pub counters: Arc<Counters>,
     /// Who is let in, and who no longer is.

@@ -6,8 +6,7 @@
 
 use super::{
     Shared,
-    hello::{self, StreamId},
-    intake::Attached,
+    hello,
     mapping::{self, Newest},
     probes::{self, Probes},
     refusal::Refusal,
@@ -17,11 +16,13 @@ use super::{
 };
 use crate::{
     clock::{Estimate, Timeline},
+    core::Attachment,
     live::{HostCell, rows::Change},
     metrics::{KindLabel, ReasonLabel},
 };
 use railwatch_engine::Timestamp;
 use railwatch_pki::PeerIdentity;
+use railwatch_store::{Frame, FrameBody};
 use railwatch_wire::v1::{self, agent_message::Body, collector_message::Body as Answer};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{
@@ -41,8 +42,6 @@ const HELD_MAX: usize = 1024;
 const HELD_LONGEST: Duration = Duration::from_secs(2);
 /// What an instant may be wrong by while nothing but the arrival of frames tells the host's clock.
 const ONE_WAY_UNCERTAINTY_NS: u64 = 10_000_000_000;
-/// The core hears of a living host this often at most.
-const HEARD_EVERY_NS: u64 = 100_000_000;
 /// A measured acknowledgement at a time; further frames are not measured until it is done.
 type Measured = Option<(u64, Instant)>;
 
@@ -159,16 +158,18 @@ async fn opened(shared: &Arc<Shared>, peer: &PeerIdentity, inbound: &mut Streami
         Ok(place) => place,
         Err(reject) => return End::Rejected(reject),
     };
-    let Attached { acknowledged, epoch } = match shared.intake.attach(&host, &hello.boot_id, accepted.stream_id).await {
-        Ok(attached) => attached,
-        Err(error) => return End::Failed(Status::unavailable(format!("the collector cannot take streams now: {error:#}"))),
+    let attached = shared.core.attach(&host, &hello.boot_id, accepted.stream_id, hello.first_sequence).await;
+    let core = match attached {
+        Ok(core) => core,
+        Err(error) => return End::Failed(Status::unavailable(format!("the collector cannot take streams now: {error}"))),
     };
+    let acknowledged = core.acknowledged();
     let through = *acknowledged.borrow();
     let welcome = v1::Welcome {
         protocol_version: accepted.protocol_version,
         collector_version: env!("CARGO_PKG_VERSION").to_owned(),
         acknowledged_through: through,
-        collector_epoch: epoch,
+        collector_epoch: core.epoch(),
     };
     shared.counters.streams_opened.inc();
     let mut session = Session {
@@ -176,14 +177,13 @@ async fn opened(shared: &Arc<Shared>, peer: &PeerIdentity, inbound: &mut Streami
         cell: shared.live.host(&host),
         shared: Arc::clone(shared),
         answers,
-        stream_id: accepted.stream_id,
+        core,
         submitted: through,
         acknowledged: through,
         newest: Newest::default(),
         probes: Probes::default(),
         held: VecDeque::new(),
         one_way: None,
-        heard: Timestamp(0),
         measured: None,
         host: Arc::clone(&host),
     };
@@ -221,7 +221,7 @@ struct Session<'a> {
     answers: &'a Answers,
     host: Arc<str>,
     cell: Arc<HostCell>,
-    stream_id: StreamId,
+    core: Attachment,
     sequence: Sequence,
     /// The last sequence given to the core, and the last acknowledged to the agent.
     submitted: u64,
@@ -232,8 +232,6 @@ struct Session<'a> {
     held: VecDeque<v1::Frame>,
     /// What stands in for the clock of an agent that does not answer probes.
     one_way: Option<Estimate>,
-    /// When the core last heard of this host from this stream.
-    heard: Timestamp,
     measured: Measured,
 }
 
@@ -285,12 +283,12 @@ impl Session<'_> {
         end.err().unwrap_or(End::Broken)
     }
 
-    async fn closed(&mut self, place: &Place, orderly: bool) {
+    async fn closed(self, place: &Place, orderly: bool) {
         if place.give_back() {
             self.cell.lock().connected = false;
             self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
-            self.shared.intake.detach(&self.host, orderly).await;
         }
+        self.core.detach(orderly).await;
     }
 
     async fn probe(&mut self) -> Result<(), End> {
@@ -321,10 +319,7 @@ impl Session<'_> {
     async fn message(&mut self, message: v1::AgentMessage) -> Result<bool, End> {
         let now = Timeline::now();
         self.cell.lock().last_seen = now;
-        if now.0.saturating_sub(self.heard.0) >= HEARD_EVERY_NS {
-            self.heard = now;
-            self.shared.intake.heard(&self.host, now);
-        }
+        self.core.heard();
         match message.body {
             Some(Body::Frame(frame)) => self.frame(frame, now).await?,
             Some(Body::Definitions(definitions)) => self.definitions(definitions, now),
@@ -428,33 +423,29 @@ impl Session<'_> {
                 }
             }
         }
-        let sequence = frame.sequence;
-        let signal = match self.body(frame, now) {
-            Ok(signal) => signal,
-            Err(refusal) => {
-                self.refuse(refusal, 1);
-                None
-            }
-        };
+        let v1::Frame { sequence, skipped_signals, skipped_windows, body } = frame;
+        let body = self.body(body, now).unwrap_or_else(|refusal| {
+            self.refuse(refusal, 1);
+            FrameBody::Refused
+        });
         self.shared.counters.frames_submitted.inc();
         self.submitted = sequence;
         self.measured.get_or_insert_with(|| (sequence, Instant::now()));
-        self.shared
-            .intake
-            .submit(&self.host, self.stream_id, sequence, signal)
+        self.core
+            .submit(Frame { sequence, skipped_signals, skipped_windows, body })
             .await
-            .map_err(|error| End::Failed(Status::unavailable(format!("the collector cannot store frames now: {error:#}"))))
+            .map_err(|error| End::Failed(Status::unavailable(format!("the collector cannot store frames now: {error}"))))
     }
 
     /// Takes what is in a frame; a signal is for the core, windows are for live state.
-    fn body(&mut self, frame: v1::Frame, now: Timestamp) -> Result<Option<railwatch_engine::Signal>, Refusal> {
+    fn body(&mut self, body: Option<v1::frame::Body>, now: Timestamp) -> Result<FrameBody, Refusal> {
         let clock = self.clock(now).unwrap_or(Estimate { offset_ns: 0, uncertainty_ns: ONE_WAY_UNCERTAINTY_NS });
-        match frame.body.ok_or(Refusal::Empty)? {
+        match body.ok_or(Refusal::Empty)? {
             v1::frame::Body::Signal(signal) => {
                 validate::signal(&signal)?;
                 let observed = self.newest.signal(signal.observed_mono_ns, &clock, now)?;
                 self.shared.counters.signals.inc();
-                Ok(Some(mapping::signal(&self.host, signal, observed, &clock)))
+                Ok(FrameBody::Signal(mapping::signal(&self.host, signal, observed, &clock)))
             }
             v1::frame::Body::Windows(windows) => {
                 validate::windows(&windows)?;
@@ -465,7 +456,7 @@ impl Session<'_> {
                 self.shared.counters.samples.inc_by(applied.taken);
                 self.refuse(Refusal::Undefined, applied.undefined);
                 self.refuse(Refusal::NotFinite, applied.not_finite);
-                Ok(None)
+                Ok(FrameBody::Windows)
             }
         }
     }

@@ -121,6 +121,15 @@ impl Collector {
         }
     }
 
+    /// Summaries of all signals in the store, the first stored first.
+    pub fn stored_signals(&self) -> Vec<String> {
+        let reader = railwatch_store::Reader::open(&self.state_dir().join("railwatch.db")).unwrap();
+        let filter = railwatch_store::SignalFilter { limit: 10_000, ..railwatch_store::SignalFilter::default() };
+        let mut signals = reader.signals(&filter).unwrap();
+        signals.sort_by_key(|stored| stored.sequence);
+        signals.into_iter().map(|stored| stored.signal.summary).collect()
+    }
+
     /// The page for Prometheus.
     pub async fn metrics(&self) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
