@@ -38,7 +38,10 @@ impl Client {
         if target.url.starts_with("https://") {
             config = config.tls_config(tls(connection)?);
         } else if !is_loopback(&target.url) {
-            eprintln!("railwatch: warning: {} is plain HTTP to another host: the token can be read on the way", target.url);
+            eprintln!(
+                "railwatch: warning: {} is plain HTTP to another host: the token can be read on the way",
+                target.url
+            );
         }
         Ok(Self { agent: config.build().new_agent(), target, timeout })
     }
@@ -97,7 +100,9 @@ impl Client {
             return Err(self.problem(method, path, &mut response));
         }
         response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_json().map_err(|error| match error {
-            ureq::Error::Json(error) => self.unexpected(format!("{method} {}{path}: the answer is not JSON: {error}", self.target.url)),
+            ureq::Error::Json(error) => {
+                self.unexpected(format!("{method} {}{path}: the answer is not JSON: {error}", self.target.url))
+            }
             error => self.unreachable(method, path, &error),
         })
     }
@@ -112,16 +117,23 @@ impl Client {
             ),
             ureq::Error::HostNotFound => (format!("{at}: no such host"), "check the host's name in the URL, and DNS"),
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => (format!("{at}: TLS: {error}"), tls),
-            ureq::Error::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => (format!("{at}: TLS: {io}"), tls),
+            ureq::Error::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                (format!("{at}: TLS: {io}"), tls)
+            }
             ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) | ureq::Error::Http(_) => {
                 return self.unexpected(format!("{at}: this is not HTTP as a collector speaks it: {error}"));
             }
-            ureq::Error::BodyExceedsLimit(limit) => return self.unexpected(format!("{at}: the answer is longer than {limit} bytes")),
+            ureq::Error::BodyExceedsLimit(limit) => {
+                return self.unexpected(format!("{at}: the answer is longer than {limit} bytes"));
+            }
             error if self.target.local => (
                 format!("{at}: {error}"),
                 "its process lives but does not answer: see `journalctl -u railwatch-collector`",
             ),
-            error => (format!("{at}: {error}"), "see whether the collector runs there and the port is right (its API is on 7701 by default)"),
+            error => (
+                format!("{at}: {error}"),
+                "see whether the collector runs there and the port is right (its API is on 7701 by default)",
+            ),
         };
         Failure::new(Kind::Unreachable, what, next)
     }
@@ -137,13 +149,21 @@ impl Client {
         let body: Option<Value> = response.body_mut().with_config().limit(64 * 1024).read_json().ok();
         let said = body.as_ref().and_then(|body| body.get("detail")).and_then(Value::as_str).map(crate::table::visible);
         let (kind, next) = match status.as_u16() {
-            401 => (Kind::NotAuthorised, "give a token that the collector knows and that has not expired: --token-file or RAILWATCH_TOKEN_FILE"),
+            401 => (
+                Kind::NotAuthorised,
+                "give a token that the collector knows and that has not expired: --token-file or RAILWATCH_TOKEN_FILE",
+            ),
             403 => (Kind::NotAuthorised, "use a token with the role `approve`"),
             // A collector always says why; a 404 without words is somebody else's.
-            404 if said.is_some() => (Kind::NotFound, "list what there is: `railwatch incidents`, `railwatch decisions`"),
+            404 if said.is_some() => {
+                (Kind::NotFound, "list what there is: `railwatch incidents`, `railwatch decisions`")
+            }
             400 | 409 | 413 | 415 | 422 if said.is_some() => (Kind::Refused, ""),
             429 | 502..=504 => (Kind::Unreachable, "try again in a moment"),
-            _ => return self.unexpected(format!("{at}: status {status}{}", said.map(|s| format!(": {s}")).unwrap_or_default())),
+            _ => {
+                return self
+                    .unexpected(format!("{at}: status {status}{}", said.map(|s| format!(": {s}")).unwrap_or_default()));
+            }
         };
         let said = said.unwrap_or_else(|| format!("status {status}"));
         Failure::new(kind, format!("{at}: {said}"), next)
@@ -159,7 +179,11 @@ fn tls(connection: &Connection) -> Result<TlsConfig, Failure> {
         ));
     };
     let bad = |why: String| {
-        Failure::new(Kind::Usage, format!("cannot use --ca-file {}: {why}", path.display()), "expected a PEM file with CERTIFICATE blocks")
+        Failure::new(
+            Kind::Usage,
+            format!("cannot use --ca-file {}: {why}", path.display()),
+            "expected a PEM file with CERTIFICATE blocks",
+        )
     };
     let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
     let mut roots = Vec::new();

@@ -14,7 +14,9 @@ pub fn incident(row: &Row, now_ns: u64, colour: bool) -> String {
     fact(&mut out, "severity", &severity_tone(severity).paint(severity, colour));
     fact(&mut out, "state", row.text("state"));
     fact(&mut out, "element", &visible(&row.element("element")));
-    for (name, field) in [("began", "started"), ("opened", "opened"), ("quiet since", "quiet_since"), ("resolved", "resolved")] {
+    for (name, field) in
+        [("began", "started"), ("opened", "opened"), ("quiet since", "quiet_since"), ("resolved", "resolved")]
+    {
         if let Some(then) = row.number(field) {
             fact(&mut out, name, &format!("{} ({})", human::instant(then), human::ago(then, now_ns)));
         }
@@ -31,7 +33,11 @@ pub fn incident(row: &Row, now_ns: u64, colour: bool) -> String {
         let posterior = hypothesis.real("posterior").unwrap_or_default();
         line(
             &mut out,
-            format_args!("\n{posterior:.2}  {} on {}", hypothesis.text("fault_mode"), visible(&hypothesis.element("element"))),
+            format_args!(
+                "\n{posterior:.2}  {} on {}",
+                hypothesis.text("fault_mode"),
+                visible(&hypothesis.element("element"))
+            ),
         );
         for (sign, field) in [("  + ", "evidence_for"), ("  - ", "evidence_against")] {
             for sentence in hypothesis.texts(field) {
@@ -53,7 +59,12 @@ pub fn decision(row: &Row, now_ns: u64, colour: bool) -> String {
     let state = row.text("state");
     line(
         &mut out,
-        format_args!("Decision {}: {} on {}", id(row, "id"), visible(row.text("action")), visible(&row.element("target"))),
+        format_args!(
+            "Decision {}: {} on {}",
+            id(row, "id"),
+            visible(row.text("action")),
+            visible(&row.element("target"))
+        ),
     );
     fact(&mut out, "state", &decision_tone(state).paint(state, colour));
     fact(&mut out, "incident", &id(row, "incident"));

@@ -76,7 +76,8 @@ mod tests {
     fn events_are_whole_heartbeats_are_skipped_and_a_torn_event_is_none() {
         let text = ": heartbeat\n\nid: 1-7\nevent: incident\ndata: {\"a\":\ndata: 1}\n\r\n:x\nevent: lost\n\nid:9\ndata:b\r\n\nid: 10\ndata: torn";
         let mut events = Events::new(text.as_bytes());
-        let event = |id: &str, event: &str, data: &str| StreamEvent { id: id.into(), event: event.into(), data: data.into() };
+        let event =
+            |id: &str, event: &str, data: &str| StreamEvent { id: id.into(), event: event.into(), data: data.into() };
         assert_eq!(events.next().unwrap(), Some(event("1-7", "incident", "{\"a\":\n1}")));
         assert_eq!(events.next().unwrap(), Some(event("9", "", "b")));
         assert_eq!(events.next().unwrap(), None);

@@ -1,8 +1,10 @@
 //! `railwatch halt` and `resume`: the file HALT in the collector's state directory, which the executor looks for
-//! before every act, and the collector itself where it answers. Either suffices to halt. Says exactly what it did.
+//! before every act, and the collector itself where it answers. Either suffices to halt; to resume, the collector is
+//! asked, and the file is removed only where the collector is down. Says exactly what it did.
 
 use crate::failure::{Failure, Kind};
 use crate::human;
+use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,10 +21,12 @@ pub enum Step {
     Failed(Failure),
 }
 
-/// Writes HALT in `state_dir`. A HALT that is there already stays as it is, with its first reason.
+/// Writes HALT in `state_dir`: `{"actor", "reason"}`, as the collector writes it. One that is there already stays as it is.
 pub fn write_file(state_dir: &Path, who: &str, reason: &str, now_ns: u64) -> Step {
     let path = state_dir.join("HALT");
-    let text = format!("halted by {who} at {}: {}\n", human::instant(now_ns), if reason.is_empty() { "no reason given" } else { reason });
+    let reason = if reason.is_empty() { "no reason given" } else { reason };
+    let reason = format!("{reason} (by the file alone, at {})", human::instant(now_ns));
+    let text = format!("{}\n", json!({"actor": who, "reason": reason}));
     let written = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
@@ -80,10 +84,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(remove_file(dir.path()), Step::Absent(_)));
         assert!(matches!(write_file(dir.path(), "ann", "wrong isolation", 0), Step::Done(_)));
-        assert!(matches!(write_file(dir.path(), "bob", "later", 0), Step::Done(text) if text.contains("exists already")));
+        assert!(
+            matches!(write_file(dir.path(), "bob", "later", 0), Step::Done(text) if text.contains("exists already"))
+        );
         let text = std::fs::read_to_string(dir.path().join("HALT")).unwrap();
-        assert_eq!(text, "halted by ann at 1970-01-01T00:00:00Z: wrong isolation\n");
+        assert_eq!(
+            text,
+            "{\"actor\":\"ann\",\"reason\":\"wrong isolation (by the file alone, at 1970-01-01T00:00:00Z)\"}\n"
+        );
         assert!(matches!(remove_file(dir.path()), Step::Done(_)));
-        assert!(matches!(write_file(&dir.path().join("none"), "ann", "", 0), Step::Failed(failure) if failure.kind == Kind::NotFound));
+        assert!(
+            matches!(write_file(&dir.path().join("none"), "ann", "", 0), Step::Failed(failure) if failure.kind == Kind::NotFound)
+        );
     }
 }

@@ -113,7 +113,10 @@ mod tests {
             assert_eq!(span_ms(ms), expected);
         }
         assert_eq!(ago(5_000_000_000, 4_000_000_000), "0 ms ago", "a clock ahead of ours is not an age");
-        assert_eq!([microseconds(85), microseconds(-12_345), unsigned_microseconds(3_400_000_000)], ["+85 us", "-12.3 ms", "3400.0 s"]);
+        assert_eq!(
+            [microseconds(85), microseconds(-12_345), unsigned_microseconds(3_400_000_000)],
+            ["+85 us", "-12.3 ms", "3400.0 s"]
+        );
     }
 
     #[test]

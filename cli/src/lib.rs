@@ -30,6 +30,7 @@ use output::{Output, shaped};
 use row::{Ordered, Row};
 use serde_json::json;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use watch::now_ns;
 
@@ -57,8 +58,12 @@ fn execute(line: CommandLine, out: &mut Output) -> Result<(), Failure> {
     let connection = line.connection;
     match line.command {
         Command::Hosts(shape) => list(&connection, &listings::HOSTS, "", shape.output, shape.full, out),
-        Command::Gpu { listing: Gpu::Processes(shape) } => list(&connection, &listings::GPU_PROCESSES, "", shape.output, shape.full, out),
-        Command::Gpu { listing: Gpu::Coverage(shape) } => list(&connection, &listings::GPU_COVERAGE, "", shape.output, shape.full, out),
+        Command::Gpu { listing: Gpu::Processes(shape) } => {
+            list(&connection, &listings::GPU_PROCESSES, "", shape.output, shape.full, out)
+        }
+        Command::Gpu { listing: Gpu::Coverage(shape) } => {
+            list(&connection, &listings::GPU_COVERAGE, "", shape.output, shape.full, out)
+        }
         Command::Nic(shape) => list(&connection, &listings::NIC, "", shape.output, true, out),
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();
@@ -73,7 +78,9 @@ fn execute(line: CommandLine, out: &mut Output) -> Result<(), Failure> {
         }
         Command::Approve(verdict) => judge(&connection, verdict, true, out),
         Command::Reject(verdict) => judge(&connection, verdict, false, out),
-        Command::Audit { limit, shape } => list(&connection, &listings::AUDIT, &format!("?limit={limit}"), shape.output, true, out),
+        Command::Audit { limit, shape } => {
+            list(&connection, &listings::AUDIT, &format!("?limit={limit}"), shape.output, true, out)
+        }
         Command::Watch { for_, shape } => watch::watch(connect(&connection)?, shape.output, for_, out),
         Command::Halt(halt) => set_halt(&connection, &halt, true, out),
         Command::Resume(halt) => set_halt(&connection, &halt, false, out),
@@ -97,13 +104,21 @@ fn connect(connection: &Connection) -> Result<Client, Failure> {
     Client::new(locate::target(connection, &around, &local)?, connection)
 }
 
-fn list(connection: &Connection, listing: &Listing, query: &str, format: Format, full: bool, out: &mut Output) -> Result<(), Failure> {
+fn list(
+    connection: &Connection,
+    listing: &Listing,
+    query: &str,
+    format: Format,
+    full: bool,
+    out: &mut Output,
+) -> Result<(), Failure> {
     let rows = Row::list(connect(connection)?.get(&format!("{}{query}", listing.path))?, listing.path)?;
     if let Some(field) = listing.fixed.then(|| rows.iter().find_map(|row| row.missing(listing.fields))).flatten() {
         let what = format!("the collector's answer to {} lacks the field {field:?}", listing.path);
         return Err(Failure::new(Kind::Unexpected, what, "compare versions with `railwatch version`"));
     }
-    let ordered: Vec<_> = rows.iter().map(|row| Ordered { row, fields: listing.fields, open: full || !listing.fixed }).collect();
+    let ordered: Vec<_> =
+        rows.iter().map(|row| Ordered { row, fields: listing.fields, open: full || !listing.fixed }).collect();
     let text = shaped(format, &ordered, || listing.table(&rows, now_ns(), out.colour))?;
     out.write(&text)
 }
@@ -117,7 +132,9 @@ fn one(
     out: &mut Output,
 ) -> Result<(), Failure> {
     let row = Row::one(connect(connection)?.get(path)?, path)?;
-    let text = shaped(format, &Ordered { row: &row, fields: listing.fields, open: true }, || table(&row, now_ns(), out.colour))?;
+    let text = shaped(format, &Ordered { row: &row, fields: listing.fields, open: true }, || {
+        table(&row, now_ns(), out.colour)
+    })?;
     out.write(&text)
 }
 
@@ -127,55 +144,75 @@ fn judge(connection: &Connection, verdict: args::Verdict, approve: bool, out: &m
     out.write(&detail::verdict(&row, out.colour))
 }
 
-/// The file first: it halts even while the collector hangs.
+/// To halt, the file first: it halts even while the collector hangs. Then the collector, whose audit says who it was.
+/// To resume, the collector; its file is touched only where it is down.
 fn set_halt(connection: &Connection, halt: &Halt, halted: bool, out: &mut Output) -> Result<(), Failure> {
-    let around = Surroundings::of_process()?;
-    let local = Local::find(&around.run_files);
-    let far = connection.collector.as_ref().or(around.collector.as_ref()).is_some_and(|url| !locate::is_loopback(url));
-    let state_dir = match (&halt.state_dir, &local) {
-        (Some(dir), _) => Some(dir.clone()),
-        // Halting a collector elsewhere must not stop the one here.
-        (None, _) if far => None,
-        (None, Ok(local)) if local.state_dir().is_some() => local.state_dir().map(Into::into),
-        _ => around.default_state_dir.is_dir().then(|| around.default_state_dir.clone()),
-    };
-    let file = match &state_dir {
-        Some(dir) if halted => halt::write_file(dir, &halt::person(), &halt.reason, now_ns()),
-        Some(dir) => halt::remove_file(dir),
-        None => Step::Absent("no state directory of a collector on this host is known (--state-dir names one)".into()),
-    };
-    let asked = connect(connection).and_then(|client| {
+    let state_dir = state_dir(connection, halt)?;
+    let ask = || {
+        let client = connect(connection)?;
         client.post("/v1/halt", &json!({"halted": halted, "reason": halt.reason}))?;
-        Ok(format!("the collector at {} says: {}", client.url(), if halted { "halted" } else { "acting is allowed" }))
-    });
-    let asked = match asked {
-        Ok(text) => Step::Done(text),
-        Err(failure) => Step::Failed(failure),
+        Ok(format!(
+            "the collector at {} says: {}",
+            client.url(),
+            if halted { "all acting is halted" } else { "acting is allowed" }
+        ))
     };
-    let mut done = false;
-    let mut failures = Vec::new();
-    for step in [file, asked] {
-        match step {
-            Step::Done(text) => {
-                done = true;
-                out.write(&format!("{text}\n"))?;
-            }
-            Step::Absent(text) => out.write(&format!("{text}\n"))?,
-            Step::Failed(failure) => failures.push(failure),
+    let no_dir =
+        || Step::Absent("no state directory of a collector on this host is known: --state-dir names one".into());
+    let (file, asked) = if halted {
+        let file = state_dir.map_or_else(no_dir, |dir| halt::write_file(&dir, &halt::person(), &halt.reason, now_ns()));
+        (file, ask())
+    } else {
+        let asked: Result<String, Failure> = ask();
+        let down = asked.as_ref().is_err_and(|failure| failure.kind == Kind::Unreachable);
+        let file = match state_dir {
+            _ if !down => Step::Absent(String::new()),
+            Some(dir) => halt::remove_file(&dir),
+            None => no_dir(),
+        };
+        (file, asked)
+    };
+    let by_file = matches!(file, Step::Done(_));
+    let failed = match file {
+        Step::Done(text) | Step::Absent(text) if !text.is_empty() => {
+            out.write(&format!("{text}\n"))?;
+            None
         }
-    }
-    match failures.pop() {
-        None => Ok(()),
-        // Halted is halted; acting is allowed again only when nobody says otherwise. What did not work is told all the same.
-        Some(failure) if done && (halted || failure.kind == Kind::Unreachable) => {
+        Step::Done(_) | Step::Absent(_) => None,
+        Step::Failed(failure) => Some(failure),
+    };
+    match (asked, failed) {
+        (Ok(text), failed) => {
+            out.write(&format!("{text}\n"))?;
+            if let Some(failure) = failed {
+                eprintln!("railwatch: note: {}", failure.what);
+            }
+            Ok(())
+        }
+        (Err(failure), None) if by_file => {
             eprintln!("railwatch: note: the collector was not told: {}", failure.what);
             Ok(())
         }
-        Some(last) => Err(failures.pop().map_or(last.clone(), |first| Failure {
-            what: format!("{}; and {}", first.what, last.what),
-            ..first
-        })),
+        (Err(failure), None) => Err(failure),
+        (Err(failure), Some(first)) => Err(Failure { what: format!("{}; and {}", first.what, failure.what), ..first }),
     }
+}
+
+/// The state directory of the collector that is meant, where it is on this host.
+fn state_dir(connection: &Connection, halt: &Halt) -> Result<Option<PathBuf>, Failure> {
+    if let Some(dir) = &halt.state_dir {
+        return Ok(Some(dir.clone()));
+    }
+    let around = Surroundings::of_process()?;
+    let local = Local::find(&around.run_files).unwrap_or(Local::None);
+    let named = connection.collector.as_ref().or(around.collector.as_ref());
+    Ok(match (named, local.run()) {
+        // Halting one collector must not stop another.
+        (Some(url), Some(run)) => locate::same_loopback(url, &run.api).then(|| run.state_dir.clone()),
+        (Some(url), None) if !locate::is_loopback(url) => None,
+        (None, Some(run)) => Some(run.state_dir.clone()),
+        (_, None) => around.default_state_dir.is_dir().then_some(around.default_state_dir),
+    })
 }
 
 fn version(connection: &Connection, out: &mut Output) -> Result<(), Failure> {

@@ -32,7 +32,16 @@ impl Listing {
 /// `railwatch hosts`.
 pub static HOSTS: Listing = Listing {
     path: "/v1/hosts",
-    fields: &["host", "boot_id", "last_seen_ms", "clock_offset_us", "clock_uncertainty_us", "seen", "delivered", "dropped"],
+    fields: &[
+        "host",
+        "boot_id",
+        "last_seen_ms",
+        "clock_offset_us",
+        "clock_uncertainty_us",
+        "seen",
+        "delivered",
+        "dropped",
+    ],
     fixed: true,
     heads: &["HOST", "STATE", "HEARD", "CLOCK OFFSET", "SEEN", "DELIVERED", "DROPPED", "AGENT", "KERNEL", "OFF"],
     line: |row, _| {
@@ -43,7 +52,8 @@ pub static HOSTS: Listing = Listing {
             _ => String::new(),
         };
         let off = row.rows("limitations");
-        let off: Vec<_> = off.iter().map(|limitation| format!("{} ({})", limitation.text("what"), limitation.text("why"))).collect();
+        let off: Vec<_> =
+            off.iter().map(|limitation| format!("{} ({})", limitation.text("what"), limitation.text("why"))).collect();
         let (state, tone) = if row.flag("connected") { ("connected", Tone::Good) } else { ("silent", Tone::Bad) };
         let dropped = row.number("dropped").unwrap_or(0);
         vec![
@@ -80,7 +90,20 @@ pub static GPU_PROCESSES: Listing = Listing {
         "incomplete_since",
     ],
     fixed: true,
-    heads: &["HOST", "PID", "COMM", "CONTAINER", "DEVICE", "LAYER", "ALLOCATED", "PEAK", "ALLOCS", "FREES", "FAILED", "FIGURES"],
+    heads: &[
+        "HOST",
+        "PID",
+        "COMM",
+        "CONTAINER",
+        "DEVICE",
+        "LAYER",
+        "ALLOCATED",
+        "PEAK",
+        "ALLOCS",
+        "FREES",
+        "FAILED",
+        "FIGURES",
+    ],
     line: |row, _| {
         let failed = row.number("failed_allocs").unwrap_or(0);
         let (figures, tone) = match (row.text("incomplete_since"), row.flag("exited")) {
@@ -131,7 +154,17 @@ pub static NIC: Listing = Listing {
     path: "/v1/nic",
     fields: &["host", "port", "kind", "state", "driver", "speed_bits_per_s", "netdev", "window_end", "series"],
     fixed: false,
-    heads: &["HOST", "PORT", "KIND", "STATE", "SPEED", "DRIVER", "RECEIVED", "SENT", "ERRORS AND DROPS IN THE LAST WINDOW"],
+    heads: &[
+        "HOST",
+        "PORT",
+        "KIND",
+        "STATE",
+        "SPEED",
+        "DRIVER",
+        "RECEIVED",
+        "SENT",
+        "ERRORS AND DROPS IN THE LAST WINDOW",
+    ],
     line: |row, _| {
         let series = row.rows("series");
         let rate = |direction: &str| {
@@ -162,7 +195,9 @@ pub static NIC: Listing = Listing {
             Cell::text(row.text("port")),
             Cell::text(row.text("kind")),
             Cell::text(state).tone(tone),
-            Cell::number(row.number("speed_bits_per_s").filter(|speed| *speed > 0).map_or("-".into(), human::bits_per_second)),
+            Cell::number(
+                row.number("speed_bits_per_s").filter(|speed| *speed > 0).map_or("-".into(), human::bits_per_second),
+            ),
             Cell::text(row.text("driver")),
             rate("receive"),
             rate("transmit"),
@@ -196,12 +231,25 @@ pub static INCIDENTS: Listing = Listing {
 /// `railwatch decisions`.
 pub static DECISIONS: Listing = Listing {
     path: "/v1/decisions",
-    fields: &["id", "incident", "action", "target", "state", "proposed", "updated", "actor", "outcome", "alternatives", "guards"],
+    fields: &[
+        "id",
+        "incident",
+        "action",
+        "target",
+        "state",
+        "proposed",
+        "updated",
+        "actor",
+        "outcome",
+        "alternatives",
+        "guards",
+    ],
     fixed: false,
     heads: &["ID", "AGE", "STATE", "ACTION", "TARGET", "INCIDENT", "BY", "HELD BACK BY", "OUTCOME"],
     line: |row, now_ns| {
         let guards = row.rows("guards");
-        let held: Vec<_> = guards.iter().filter(|guard| !guard.flag("passed")).map(|guard| guard.text("name")).collect();
+        let held: Vec<_> =
+            guards.iter().filter(|guard| !guard.flag("passed")).map(|guard| guard.text("name")).collect();
         vec![
             count(row, "id"),
             Cell::number(row.number("proposed").map_or("-".into(), |then| human::ago(then, now_ns))),

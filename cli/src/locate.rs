@@ -42,7 +42,9 @@ impl Surroundings {
 }
 
 fn utf8(name: &str, value: OsString) -> Result<String, Failure> {
-    value.into_string().map_err(|_| Failure::new(Kind::Usage, format!("the variable {name} is not UTF-8"), "set it again"))
+    value
+        .into_string()
+        .map_err(|_| Failure::new(Kind::Usage, format!("the variable {name} is not UTF-8"), "set it again"))
 }
 
 /// A bearer token. Shown by nothing.
@@ -124,11 +126,11 @@ impl Local {
         Ok(stale)
     }
 
-    /// The state directory it names.
-    pub fn state_dir(&self) -> Option<&Path> {
+    /// What it says, whether its process lives or not.
+    pub fn run(&self) -> Option<&RunFile> {
         match self {
             Self::None => None,
-            Self::Alive(run) | Self::Stale { run, .. } => Some(&run.state_dir),
+            Self::Alive(run) | Self::Stale { run, .. } => Some(run),
         }
     }
 }
@@ -182,7 +184,10 @@ pub fn target(connection: &Connection, around: &Surroundings, local: &Local) -> 
             let tried: Vec<_> = around.run_files.iter().map(|path| path.display().to_string()).collect();
             return Err(Failure::new(
                 Kind::Unreachable,
-                format!("no collector found: neither --collector nor RAILWATCH_COLLECTOR is set, and there is no {}", tried.join(" and no ")),
+                format!(
+                    "no collector found: neither --collector nor RAILWATCH_COLLECTOR is set, and there is no {}",
+                    tried.join(" and no ")
+                ),
                 "start one on this host (`cargo xtask up`, `systemctl start railwatch-collector`), or name one with --collector URL",
             ));
         }
@@ -261,11 +266,12 @@ pub fn is_loopback(url: &str) -> bool {
 }
 
 /// Both are on this host's loopback, with the same scheme and port.
-fn same_loopback(a: &str, b: &str) -> bool {
+pub fn same_loopback(a: &str, b: &str) -> bool {
     let key = |url: &str| {
         let (scheme, rest) = url.split_once("://")?;
         let authority = rest.split('/').next()?;
-        let port = authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+        let port =
+            authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
         Some((scheme.to_owned(), port.unwrap_or(if scheme == "https" { "443" } else { "80" }).to_owned()))
     };
     is_loopback(a) && is_loopback(b) && key(a).is_some() && key(a) == key(b)
@@ -303,7 +309,10 @@ mod tests {
         };
         let mut line = Connection::default();
         let found = find(&line, &around).unwrap();
-        assert_eq!((found.url.as_str(), found.token.unwrap().reveal()), ("http://127.0.0.1:7701", "secret-of-the-run-file"));
+        assert_eq!(
+            (found.url.as_str(), found.token.unwrap().reveal()),
+            ("http://127.0.0.1:7701", "secret-of-the-run-file")
+        );
 
         around.collector = Some("https://far.example:7701/".into());
         let found = find(&line, &around).unwrap();
@@ -316,7 +325,11 @@ mod tests {
         assert_eq!((found.url.as_str(), found.token.unwrap().reveal()), ("http://localhost:7701", "from-environment"));
 
         around.token = None;
-        assert_eq!(find(&line, &around).unwrap().token.unwrap().reveal(), "secret-of-the-run-file", "the same loopback port");
+        assert_eq!(
+            find(&line, &around).unwrap().token.unwrap().reveal(),
+            "secret-of-the-run-file",
+            "the same loopback port"
+        );
         line.collector = Some("http://127.0.0.1:7999".into());
         assert!(find(&line, &around).unwrap().token.is_err(), "another port is another collector");
     }
@@ -331,7 +344,10 @@ mod tests {
         around.run_files.pop();
         let failure = find(&Connection::default(), &around).unwrap_err();
         assert_eq!(failure.kind, Kind::Unreachable);
-        assert!(failure.what.contains(&stale.display().to_string()) && failure.what.contains("2000000000"), "{failure}");
+        assert!(
+            failure.what.contains(&stale.display().to_string()) && failure.what.contains("2000000000"),
+            "{failure}"
+        );
         around.run_files = vec![dir.path().join("none")];
         assert_eq!(find(&Connection::default(), &around).unwrap_err().kind, Kind::Unreachable);
         std::fs::write(&stale, "{").unwrap();

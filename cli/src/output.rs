@@ -42,11 +42,17 @@ impl Output {
 /// `answer` in `format`, the table made by `table`.
 pub fn shaped(format: Format, answer: &impl Serialize, table: impl FnOnce() -> String) -> Result<String, Failure> {
     let broken = |error: String| {
-        Failure::new(Kind::Unexpected, format!("the collector's answer lacks something: {error}"), "compare versions with `railwatch version`")
+        Failure::new(
+            Kind::Unexpected,
+            format!("the collector's answer lacks something: {error}"),
+            "compare versions with `railwatch version`",
+        )
     };
     match format {
         Format::Table => Ok(table()),
-        Format::Json => serde_json::to_string_pretty(answer).map(|json| json + "\n").map_err(|error| broken(error.to_string())),
+        Format::Json => {
+            serde_json::to_string_pretty(answer).map(|json| json + "\n").map_err(|error| broken(error.to_string()))
+        }
         Format::Yaml => serde_yaml_ng::to_string(answer).map_err(|error| broken(error.to_string())),
     }
 }

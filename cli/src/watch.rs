@@ -49,7 +49,9 @@ pub fn watch(client: Client, format: Format, run_for: Option<Duration>, out: &mu
                     return Ok(());
                 }
             }
-            Ok(Notice::Lost(why)) => eprintln!("railwatch: lost {url}: {why}; reconnecting, and resuming where it stopped"),
+            Ok(Notice::Lost(why)) => {
+                eprintln!("railwatch: lost {url}: {why}; reconnecting, and resuming where it stopped")
+            }
             Ok(Notice::Back) => eprintln!("railwatch: connected to {url} again"),
             Ok(Notice::Over(failure)) => return Err(failure),
             Ok(Notice::Interrupted) | Err(_) => return Ok(()),
@@ -73,7 +75,11 @@ fn catch_interrupts(notices: SyncSender<Notice>) -> Result<(), Failure> {
 }
 
 fn no_thread(error: std::io::Error) -> Failure {
-    Failure::new(Kind::Unexpected, format!("cannot start a thread to watch with: {error}"), "see the limits of this user (`ulimit -u`)")
+    Failure::new(
+        Kind::Unexpected,
+        format!("cannot start a thread to watch with: {error}"),
+        "see the limits of this user (`ulimit -u`)",
+    )
 }
 
 /// Reads the stream over reconnects until nobody listens.
@@ -124,14 +130,22 @@ fn follow(client: &Client, notices: &SyncSender<Notice>) {
 /// One change as one line, or as one YAML document.
 pub fn line(event: &StreamEvent, format: Format, colour: bool) -> Result<String, Failure> {
     let broken = |why: String| {
-        Failure::new(Kind::Unexpected, format!("an event of {PATH} cannot be read: {why}"), "compare versions with `railwatch version`")
+        Failure::new(
+            Kind::Unexpected,
+            format!("an event of {PATH} cannot be read: {why}"),
+            "compare versions with `railwatch version`",
+        )
     };
     let data: Value = serde_json::from_str(&event.data).map_err(|error| broken(error.to_string()))?;
     let whole = json!({"event": event.event, "id": event.id, "data": data});
     match format {
         Format::Json => Ok(format!("{whole}\n")),
-        Format::Yaml => serde_yaml_ng::to_string(&whole).map(|yaml| format!("---\n{yaml}")).map_err(|error| broken(error.to_string())),
-        Format::Table => Ok(format!("{} {}\n", &human::instant(now_ns())[11..], sentence(&event.event, &Row(object(data)), colour))),
+        Format::Yaml => serde_yaml_ng::to_string(&whole)
+            .map(|yaml| format!("---\n{yaml}"))
+            .map_err(|error| broken(error.to_string())),
+        Format::Table => {
+            Ok(format!("{} {}\n", &human::instant(now_ns())[11..], sentence(&event.event, &Row(object(data)), colour)))
+        }
     }
 }
 
@@ -154,14 +168,26 @@ fn sentence(event: &str, row: &Row, colour: bool) -> String {
             let likely = row.rows("hypotheses").first().map(hypothesis).unwrap_or_default();
             let severity = severity_tone(row.text("severity")).paint(row.text("severity"), colour);
             let element = visible(&row.element("element"));
-            format!("incident {} {} {severity} {element}: {}  {likely}", number("id"), row.text("state"), visible(row.text("title")))
+            format!(
+                "incident {} {} {severity} {element}: {}  {likely}",
+                number("id"),
+                row.text("state"),
+                visible(row.text("title"))
+            )
         }
         "decision" => {
             let state = decision_tone(row.text("state")).paint(row.text("state"), colour);
             let target = visible(&row.element("target"));
-            format!("decision {} {state}: {} on {target} for incident {}", number("id"), visible(row.text("action")), number("incident"))
+            format!(
+                "decision {} {state}: {} on {target} for incident {}",
+                number("id"),
+                visible(row.text("action")),
+                number("incident")
+            )
         }
-        "halt" if row.flag("halted") => Tone::Warn.paint(&format!("acting is halted by {}", visible(row.text("actor"))), colour),
+        "halt" if row.flag("halted") => {
+            Tone::Warn.paint(&format!("acting is halted by {}", visible(row.text("actor"))), colour)
+        }
         "halt" => format!("acting is allowed again by {}", visible(row.text("actor"))),
         "lagged" => Tone::Warn.paint(&format!("changes were missed: {}", visible(row.text("detail"))), colour),
         _ => {
@@ -192,7 +218,11 @@ mod tests {
             ("incident", incident, "incident 3 open error h1 nic eth0: eth0 lost its link  link_down (0.97)"),
             ("decision", decision, "decision 2 proposed: ticket on h1 nic eth0 for incident 3"),
             ("host", json!({"change": "host_connected", "host": "h1"}), "host h1 host connected"),
-            ("host", json!({"change": "port", "host": "h1", "port": "eth0", "state": "down"}), "host h1 port port eth0 state down"),
+            (
+                "host",
+                json!({"change": "port", "host": "h1", "port": "eth0", "state": "down"}),
+                "host h1 port port eth0 state down",
+            ),
             ("lagged", json!({"detail": "12 left out"}), "changes were missed: 12 left out"),
             ("halt", json!({"halted": true, "actor": "ann"}), "acting is halted by ann"),
         ] {
@@ -205,7 +235,10 @@ mod tests {
         let event = StreamEvent { id: "1-2".into(), event: "host".into(), data: "{\"host\":\n\"h\"}".into() };
         let text = line(&event, Format::Json, true).unwrap();
         assert_eq!(text.matches('\n').count(), 1);
-        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!({"event": "host", "id": "1-2", "data": {"host": "h"}}));
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            json!({"event": "host", "id": "1-2", "data": {"host": "h"}})
+        );
         assert_eq!(line(&StreamEvent::default(), Format::Json, true).unwrap_err().kind, Kind::Unexpected);
     }
 }

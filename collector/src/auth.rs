@@ -443,8 +443,7 @@ mod tests {
         private(&dir.path().join("tokens"), &entry("ann", "alpha", "")).unwrap();
         let tokens = Tokens::open(dir.path()).unwrap();
         let (now, tick) = (SystemTime::now(), Instant::now());
-        let guess =
-            |after_s| tokens.authenticate_at(Some(b"Bearer guess"), now, tick + Duration::from_secs(after_s));
+        let guess = |after_s| tokens.authenticate_at(Some(b"Bearer guess"), now, tick + Duration::from_secs(after_s));
         let told = (0..100).filter(|_| guess(0) == Err(Denied::Unknown)).count();
         assert_eq!(told, FAILURES_BURST as usize);
         assert_eq!(guess(0), Err(Denied::TooMany));

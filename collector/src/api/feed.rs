@@ -112,7 +112,10 @@ impl Feed {
                 match core.recv().await {
                     Ok(published) => self.publish_effects(&published.effects),
                     // In transactions, of which each may hold several changes.
-                    Err(RecvError::Lagged(_)) => self.publish("lagged", &Lagged::of(None, "too many changes at once: list incidents and decisions again")),
+                    Err(RecvError::Lagged(_)) => self.publish(
+                        "lagged",
+                        &Lagged::of(None, "too many changes at once: list incidents and decisions again"),
+                    ),
                     Err(RecvError::Closed) => return,
                 }
             }
@@ -122,7 +125,10 @@ impl Feed {
                 match hosts.recv().await {
                     Ok(change) => self.publish("host", &change),
                     Err(RecvError::Lagged(missed)) => {
-                        self.publish("lagged", &Lagged::of(Some(missed), "too many changes of hosts at once: list the hosts again"));
+                        self.publish(
+                            "lagged",
+                            &Lagged::of(Some(missed), "too many changes of hosts at once: list the hosts again"),
+                        );
                     }
                     Err(RecvError::Closed) => return,
                 }

@@ -69,9 +69,12 @@ impl From<VerdictError> for Problem {
     fn from(error: VerdictError) -> Self {
         match error {
             VerdictError::Unknown(_) => Self::not_found(error.to_string()),
-            VerdictError::NotWaiting { .. } => {
-                Self::new(StatusCode::CONFLICT, "not-waiting", "The decision does not wait for a verdict", error.to_string())
-            }
+            VerdictError::NotWaiting { .. } => Self::new(
+                StatusCode::CONFLICT,
+                "not-waiting",
+                "The decision does not wait for a verdict",
+                error.to_string(),
+            ),
             VerdictError::Core(_) => Self::unavailable(error.to_string()),
         }
     }
@@ -79,7 +82,9 @@ impl From<VerdictError> for Problem {
 
 impl From<HaltError> for Problem {
     fn from(error: HaltError) -> Self {
-        Self::unavailable(format!("{error}; `railwatch halt` on the collector's host says more, and `df` whether its disk is full"))
+        Self::unavailable(format!(
+            "{error}; `railwatch halt` on the collector's host says more, and `df` whether its disk is full"
+        ))
     }
 }
 

@@ -196,7 +196,9 @@ async fn decision(
 ) -> Result<Json<Decision>, Problem> {
     let id = number(id)?;
     let found = api.0.readers.query(move |reader| reader.decision(id)).await?;
-    found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no decision {id}; GET /v1/decisions lists them")))
+    found
+        .map(Json)
+        .ok_or_else(|| Problem::not_found(format!("there is no decision {id}; GET /v1/decisions lists them")))
 }
 
 #[derive(Deserialize)]

@@ -51,8 +51,7 @@ pub async fn serve(
     api: ApiState,
     stop: CancellationToken,
 ) {
-    let router =
-        routes::router().layer(middleware::from_fn_with_state(api.clone(), guard)).with_state(api.clone());
+    let router = routes::router().layer(middleware::from_fn_with_state(api.clone(), guard)).with_state(api.clone());
     let acceptor = tls.map(TlsAcceptor::from);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let counters = api.counters();
