@@ -47,7 +47,7 @@ pub struct Allocation {
 
 /// Key of `ALLOCATIONS`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AllocationKey {
     /// Whose.
     pub process: ProcessKey,
@@ -61,7 +61,7 @@ pub struct AllocationKey {
 
 /// Key of `TOTALS`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TotalsKey {
     /// Whose.
     pub process: ProcessKey,
@@ -99,7 +99,7 @@ pub struct Totals {
 
 /// Key of `CONTEXTS`: a driver context.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ContextKey {
     /// Whose.
     pub process: ProcessKey,
@@ -125,7 +125,7 @@ pub struct Context {
 
 /// Key of `FAILURES`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FailureKey {
     /// Whose.
     pub process: ProcessKey,
@@ -141,7 +141,7 @@ pub struct FailureKey {
 
 /// Key of `CALLS`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CallsKey {
     /// Whose.
     pub process: ProcessKey,
@@ -163,7 +163,7 @@ pub struct Calls {
 
 /// Key of `COMMUNICATORS`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CommunicatorKey {
     /// Whose.
     pub process: ProcessKey,
@@ -187,7 +187,7 @@ pub struct Communicator {
     pub point_to_point: u64,
     /// Bytes this rank handed to collectives and transfers.
     pub bytes: u64,
-    /// CLOCK_BOOTTIME of the last enqueue, in nanoseconds.
+    /// CLOCK_MONOTONIC of the last enqueue, in nanoseconds.
     pub last_enqueue_ns: u64,
     /// Symbol of the last enqueue.
     pub last_symbol: u32,
@@ -223,12 +223,16 @@ pub struct Process {
     pub comm: [u8; 16],
 }
 
-/// The process ran before the probes were there.
-pub const FLAG_LATE: u64 = 1;
 /// A map was full: some figure is too low.
-pub const FLAG_MAP_FULL: u64 = 2;
-/// The CUDA runtime was seen in use.
-pub const FLAG_CUDA_RUNTIME: u64 = 4;
+pub const FLAG_MAP_FULL: u64 = 1;
+
+/// Value of `LATE`, written by the agent alone: a process that ran before a layer's probes were there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Late {
+    /// CLOCK_BOOTTIME at which the probes came, per layer, in nanoseconds; 0 where they were there from the start.
+    pub since_ns: [u64; LAYERS],
+}
 
 /// Number of [`Reason`] slots.
 pub const REASONS: usize = 16;
@@ -339,12 +343,10 @@ pub const CONTEXT_DEPTH: usize = 8;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Thread {
-    /// The thread's process; 0 before the first call is seen.
+    /// The thread's process; 0 where the thread is out of scope.
     pub process: ProcessKey,
-    /// 1 where the thread is out of scope.
-    pub ignored: u32,
     /// Depth of `contexts`, which may exceed [`CONTEXT_DEPTH`].
-    pub depth: u32,
+    pub depth: u64,
     /// Device current per layer, or [`crate::DEVICE_UNKNOWN`].
     pub device: [i32; LAYERS],
     /// Current driver context: key in `CONTEXTS`, 0 where none is known.
@@ -356,6 +358,29 @@ pub struct Thread {
     /// Pending calls per layer.
     pub pending: [Pending; LAYERS],
 }
+
+/// Marks a `repr(C)` type without padding or pointers, every bit pattern of which is a value: it may be read from and
+/// written to a map as bytes.
+pub trait Plain: Copy + 'static {}
+
+impl Plain for u32 {}
+impl Plain for u64 {}
+impl Plain for Allocation {}
+impl Plain for AllocationKey {}
+impl Plain for TotalsKey {}
+impl Plain for Totals {}
+impl Plain for ContextKey {}
+impl Plain for Context {}
+impl Plain for FailureKey {}
+impl Plain for CallsKey {}
+impl Plain for Calls {}
+impl Plain for CommunicatorKey {}
+impl Plain for Communicator {}
+impl Plain for Process {}
+impl Plain for Late {}
+impl Plain for Loss {}
+impl Plain for Config {}
+impl Plain for crate::event::RawEvent {}
 
 /// What user space tells the kernel half once, before it runs (a read-only global).
 #[repr(C)]
