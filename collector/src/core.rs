@@ -283,7 +283,7 @@ impl Attachment {
         self.epoch
     }
 
-    /// Something came from the host just now. Call it for every message: it costs two atomic operations and never waits.
+    /// Something came from the host just now. Call it for every message that is not submitted: it never waits.
     pub fn heard(&self) {
         self.link.last_heard_ns.fetch_max(Timeline::now().0, Ordering::Relaxed);
     }
@@ -291,6 +291,7 @@ impl Attachment {
     /// Gives a frame to the core, in the order of its stream; waits while the core has too much to do. A gap in the sequence is counted and accepted: whoever
     /// calls this refuses what it does not want taken.
     pub async fn submit(&self, frame: Frame) -> Result<(), CoreError> {
+        self.heard();
         let arrived = Arrived { link: self.link.clone(), frame, at: Timeline::now() };
         self.frames.send(arrived).await.map_err(|_| CoreError::Stopped)
     }
