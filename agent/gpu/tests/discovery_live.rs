@@ -391,6 +391,56 @@ fn without_reports_processes_are_found_by_reading_proc() {
     until(&mut discovery, &mut attacher, "end", |event| *event == Event::ProcessGone { pid: running.pid });
 }
 
+/// Takes capabilities from this thread, for good.
+fn give_up(capabilities: &[u32]) {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    // _LINUX_CAPABILITY_VERSION_3: two words for each of effective, permitted, inheritable.
+    let header = Header { version: 0x2008_0522, pid: 0 };
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: header and sets have the layouts of capget(2) for version 3 and outlive the calls.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_capget, &raw const header, &raw mut sets), 0);
+        for capability in capabilities {
+            sets[*capability as usize / 32][0] &= !(1 << (capability % 32));
+        }
+        assert_eq!(libc::syscall(libc::SYS_capset, &raw const header, &raw const sets), 0);
+    }
+}
+
+#[test]
+fn without_capabilities_it_says_what_is_off_and_what_it_could_not_open() {
+    const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
+    const CHECKPOINT_RESTORE: u32 = 40;
+    let bench = Bench::new();
+    let program = bench.program("trainer", "", &[]);
+    let gone = bench.library("libcudart.so.12", &["cudaMalloc"]);
+    let kept = bench.library("libkept.so", &["cudaMalloc"]);
+    let mut running = Running::new(&program);
+    running.load(&gone);
+    running.load(&kept);
+    fs::remove_file(&gone).unwrap();
+    let (rows, limitations, attached) = std::thread::spawn(move || {
+        give_up(&[SYS_ADMIN, PERFMON, CHECKPOINT_RESTORE]);
+        let mut attacher = Recorder::default();
+        let discovery = bench.start(&mut attacher, options());
+        (rows(&discovery, running.pid), discovery.limitations().to_vec(), attacher.attached.len())
+    })
+    .join()
+    .unwrap();
+    assert_eq!(attached, 1, "what its path leads to is traced all the same");
+    let [lost, traced] = &rows[..] else { panic!("{rows:?}") };
+    assert!(lost.object.ends_with("libcudart.so.12") && lost.status == CoverageStatus::Unattachable);
+    assert!(lost.reason.as_deref().unwrap().contains("CAP_CHECKPOINT_RESTORE"), "{lost:?}");
+    assert_eq!(traced.status, CoverageStatus::Attached);
+    assert!(limitations.iter().any(|text| text.contains("CAP_CHECKPOINT_RESTORE")), "{limitations:?}");
+    assert!(limitations.iter().any(|text| text.contains("CAP_PERFMON")), "{limitations:?}");
+}
+
 #[test]
 fn an_agent_with_a_scope_ignores_processes_outside_it() {
     let bench = Bench::new();

@@ -19,6 +19,7 @@ mod probes;
 mod process;
 mod procfs;
 mod records;
+mod rights;
 mod ring;
 mod wanted;
 mod watch;

@@ -20,6 +20,7 @@ use super::objects::{Object, Objects, Resolved, State};
 use super::process::{Incomplete, Process, Sighting, Use, judge};
 use super::procfs::{self, Mapping};
 use super::records::{FileId, Mapped, Record};
+use super::rights;
 use super::ring::Rings;
 use super::wanted::Wanted;
 use crate::coverage::{CoverageRow, CoverageStatus};
@@ -49,9 +50,6 @@ const DEFERRED_MAX: usize = 4096;
 const DEFERRED_MAPPINGS_MAX: usize = 16;
 /// Files searched per process for a runtime without symbols.
 const HIDDEN_FILES_MAX: usize = 64;
-/// Inode of the first pid namespace (`PROC_PID_INIT_INO`, linux/proc_ns.h).
-const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-
 /// What discovery looks for, and where.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -141,6 +139,8 @@ pub struct Counters {
     pub vanished: u64,
     /// Files that could not be opened for another reason.
     pub unopened: u64,
+    /// Processes whose mappings this agent has no right to read.
+    pub denied: u64,
     /// Records that the kernel dropped because a ring was full; each loss is answered by a scan of all processes.
     pub lost_records: u64,
     /// Scans of all processes, the first one included.
@@ -203,7 +203,7 @@ pub struct Discovery {
 impl Discovery {
     /// Begins to listen, probes what programs of this host are likely to load, and looks at every running process.
     pub fn start(options: Options, wanted: Wanted, attacher: &mut dyn Attacher) -> io::Result<Self> {
-        let mut limitations = Vec::new();
+        let mut limitations = rights::limitations();
         let rings = if options.poll_only {
             limitations.push("processes are found by reading /proc every 250 ms, as configured".to_owned());
             None
@@ -218,13 +218,6 @@ impl Discovery {
                 })
                 .ok()
         };
-        if procfs::namespace("self", "pid").is_some_and(|inode| inode != INITIAL_PID_NAMESPACE) {
-            limitations.push(
-                "the agent runs in a pid namespace of its own: it cannot see processes outside it, and figures of the \
-                 kernel half carry pids of the host; run it with the host's pid namespace (hostPID: true)"
-                    .to_owned(),
-            );
-        }
         let now_ns = Moment::now().monotonic_ns;
         let mut discovery = Self {
             options,
@@ -722,7 +715,13 @@ impl Discovery {
         if self.checked.len() < CHECKED_MAX {
             self.checked.insert(pid);
         }
-        let Ok(mappings) = procfs::executable_mappings(pid) else { return };
+        let mappings = match procfs::executable_mappings(pid) {
+            Ok(mappings) => mappings,
+            Err(error) => {
+                self.counters.denied += u64::from(error.kind() == io::ErrorKind::PermissionDenied);
+                return;
+            }
+        };
         let mut seen = BTreeSet::new();
         for mapping in mappings.iter().filter(|mapping| seen.insert(mapping.file)) {
             if !self.objects.is_plain(mapping.file, None, fresh_ns) {
