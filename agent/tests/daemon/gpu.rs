@@ -11,6 +11,22 @@ fn scoped(site: &Site, collector: &str, group: &Group) -> Agent {
     agent
 }
 
+/// A process of the group that was there before; a second one then begins under watch: the library is probed already.
+fn watched(site: &Site, group: &Group) -> (Caller, Caller) {
+    let keeper = Caller::start(group, |_| {});
+    eventually("the library is attached", || attached(site, keeper.pid()));
+    let caller = Caller::start(group, |_| {});
+    eventually("the process is known", || attached(site, caller.pid()));
+    (keeper, caller)
+}
+
+pub fn attached(site: &Site, pid: u32) -> bool {
+    site.stored(|stored| {
+        let gpu = stored.snapshots.iter().rev().find_map(|snapshot| snapshot.gpu.as_ref());
+        gpu.is_some_and(|gpu| gpu.coverage.iter().any(|row| row.pid == pid && row.status == "attached"))
+    })
+}
+
 fn signals(stored: &Stored) -> Vec<Signal> {
     let bodies = stored.frames.iter().filter_map(|frame| frame.body.clone());
     bodies.filter_map(|body| if let frame::Body::Signal(signal) = body { Some(signal) } else { None }).collect()
@@ -30,7 +46,7 @@ fn a_failed_allocation_reaches_the_collector_with_who_what_and_why() {
     let (site, group) = (Site::new(), Group::unified());
     let collector = site.listen("127.0.0.1:0");
     let agent = scoped(&site, &collector.address, &group);
-    let mut caller = Caller::start(&group, |_| {});
+    let (_keeper, mut caller) = watched(&site, &group);
     assert_eq!(caller.call("fixture_fail_next 2"), 0);
     assert_eq!(caller.call("cudaMalloc &0 4096"), 2);
     eventually("the signal", || site.stored(|stored| !signals(stored).is_empty()));
@@ -52,7 +68,7 @@ fn balances_follow_the_process_to_its_end() {
     let (site, group) = (Site::new(), Group::unified());
     let collector = site.listen("127.0.0.1:0");
     let agent = scoped(&site, &collector.address, &group);
-    let mut caller = Caller::start(&group, |_| {});
+    let (_keeper, mut caller) = watched(&site, &group);
     for line in ["cudaMalloc &0 1000", "cudaMalloc &1 500", "cudaFree @0"] {
         assert_eq!(caller.call(line), 0, "{line}");
     }
@@ -90,7 +106,7 @@ fn a_flood_of_failures_reconciles_exactly() {
     let collector = site.listen("127.0.0.1:0");
     std::fs::write(site.dir.path().join("flood.toml"), "[gpu]\nevents_per_process_per_s = 100\n").unwrap();
     let agent = scoped(&site, &collector.address, &group);
-    let mut caller = Caller::start(&group, |_| {});
+    let (_keeper, mut caller) = watched(&site, &group);
     for _ in 0..FAILURES {
         caller.call("fixture_fail_next 2");
         assert_eq!(caller.call("cudaMalloc &0 64"), 2);

@@ -92,7 +92,9 @@ impl Caller {
         change(&mut command);
         let mut process = command.spawn().unwrap();
         let input = process.stdin.take().unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        // It says so once the libraries are loaded.
+        output.read_line(&mut String::new()).unwrap();
         Self { process, input, output }
     }
 

@@ -16,7 +16,6 @@ fn no_command_line_and_no_environment_leaves_the_host() {
         &format!("cgroup:{}", group.0.display()),
     ]);
     let mut caller = Caller::start(&group, |command| {
-        // Libraries that do not exist are refused by the program after it was seen: its first argument is enough.
         command.env("API_TOKEN", SECRETS[1]).env("NCCL_DEBUG_FILE", SECRETS[2]).env("RAILWATCH_TOKEN", SECRETS[1]);
     });
     // A second one, whose zeroth argument is the secret: bash alone can name it.
@@ -29,6 +28,9 @@ fn no_command_line_and_no_environment_leaves_the_host() {
     let mut named = std::process::Command::new("bash");
     named.args(["-c", &script]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
     let mut named = named.spawn().unwrap();
+    eventually("both are attached", || {
+        [caller.pid(), named.id()].into_iter().all(|pid| crate::gpu::attached(&site, pid))
+    });
     caller.call("fixture_fail_next 2");
     caller.call("cudaMalloc &0 64");
     use std::io::Write;
