@@ -161,8 +161,10 @@ impl Client {
             400 | 409 | 413 | 415 | 422 if said.is_some() => (Kind::Refused, ""),
             429 | 502..=504 => (Kind::Unreachable, "try again in a moment"),
             _ => {
-                return self
-                    .unexpected(format!("{at}: status {status}{}", said.map(|s| format!(": {s}")).unwrap_or_default()));
+                return self.unexpected(format!(
+                    "{at}: status {status}{}",
+                    said.map(|s| format!(": {s}")).unwrap_or_default()
+                ));
             }
         };
         let said = said.unwrap_or_else(|| format!("status {status}"));

@@ -34,85 +34,118 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use watch::now_ns;
 
-/// Runs the command line and gives the exit status.
+/// Runs the command line in the surroundings of this process.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let status = match Surroundings::of_process() {
+        Ok(around) => run_in(args, &around),
+        Err(failure) => told(&failure),
+    };
+    ExitCode::from(status)
+}
+
+/// Runs the command line and gives the exit status.
+pub fn run_in(args: impl IntoIterator<Item = OsString>, around: &Surroundings) -> u8 {
     let line = match CommandLine::try_parse_from(args) {
         Ok(line) => line,
         Err(error) => {
             // Help and version go to standard output, whose reader may be gone.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Kind::Usage as u8));
+            return u8::try_from(error.exit_code()).unwrap_or(Kind::Usage as u8);
         }
     };
-    let mut out = Output::of_process();
-    match execute(line, &mut out) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{failure}");
-            ExitCode::from(failure.status())
+    let asker = Asker { connection: line.connection, around };
+    match execute(line.command, &asker, &mut Output::of_process()) {
+        Ok(()) => 0,
+        Err(failure) => told(&failure),
+    }
+}
+
+fn told(failure: &Failure) -> u8 {
+    eprintln!("{failure}");
+    failure.status()
+}
+
+/// How this command was told to reach its collector.
+struct Asker<'a> {
+    connection: Connection,
+    around: &'a Surroundings,
+}
+
+impl Asker<'_> {
+    /// The URL that was named outright.
+    fn named(&self) -> Option<&String> {
+        self.connection.collector.as_ref().or(self.around.collector.as_ref())
+    }
+
+    fn connect(&self) -> Result<Client, Failure> {
+        // A collector named outright is asked even where the run file cannot be read; only its token is not at hand then.
+        let local = match Local::find(&self.around.run_files) {
+            Err(_) if self.named().is_some() => Local::None,
+            found => found?,
+        };
+        Client::new(locate::target(&self.connection, self.around, &local)?, &self.connection)
+    }
+
+    /// The state directory of the collector that is meant, where it is on this host.
+    fn state_dir(&self) -> Option<PathBuf> {
+        let local = Local::find(&self.around.run_files).unwrap_or(Local::None);
+        match (self.named(), local.run()) {
+            // Halting one collector must not stop another.
+            (Some(url), Some(run)) => locate::same_loopback(url, &run.api).then(|| run.state_dir.clone()),
+            (Some(url), None) if !locate::is_loopback(url) => None,
+            (None, Some(run)) => Some(run.state_dir.clone()),
+            (_, None) => self.around.default_state_dir.is_dir().then(|| self.around.default_state_dir.clone()),
         }
     }
 }
 
-fn execute(line: CommandLine, out: &mut Output) -> Result<(), Failure> {
-    let connection = line.connection;
-    match line.command {
-        Command::Hosts(shape) => list(&connection, &listings::HOSTS, "", shape.output, shape.full, out),
+fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), Failure> {
+    match command {
+        Command::Hosts(shape) => list(asker, &listings::HOSTS, "", shape.output, shape.full, out),
         Command::Gpu { listing: Gpu::Processes(shape) } => {
-            list(&connection, &listings::GPU_PROCESSES, "", shape.output, shape.full, out)
+            list(asker, &listings::GPU_PROCESSES, "", shape.output, shape.full, out)
         }
         Command::Gpu { listing: Gpu::Coverage(shape) } => {
-            list(&connection, &listings::GPU_COVERAGE, "", shape.output, shape.full, out)
+            list(asker, &listings::GPU_COVERAGE, "", shape.output, shape.full, out)
         }
-        Command::Nic(shape) => list(&connection, &listings::NIC, "", shape.output, true, out),
+        Command::Nic(shape) => list(asker, &listings::NIC, "", shape.output, true, out),
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();
-            list(&connection, &listings::INCIDENTS, &format!("?limit={limit}{state}"), shape.output, true, out)
+            list(asker, &listings::INCIDENTS, &format!("?limit={limit}{state}"), shape.output, true, out)
         }
         Command::Incidents { id: Some(id), shape, .. } => {
-            one(&connection, &format!("/v1/incidents/{id}"), &listings::INCIDENTS, shape.output, detail::incident, out)
+            one(asker, &format!("/v1/incidents/{id}"), &listings::INCIDENTS, shape.output, detail::incident, out)
         }
-        Command::Decisions { id: None, shape } => list(&connection, &listings::DECISIONS, "", shape.output, true, out),
+        Command::Decisions { id: None, shape } => list(asker, &listings::DECISIONS, "", shape.output, true, out),
         Command::Decisions { id: Some(id), shape } => {
-            one(&connection, &format!("/v1/decisions/{id}"), &listings::DECISIONS, shape.output, detail::decision, out)
+            one(asker, &format!("/v1/decisions/{id}"), &listings::DECISIONS, shape.output, detail::decision, out)
         }
-        Command::Approve(verdict) => judge(&connection, verdict, true, out),
-        Command::Reject(verdict) => judge(&connection, verdict, false, out),
+        Command::Approve(verdict) => judge(asker, verdict, true, out),
+        Command::Reject(verdict) => judge(asker, verdict, false, out),
         Command::Audit { limit, shape } => {
-            list(&connection, &listings::AUDIT, &format!("?limit={limit}"), shape.output, true, out)
+            list(asker, &listings::AUDIT, &format!("?limit={limit}"), shape.output, true, out)
         }
-        Command::Watch { for_, shape } => watch::watch(connect(&connection)?, shape.output, for_, out),
-        Command::Halt(halt) => set_halt(&connection, &halt, true, out),
-        Command::Resume(halt) => set_halt(&connection, &halt, false, out),
+        Command::Watch { for_, shape } => watch::watch(asker.connect()?, shape.output, for_, out),
+        Command::Halt(halt) => set_halt(asker, &halt, true, out),
+        Command::Resume(halt) => set_halt(asker, &halt, false, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "railwatch", &mut script);
             out.write(&String::from_utf8_lossy(&script))
         }
-        Command::Version => version(&connection, out),
+        Command::Version => version(asker, out),
     }
 }
 
-fn connect(connection: &Connection) -> Result<Client, Failure> {
-    let around = Surroundings::of_process()?;
-    // A collector named outright is asked even where the run file cannot be read; only its token is not at hand then.
-    let named = connection.collector.is_some() || around.collector.is_some();
-    let local = match Local::find(&around.run_files) {
-        Err(_) if named => Local::None,
-        found => found?,
-    };
-    Client::new(locate::target(connection, &around, &local)?, connection)
-}
-
 fn list(
-    connection: &Connection,
+    asker: &Asker<'_>,
     listing: &Listing,
     query: &str,
     format: Format,
     full: bool,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let rows = Row::list(connect(connection)?.get(&format!("{}{query}", listing.path))?, listing.path)?;
+    let rows = Row::list(asker.connect()?.get(&format!("{}{query}", listing.path))?, listing.path)?;
     if let Some(field) = listing.fixed.then(|| rows.iter().find_map(|row| row.missing(listing.fields))).flatten() {
         let what = format!("the collector's answer to {} lacks the field {field:?}", listing.path);
         return Err(Failure::new(Kind::Unexpected, what, "compare versions with `railwatch version`"));
@@ -124,32 +157,32 @@ fn list(
 }
 
 fn one(
-    connection: &Connection,
+    asker: &Asker<'_>,
     path: &str,
     listing: &Listing,
     format: Format,
     table: fn(&Row, u64, bool) -> String,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let row = Row::one(connect(connection)?.get(path)?, path)?;
+    let row = Row::one(asker.connect()?.get(path)?, path)?;
     let text = shaped(format, &Ordered { row: &row, fields: listing.fields, open: true }, || {
         table(&row, now_ns(), out.colour)
     })?;
     out.write(&text)
 }
 
-fn judge(connection: &Connection, verdict: args::Verdict, approve: bool, out: &mut Output) -> Result<(), Failure> {
+fn judge(asker: &Asker<'_>, verdict: args::Verdict, approve: bool, out: &mut Output) -> Result<(), Failure> {
     let path = format!("/v1/decisions/{}/verdict", verdict.id);
-    let row = Row::one(connect(connection)?.post(&path, &json!({"approve": approve, "note": verdict.note}))?, &path)?;
+    let row = Row::one(asker.connect()?.post(&path, &json!({"approve": approve, "note": verdict.note}))?, &path)?;
     out.write(&detail::verdict(&row, out.colour))
 }
 
 /// To halt, the file first: it halts even while the collector hangs. Then the collector, whose audit says who it was.
 /// To resume, the collector; its file is touched only where it is down.
-fn set_halt(connection: &Connection, halt: &Halt, halted: bool, out: &mut Output) -> Result<(), Failure> {
-    let state_dir = state_dir(connection, halt)?;
+fn set_halt(asker: &Asker<'_>, halt: &Halt, halted: bool, out: &mut Output) -> Result<(), Failure> {
+    let state_dir = halt.state_dir.clone().or_else(|| asker.state_dir());
     let ask = || {
-        let client = connect(connection)?;
+        let client = asker.connect()?;
         client.post("/v1/halt", &json!({"halted": halted, "reason": halt.reason}))?;
         Ok(format!(
             "the collector at {} says: {}",
@@ -198,26 +231,9 @@ fn set_halt(connection: &Connection, halt: &Halt, halted: bool, out: &mut Output
     }
 }
 
-/// The state directory of the collector that is meant, where it is on this host.
-fn state_dir(connection: &Connection, halt: &Halt) -> Result<Option<PathBuf>, Failure> {
-    if let Some(dir) = &halt.state_dir {
-        return Ok(Some(dir.clone()));
-    }
-    let around = Surroundings::of_process()?;
-    let local = Local::find(&around.run_files).unwrap_or(Local::None);
-    let named = connection.collector.as_ref().or(around.collector.as_ref());
-    Ok(match (named, local.run()) {
-        // Halting one collector must not stop another.
-        (Some(url), Some(run)) => locate::same_loopback(url, &run.api).then(|| run.state_dir.clone()),
-        (Some(url), None) if !locate::is_loopback(url) => None,
-        (None, Some(run)) => Some(run.state_dir.clone()),
-        (_, None) => around.default_state_dir.is_dir().then_some(around.default_state_dir),
-    })
-}
-
-fn version(connection: &Connection, out: &mut Output) -> Result<(), Failure> {
+fn version(asker: &Asker<'_>, out: &mut Output) -> Result<(), Failure> {
     out.write(concat!("railwatch ", env!("CARGO_PKG_VERSION"), "\n"))?;
-    let collector = connect(connection).and_then(|client| Ok((client.get("/v1/version")?, client.url().to_owned())));
+    let collector = asker.connect().and_then(|client| Ok((client.get("/v1/version")?, client.url().to_owned())));
     match collector {
         Ok((answer, url)) => {
             let row = Row::one(answer, "/v1/version")?;
