@@ -102,6 +102,9 @@ pub enum Command {
     Decisions {
         /// One decision, in full
         id: Option<u64>,
+        /// The newest so many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "id")]
+        limit: u32,
         #[command(flatten)]
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,

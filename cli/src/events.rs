@@ -29,7 +29,7 @@ impl<R: Read> Events<R> {
     }
 
     /// Waits for the next event; `None` at the orderly end. What is cut off by the end is not an event.
-    pub fn next(&mut self) -> io::Result<Option<StreamEvent>> {
+    pub fn next_event(&mut self) -> io::Result<Option<StreamEvent>> {
         let mut event = StreamEvent::default();
         loop {
             let mut line = Vec::new();
@@ -78,14 +78,14 @@ mod tests {
         let mut events = Events::new(text.as_bytes());
         let event =
             |id: &str, event: &str, data: &str| StreamEvent { id: id.into(), event: event.into(), data: data.into() };
-        assert_eq!(events.next().unwrap(), Some(event("1-7", "incident", "{\"a\":\n1}")));
-        assert_eq!(events.next().unwrap(), Some(event("9", "", "b")));
-        assert_eq!(events.next().unwrap(), None);
+        assert_eq!(events.next_event().unwrap(), Some(event("1-7", "incident", "{\"a\":\n1}")));
+        assert_eq!(events.next_event().unwrap(), Some(event("9", "", "b")));
+        assert_eq!(events.next_event().unwrap(), None);
     }
 
     #[test]
     fn a_line_without_end_is_refused_at_the_bound() {
         let mut events = Events::new(io::repeat(b'x'));
-        assert!(events.next().unwrap_err().to_string().contains("too long"));
+        assert!(events.next_event().unwrap_err().to_string().contains("too long"));
     }
 }

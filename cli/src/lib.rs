@@ -101,30 +101,30 @@ impl Asker<'_> {
 
 fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), Failure> {
     match command {
-        Command::Hosts(shape) => list(asker, &listings::HOSTS, "", shape.output, shape.full, out),
+        Command::Hosts(shape) => list(asker, &listings::HOSTS, shape.output, shape.full, out),
         Command::Gpu { listing: Gpu::Processes(shape) } => {
-            list(asker, &listings::GPU_PROCESSES, "", shape.output, shape.full, out)
+            list(asker, &listings::GPU_PROCESSES, shape.output, shape.full, out)
         }
         Command::Gpu { listing: Gpu::Coverage(shape) } => {
-            list(asker, &listings::GPU_COVERAGE, "", shape.output, shape.full, out)
+            list(asker, &listings::GPU_COVERAGE, shape.output, shape.full, out)
         }
-        Command::Nic(shape) => list(asker, &listings::NIC, "", shape.output, true, out),
+        Command::Nic(shape) => list(asker, &listings::NIC, shape.output, true, out),
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();
-            list(asker, &listings::INCIDENTS, &format!("?limit={limit}{state}"), shape.output, true, out)
+            newest(asker, &listings::INCIDENTS, limit, &state, shape.output, out)
         }
         Command::Incidents { id: Some(id), shape, .. } => {
             one(asker, &format!("/v1/incidents/{id}"), &listings::INCIDENTS, shape.output, detail::incident, out)
         }
-        Command::Decisions { id: None, shape } => list(asker, &listings::DECISIONS, "", shape.output, true, out),
-        Command::Decisions { id: Some(id), shape } => {
+        Command::Decisions { id: None, limit, shape } => {
+            newest(asker, &listings::DECISIONS, limit, "", shape.output, out)
+        }
+        Command::Decisions { id: Some(id), shape, .. } => {
             one(asker, &format!("/v1/decisions/{id}"), &listings::DECISIONS, shape.output, detail::decision, out)
         }
         Command::Approve(verdict) => judge(asker, verdict, true, out),
         Command::Reject(verdict) => judge(asker, verdict, false, out),
-        Command::Audit { limit, shape } => {
-            list(asker, &listings::AUDIT, &format!("?limit={limit}"), shape.output, true, out)
-        }
+        Command::Audit { limit, shape } => newest(asker, &listings::AUDIT, limit, "", shape.output, out),
         Command::Watch { for_, shape } => watch::watch(asker.connect()?, shape.output, for_, out),
         Command::Halt(halt) => set_halt(asker, &halt, true, out),
         Command::Resume(halt) => set_halt(asker, &halt, false, out),
@@ -137,15 +137,8 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
     }
 }
 
-fn list(
-    asker: &Asker<'_>,
-    listing: &Listing,
-    query: &str,
-    format: Format,
-    full: bool,
-    out: &mut Output,
-) -> Result<(), Failure> {
-    let rows = Row::list(asker.connect()?.get(&format!("{}{query}", listing.path))?, listing.path)?;
+fn list(asker: &Asker<'_>, listing: &Listing, format: Format, full: bool, out: &mut Output) -> Result<(), Failure> {
+    let rows = rows(asker, listing, "")?;
     if let Some(field) = listing.fixed.then(|| rows.iter().find_map(|row| row.missing(listing.fields))).flatten() {
         let what = format!("the collector's answer to {} lacks the field {field:?}", listing.path);
         return Err(Failure::new(Kind::Unexpected, what, "compare versions with `railwatch version`"));
@@ -154,6 +147,29 @@ fn list(
         rows.iter().map(|row| Ordered { row, fields: listing.fields, open: full || !listing.fixed }).collect();
     let text = shaped(format, &ordered, || listing.table(&rows, now_ns(), out.colour))?;
     out.write(&text)
+}
+
+/// The newest `limit` rows; says so where there may be more.
+fn newest(
+    asker: &Asker<'_>,
+    listing: &Listing,
+    limit: u32,
+    more: &str,
+    format: Format,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let rows = rows(asker, listing, &format!("?limit={limit}{more}"))?;
+    let ordered: Vec<_> = rows.iter().map(|row| Ordered { row, fields: listing.fields, open: true }).collect();
+    let text = shaped(format, &ordered, || listing.table(&rows, now_ns(), out.colour))?;
+    out.write(&text)?;
+    if rows.len() >= limit as usize && !out.closed {
+        eprintln!("railwatch: note: the newest {limit} are shown, there may be more: --limit shows up to 1000");
+    }
+    Ok(())
+}
+
+fn rows(asker: &Asker<'_>, listing: &Listing, query: &str) -> Result<Vec<Row>, Failure> {
+    Row::list(asker.connect()?.get(&format!("{}{query}", listing.path))?, listing.path)
 }
 
 fn one(

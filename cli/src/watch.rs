@@ -96,7 +96,7 @@ fn follow(client: &Client, notices: &SyncSender<Notice>) {
                 connected_once = true;
                 let mut events = Events::new(stream);
                 loop {
-                    match events.next() {
+                    match events.next_event() {
                         Ok(Some(event)) => {
                             wait = RECONNECT.0;
                             if !event.id.is_empty() {
