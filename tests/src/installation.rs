@@ -206,7 +206,7 @@ impl Installation {
     /// Waits until the collector has the host connected.
     pub fn connected(&self) -> Result<()> {
         eventually("the host's connection", || {
-            Ok(self.rows(&["hosts"])?.iter().find(|row| row["connected"] == true).map(drop))
+            Ok(self.rows(&["hosts"])?.iter().find(|row| heard(row, HOST)).map(drop))
         })
         .with_context(|| format!("agent:\n{}\ncollector:\n{}", self.agent.log_text(), self.collector.log_text()))
     }
@@ -262,6 +262,11 @@ impl Installation {
         }
         serde_json::from_slice(&output.stdout).context("a listing is a JSON array")
     }
+}
+
+/// Whether a row of `railwatch hosts` says that `host` was heard within the last second.
+pub fn heard(row: &Value, host: &str) -> bool {
+    row["host"] == host && row["last_seen_ms"].as_u64().is_some_and(|ms| ms < 1000)
 }
 
 /// What the collector says of itself once it listens.

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use railwatch_store::{Reader, SignalFilter};
 use railwatch_tests::{
-    installation::{Installation, Options, eventually},
+    installation::{HOST, Installation, Options, eventually, heard},
     uplink::Host,
 };
 use railwatch_wire::v1::{Entity, Frame, Severity, Signal, frame};
@@ -92,7 +92,7 @@ fn what_was_acknowledged_is_stored_once_however_often_the_collector_is_killed() 
     ensure!(missing.is_empty(), "acknowledged and not stored: {missing:?}…");
     // The real agent beside it came back by itself.
     eventually("the agent's return", || {
-        Ok(installation.rows(&["hosts"])?.iter().find(|row| row["host"] == "host7" && row["connected"] == true).map(drop))
+        Ok(installation.rows(&["hosts"])?.iter().find(|row| heard(row, HOST)).map(drop))
     })
 }
 

@@ -27,6 +27,9 @@ use std::{
 /// How often the daemons are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// A host heard within this time is connected.
+const HEARD_MS: u64 = 1000;
+
 /// Options of `up`.
 #[derive(clap::Args)]
 pub struct Options {
@@ -45,8 +48,7 @@ pub struct Options {
 #[derive(Deserialize)]
 struct HostRow {
     host: String,
-    #[serde(default)]
-    connected: bool,
+    last_seen_ms: u64,
 }
 
 /// Runs until told to stop.
@@ -94,7 +96,7 @@ pub fn up(options: &Options) -> Result<()> {
     let connected = agent.wait_for(stopped, || {
         let rows = shell::output(Command::new(&cli).args(["hosts", "-o", "json", "--collector", &run.api])).ok()?;
         let rows: Vec<HostRow> = serde_json::from_str(&rows).ok()?;
-        rows.iter().any(|row| row.host == host && row.connected).then_some(())
+        rows.iter().any(|row| row.host == host && row.last_seen_ms < HEARD_MS).then_some(())
     })?;
     if connected.is_none() {
         return Ok(());
