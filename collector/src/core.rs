@@ -259,6 +259,11 @@ impl CoreHandle {
         }
     }
 
+    /// Returns when the core is no more, whether it was stopped or died: nothing is acknowledged from then on.
+    pub async fn stopped(&self) {
+        self.requests.closed().await;
+    }
+
     async fn ask(&self, request: Request) -> Result<(), CoreError> {
         self.requests.send(request).await.map_err(|_| CoreError::Stopped)
     }

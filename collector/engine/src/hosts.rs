@@ -45,6 +45,8 @@ pub(crate) enum Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
     hosts: BTreeMap<HostName, Host>,
+    /// Of them, so many did not say goodbye.
+    watched: usize,
     /// Until then, a host that has not come back since the collector started may still do so.
     grace_until: Timestamp,
     /// Until then nobody is judged: the collector itself stood still.
@@ -56,7 +58,7 @@ pub(crate) struct Hosts {
 
 impl Hosts {
     pub(crate) fn restore(known: Vec<KnownHost>, at: Timestamp, options: &Options) -> Self {
-        let hosts = known
+        let hosts: BTreeMap<HostName, Host> = known
             .into_iter()
             .take(options.limits.hosts_max)
             .map(|known| {
@@ -64,7 +66,8 @@ impl Hosts {
                 (host, Host { boot_id, last_heard, broke_off: false, seen: false, departed, silence: None })
             })
             .collect();
-        Self { hosts, grace_until: after(at, options.restart_grace_ms), ..Self::default() }
+        let watched = hosts.values().filter(|host| !host.departed).count();
+        Self { hosts, watched, grace_until: after(at, options.restart_grace_ms), ..Self::default() }
     }
 
     /// The collector stood still: everyone gets the time to be heard again.
@@ -81,7 +84,7 @@ impl Hosts {
 
     /// Hosts that should be heard.
     pub(crate) fn watched(&self) -> usize {
-        self.hosts.values().filter(|host| !host.departed).count()
+        self.watched
     }
 
     pub(crate) fn get(&self, host: &str) -> Option<&Host> {
@@ -109,9 +112,11 @@ impl Hosts {
                 silence: None,
             };
             self.hosts.insert(host.to_owned(), new);
+            self.watched += 1;
             return (true, None);
         }
         let Some(known) = self.hosts.get_mut(host) else { return (false, None) };
+        self.watched += usize::from(known.departed);
         (known.broke_off, known.seen, known.departed) = (false, true, false);
         let earlier = std::mem::replace(&mut known.boot_id, boot_id.to_owned());
         (true, (earlier != boot_id).then_some(earlier))
@@ -131,6 +136,7 @@ impl Hosts {
     pub(crate) fn disconnected(&mut self, host: &str, orderly: bool) -> Option<Silence> {
         let known = self.hosts.get_mut(host)?;
         if orderly {
+            self.watched -= usize::from(!known.departed);
             known.departed = true;
             return known.silence.take().map(|(how, _)| how);
         }
@@ -145,13 +151,13 @@ impl Hosts {
         }
         let limit = options.silent_after_ms * MS;
         let mut verdicts = Vec::new();
-        let (mut newly, mut suspects, mut watched, mut forgotten) = (Vec::new(), 0, 0, Vec::new());
+        let watched = self.watched;
+        let (mut newly, mut suspects, mut forgotten) = (Vec::new(), 0, Vec::new());
         let mut longest_new = 0;
         for (name, host) in &self.hosts {
             if host.departed {
                 continue;
             }
-            watched += 1;
             if !host.seen && now < self.grace_until {
                 continue;
             }
@@ -174,6 +180,7 @@ impl Hosts {
         }
         for name in forgotten {
             self.hosts.remove(&name);
+            self.watched -= 1;
             verdicts.push(Verdict::Forgotten(name));
         }
         self.judge_new(now, newly, suspects, watched, longest_new, together_open, options, &mut verdicts);

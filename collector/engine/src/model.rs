@@ -69,6 +69,7 @@ pub struct Signal {
 /// What happens to the engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 pub enum Event {
     /// A host's stream opened.
     HostConnected {
@@ -158,7 +159,6 @@ pub enum Outcome {
 /// What the collector must store and carry out, in this order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "effects are few and short-lived")]
 pub enum Effect {
     /// The incident is now this.
     Incident(Incident),

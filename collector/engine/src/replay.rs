@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "few, and most are the large one")]
 pub enum Logged {
     /// An engine started from this; everything before belongs to another one.
     Restored(Box<Restored>),

@@ -53,6 +53,8 @@ pub(super) struct Task {
     ticks: u64,
     last_tick: Instant,
     more_to_prune: bool,
+    /// Streams that ended while nothing could be stored.
+    deferred: Vec<Request>,
 }
 
 /// What waits for the next commit.
@@ -103,6 +105,7 @@ impl Task {
             ticks: 0,
             last_tick: Instant::now(),
             more_to_prune: false,
+            deferred: Vec::new(),
             store,
         };
         for (order, attempts) in resumed {
@@ -193,6 +196,9 @@ impl Task {
             }
             FrameVerdict::Duplicate | FrameVerdict::Gap { .. } => {
                 self.counters.frames_duplicate.fetch_add(1, Relaxed);
+                // It may have come over an earlier connection: this one has not heard of it yet.
+                let through = self.pending.batch.acknowledged_through(&self.store, &link.host, &link.stream);
+                self.pending.acknowledged.insert(link.generation, (link, through));
                 return;
             }
         }
@@ -219,15 +225,7 @@ impl Task {
         match request {
             Request::Attach { host, boot_id, stream, first_sequence, reply } => {
                 self.generation += 1;
-                let through = self
-                    .pending
-                    .acknowledged
-                    .values()
-                    .filter(|(link, _)| link.host == host && link.stream == stream)
-                    .map(|(_, through)| *through)
-                    .max()
-                    .unwrap_or(0)
-                    .max(self.store.acknowledged_through(&host, &stream));
+                let through = self.pending.batch.acknowledged_through(&self.store, &host, &stream);
                 let link = Arc::new(Link {
                     host: host.clone(),
                     stream,
@@ -421,7 +419,7 @@ impl Task {
                 }
                 failed = true;
                 self.counters.set_store_error(Some(error.to_string()));
-                if let Some(reply) = refuse(requests, &error).await {
+                if let Some(reply) = refuse(requests, &error, &mut self.deferred).await {
                     pending.refuse(&error);
                     return Some(reply);
                 }
@@ -429,6 +427,9 @@ impl Task {
             if failed {
                 tracing::info!("the store can be written again");
                 self.counters.set_store_error(None);
+                for request in std::mem::take(&mut self.deferred) {
+                    let _ = self.request(request);
+                }
             }
             self.counters.commits.fetch_add(1, Relaxed);
             self.counters.commit_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
@@ -499,7 +500,11 @@ fn answer<T, E>(replies: Vec<Reply<T, E>>) {
 }
 
 /// Answers requests for a while in which nothing can be stored. Returns the reply of one who asked to stop.
-async fn refuse(requests: &mut mpsc::Receiver<Request>, error: &StoreError) -> Option<oneshot::Sender<()>> {
+async fn refuse(
+    requests: &mut mpsc::Receiver<Request>,
+    error: &StoreError,
+    deferred: &mut Vec<Request>,
+) -> Option<oneshot::Sender<()>> {
     let until = tokio::time::Instant::now() + RETRY;
     let error = CoreError::Store(error.to_string());
     while let Ok(request) = timeout(until - tokio::time::Instant::now(), requests.recv()).await {
@@ -510,8 +515,8 @@ async fn refuse(requests: &mut mpsc::Receiver<Request>, error: &StoreError) -> O
             | Request::Sending { reply, .. }
             | Request::Finished { reply, .. }
             | Request::Reconfigure { reply, .. } => drop(reply.send(Err(error.clone()))),
-            // Silence will tell.
-            Request::Detach { .. } => {}
+            // Bounded by the hosts that are connected: none can attach meanwhile.
+            ended @ Request::Detach { .. } => deferred.push(ended),
             Request::Stop { reply } => return Some(reply),
         }
     }

@@ -23,6 +23,7 @@ pub struct Frame {
 
 /// What a frame holds.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a box for every signal costs more than the room of those on their way")]
 pub enum FrameBody {
     /// An observation, stored.
     Signal(Signal),
@@ -106,7 +107,7 @@ impl Batch {
         first_sequence: Option<u64>,
     ) -> FrameVerdict {
         let key = (host.to_owned(), stream);
-        let stored = self.streams.get(&key).copied().unwrap_or_else(|| store.acknowledged_through(host, &stream));
+        let stored = self.acknowledged_through(store, host, &stream);
         let begins_after = first_sequence.unwrap_or(1).saturating_sub(1).min(frame.sequence.saturating_sub(1));
         let through = if stored == 0 { begins_after } else { stored };
         if frame.sequence <= through {
@@ -140,6 +141,12 @@ impl Batch {
             FrameBody::Refused => self.count("frames_refused", 1),
         }
         FrameVerdict::Accepted { missing }
+    }
+
+    /// How far the stream is acknowledged once this batch is committed.
+    pub fn acknowledged_through(&self, store: &Store, host: &str, stream: &StreamId) -> u64 {
+        let taken = self.streams.get(&(host.to_owned(), *stream)).copied();
+        taken.unwrap_or_else(|| store.acknowledged_through(host, stream))
     }
 
     /// Takes what a step of the engine asks to be stored. Of an incident or decision only the last state is kept.
