@@ -41,7 +41,10 @@ impl Caller {
             .spawn()?;
         let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().context("the caller answers")?);
-        Ok(Self { process, input, output })
+        let mut caller = Self { process, input, output };
+        // It greets once its libraries are loaded.
+        caller.answer("start")?;
+        Ok(caller)
     }
 
     /// Its process.
@@ -54,6 +57,10 @@ impl Caller {
         let input = self.input.as_mut().context("the caller listens")?;
         writeln!(input, "{line}")?;
         input.flush()?;
+        self.answer(line)
+    }
+
+    fn answer(&mut self, line: &str) -> Result<i64> {
         let mut answer = String::new();
         self.output.read_line(&mut answer)?;
         let status = answer.strip_prefix("= ").and_then(|rest| rest.split_whitespace().next());

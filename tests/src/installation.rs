@@ -194,7 +194,7 @@ impl Installation {
                 "--metrics-listen",
                 &format!("127.0.0.1:{}", free_port()?),
                 "--pin-dir",
-                &format!("/sys/fs/bpf/railwatch-test-{}", std::process::id()),
+                &pins(folder.path()).display().to_string(),
             ]),
             folder.path().join("agent.log"),
         )?;
@@ -261,6 +261,18 @@ impl Installation {
             bail!("railwatch {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
         serde_json::from_slice(&output.stdout).context("a listing is a JSON array")
+    }
+}
+
+/// Where the kernel half of the installation in `folder` is pinned.
+fn pins(folder: &Path) -> PathBuf {
+    Path::new("/sys/fs/bpf").join(folder.file_name().unwrap_or_default())
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = fs::remove_dir_all(pins(self.folder.path()));
     }
 }
 
