@@ -6,6 +6,7 @@
 
 mod attach;
 mod books;
+mod devices;
 mod failure;
 mod memory;
 mod table;

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn each_missing_thing_names_itself_and_its_cure() {
-        let cases: [(&str, &str, fn(&mut Facts)); 11] = [
+        type Take = fn(&mut Facts);
+        let cases: [(&str, &str, Take); 11] = [
             ("gpu probes", "CAP_BPF", |f| drop_all(f, &[Capability::CAP_BPF, Capability::CAP_SYS_ADMIN])),
             ("gpu probes", "CAP_PERFMON", |f| drop_all(f, &[Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN])),
             ("gpu processes of other users", "CAP_SYS_PTRACE", |f| drop_all(f, &[Capability::CAP_SYS_PTRACE])),

@@ -1,5 +1,6 @@
 //! From the books and discovery to the process table as the wire has it. Pure but for the clocks.
 
+use super::devices::Devices;
 use super::failure::words;
 use railwatch_abi::cookie::Layer;
 use railwatch_abi::maps::ProcessKey;
@@ -9,6 +10,7 @@ use railwatch_gpu::discovery::ProcessInfo;
 use railwatch_wire::limits::PROCESSES_PER_HOST_MAX;
 use railwatch_wire::v1;
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 /// Keeps what must not waver between two readings: instants converted to the wall clock once.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub struct Table {
     started_unix_ns: HashMap<ProcessKey, u64>,
     exited_unix_ns: HashMap<ProcessKey, u64>,
     incomplete_unix_ns: HashMap<ProcessKey, u64>,
+    /// The UUID of a process's only GPU, or why there is none: asked once, while it lives.
+    uuids: HashMap<(ProcessKey, &'static str), Result<String, String>>,
     /// Containers of processes, kept while their rows are: a process that is gone can no longer be asked.
     containers: HashMap<ProcessKey, String>,
 }
@@ -34,6 +38,9 @@ impl Table {
             if kept.len() > books.processes.len() {
                 kept.retain(|key, _| known(key));
             }
+        }
+        if self.uuids.len() > books.processes.len() {
+            self.uuids.retain(|(key, _), _| known(key));
         }
         if self.containers.len() > books.processes.len() {
             self.containers.retain(|key, _| known(key));
@@ -54,13 +61,14 @@ impl Table {
         let late = info.and_then(|info| info.incomplete.as_ref()).map(|mark| (mark.since_unix_ns, mark.reason.clone()));
         let (incomplete_since_unix_ns, incomplete_reason) =
             late.into_iter().chain(lacking).min_by_key(|(since, _)| *since).unzip();
+        let balances = rows.memory.iter().map(|((layer, device), row)| self.balance(rows, *layer, *device, row)).collect();
         v1::GpuProcess {
             pid: rows.pid,
             comm: rows.comm.clone(),
             container: self.containers.get(&rows.key).cloned().unwrap_or_default(),
             started_unix_ns: once(&mut self.started_unix_ns, rows.first_seen_ns),
             exited_unix_ns: rows.gone_ns.map(|gone| once(&mut self.exited_unix_ns, gone)),
-            balances: rows.memory.iter().map(|((layer, device), row)| balance(rows, *layer, *device, row)).collect(),
+            balances,
             calls: rows
                 .calls
                 .iter()
@@ -80,25 +88,41 @@ impl Table {
             events_cut: rows.events_capped,
         }
     }
-}
 
-fn balance(rows: &ProcessRows, layer: Layer, device: Option<u32>, row: &Row) -> v1::GpuBalance {
-    let (api, word) = words(layer);
-    v1::GpuBalance {
-        layer: if word == "driver" { v1::GpuLayer::Driver } else { v1::GpuLayer::Runtime }.into(),
-        device: device.and_then(|device| i32::try_from(device).ok()),
-        device_uuid: String::new(),
-        device_unknown_reason: if device.is_none() { unknown_device_reason(layer).to_owned() } else { String::new() },
-        api: api.to_owned(),
-        allocated_bytes: row.allocated_bytes,
-        peak_bytes: row.peak_bytes,
-        allocs: row.allocs,
-        frees: row.frees,
-        failed_allocs: row.failed_allocs(),
-        implicit_frees: row.implicit_freed_bytes,
-        unmatched_frees: rows.unmatched_frees.get(&layer).copied().unwrap_or(0),
-        host_allocated_bytes: row.host_allocated_bytes,
-        ipc_opened_bytes_unknown: row.imported_open,
+    fn balance(&mut self, rows: &ProcessRows, layer: Layer, device: Option<u32>, row: &Row) -> v1::GpuBalance {
+        let (api, word) = words(layer);
+        let device = device.and_then(|device| i32::try_from(device).ok());
+        let (device_uuid, device_unknown_reason) = match device {
+            None => (String::new(), unknown_device_reason(layer).to_owned()),
+            Some(_) => match self.uuid(rows, api) {
+                Ok(uuid) => (uuid, String::new()),
+                Err(why) => (String::new(), why),
+            },
+        };
+        v1::GpuBalance {
+            layer: if word == "driver" { v1::GpuLayer::Driver } else { v1::GpuLayer::Runtime }.into(),
+            device,
+            device_uuid,
+            device_unknown_reason,
+            api: api.to_owned(),
+            allocated_bytes: row.allocated_bytes,
+            peak_bytes: row.peak_bytes,
+            allocs: row.allocs,
+            frees: row.frees,
+            failed_allocs: row.failed_allocs(),
+            implicit_frees: row.implicit_freed_bytes,
+            unmatched_frees: rows.unmatched_frees.get(&layer).copied().unwrap_or(0),
+            host_allocated_bytes: row.host_allocated_bytes,
+            ipc_opened_bytes_unknown: row.imported_open,
+        }
+    }
+
+    fn uuid(&mut self, rows: &ProcessRows, api: &'static str) -> Result<String, String> {
+        if rows.gone_ns.is_some() && !self.uuids.contains_key(&(rows.key, api)) {
+            return Err("the process had ended before it could be asked which GPUs it can open".into());
+        }
+        let ask = || Devices::read(Path::new("/proc")).uuid(api, rows.pid);
+        self.uuids.entry((rows.key, api)).or_insert_with(ask).clone()
     }
 }
 

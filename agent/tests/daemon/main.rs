@@ -13,3 +13,4 @@ mod metrics;
 mod privacy;
 mod privileges;
 mod reload;
+mod service;
