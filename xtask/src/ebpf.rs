@@ -1,0 +1,132 @@
+//! Builds the kernel half's objects, and checks that those in the repository are of its sources.
+//!
+//! In: `agent-ebpf/`. Out: `agent/gpu/objects/railwatch-ARCH.bpf.o`, one per architecture (the register layout is
+//! fixed at build time), beside `SHA256SUMS` of sources and objects, which `sha256sum -c` can read too.
+//! Needs Debian's rustc-web with libstd-rust-web-dev-bpf (a stable compiler with a prebuilt `core` for BPF) and
+//! bpf-linker; people who do not touch the kernel half need neither.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+const SUMS: &str = "agent/gpu/objects/SHA256SUMS";
+const TARGET: &str = "bpfel-unknown-none";
+/// Debian's, as the package installs it; rustup's own stays first on PATH.
+const COMPILER: &str = "/usr/bin/rustc";
+
+/// Rebuilds the objects and their hashes.
+pub fn build() -> Result<()> {
+    let root = root()?;
+    for arch in ARCHITECTURES {
+        let built = compile(&root, arch)?;
+        let kept = root.join(object(arch));
+        std::fs::create_dir_all(kept.parent().context("the object has a folder")?)?;
+        std::fs::copy(&built, &kept)
+            .with_context(|| format!("copying {} to {}", built.display(), kept.display()))?;
+        println!("{}", object(arch));
+    }
+    std::fs::write(root.join(SUMS), sums(&root)?).with_context(|| format!("writing {SUMS}"))?;
+    println!("{SUMS}");
+    Ok(())
+}
+
+/// Fails when an object is not of the sources, or was changed by hand. With the toolchain there, rebuilds and compares.
+pub fn check() -> Result<()> {
+    let root = root()?;
+    let kept = std::fs::read_to_string(root.join(SUMS)).with_context(|| format!("reading {SUMS}"))?;
+    let now = sums(&root)?;
+    let stale: Vec<_> = now
+        .lines()
+        .filter(|line| !kept.lines().any(|other| other == *line))
+        .chain(kept.lines().filter(|line| !now.lines().any(|other| other == *line)))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    ensure!(
+        stale.is_empty(),
+        "the kernel half's objects are stale: {} changed since they were built; run `cargo xtask ebpf build` and commit agent/gpu/objects",
+        stale.join(", ")
+    );
+    if let Err(missing) = toolchain() {
+        println!("the objects are of these sources by their hashes; not rebuilt: {missing:#}");
+        return Ok(());
+    }
+    for arch in ARCHITECTURES {
+        let built = std::fs::read(compile(&root, arch)?)?;
+        ensure!(
+            built == std::fs::read(root.join(object(arch)))?,
+            "{} differs from what its sources build to here; another compiler or linker built it: run `cargo xtask ebpf build` with the pinned ones",
+            object(arch)
+        );
+    }
+    println!("the objects are what their sources build to");
+    Ok(())
+}
+
+fn root() -> Result<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("xtask lies in the workspace")
+}
+
+fn object(arch: &str) -> String {
+    format!("agent/gpu/objects/railwatch-{arch}.bpf.o")
+}
+
+/// Fails with what is missing.
+fn toolchain() -> Result<()> {
+    ensure!(
+        Path::new(COMPILER).exists(),
+        "{COMPILER} is missing; install Debian's rustc-web and libstd-rust-web-dev-bpf"
+    );
+    let linker = Command::new("bpf-linker").arg("--version").output();
+    ensure!(
+        linker.is_ok_and(|done| done.status.success()),
+        "bpf-linker is missing; install it with `LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 \
+         --locked --no-default-features --features llvm-22`"
+    );
+    Ok(())
+}
+
+/// Compiles for one architecture, into a folder of its own so that the two do not rebuild each other.
+fn compile(root: &Path, arch: &str) -> Result<PathBuf> {
+    toolchain()?;
+    let target = root.join("agent-ebpf/target").join(arch);
+    let flags = [
+        "-Clinker=bpf-linker".to_owned(),
+        "-Ctarget-cpu=v3".to_owned(),
+        "--cfg".to_owned(),
+        format!("bpf_target_arch=\"{arch}\""),
+    ];
+    let status = Command::new("cargo")
+        .current_dir(root.join("agent-ebpf"))
+        .args(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--target-dir"])
+        .arg(&target)
+        .env("RUSTC", COMPILER)
+        // aya-ebpf uses an unstable feature of inline assembly, and this crate the atomic intrinsics.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .status()
+        .context("running cargo")?;
+    if !status.success() {
+        bail!("building the kernel half for {arch} ended with {status}");
+    }
+    Ok(target.join(TARGET).join("release/railwatch-ebpf"))
+}
+
+/// Hashes of all sources and of the objects, in the format of sha256sum.
+fn sums(root: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for folder in ["agent-ebpf/src", "agent-ebpf/abi/src", "agent-ebpf/.cargo"] {
+        for entry in std::fs::read_dir(root.join(folder)).with_context(|| format!("reading {folder}"))? {
+            files.push(format!("{folder}/{}", entry?.file_name().to_string_lossy()));
+        }
+    }
+    files.extend(["agent-ebpf/Cargo.toml".to_owned(), "agent-ebpf/Cargo.lock".to_owned()]);
+    files.extend(ARCHITECTURES.map(object));
+    files.sort();
+    let done = Command::new("sha256sum").current_dir(root).args(&files).output().context("running sha256sum")?;
+    ensure!(done.status.success(), "sha256sum: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(String::from_utf8(done.stdout)?)
+}
