@@ -27,8 +27,10 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-/// A dead path is found after at most two of these.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A dead path is found after these two. Silence of the host is noticed much sooner; this only frees its place, and a
+/// host that is starved of processor time must not lose its stream on top.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 /// Calls on one connection: an agent needs one, and a second for an instant while it reconnects.
 const CALLS_PER_CONNECTION_MAX: u32 = 4;
 /// Bytes in flight on a stream before it is taken: one large message.
@@ -78,8 +80,8 @@ pub fn serve(
     let stop = shared.stop.clone();
     let service = uplink_server::UplinkServer::new(Uplink(shared)).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
     let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)

@@ -24,7 +24,11 @@ use railwatch_engine::Timestamp;
 use railwatch_pki::PeerIdentity;
 use railwatch_store::{Frame, FrameBody};
 use railwatch_wire::v1::{self, agent_message::Body, collector_message::Body as Answer};
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -334,16 +338,22 @@ impl Session<'_> {
     }
 
     fn definitions(&self, definitions: v1::Definitions, now: Timestamp) {
-        for definition in definitions.series {
-            if let Err(refusal) = validate::definition(&definition) {
-                self.refuse(refusal, 1);
-                continue;
+        let mut refused: BTreeMap<Refusal, u64> = BTreeMap::new();
+        let shared = self.shared.live.definitions();
+        {
+            let mut host = self.cell.lock();
+            for definition in definitions.series {
+                let id = definition.id;
+                let taken = validate::definition(&definition).and_then(|()| {
+                    host.series.define(id, now, || shared.share(definition)).map_err(|_| Refusal::SeriesLimit)
+                });
+                if let Err(refusal) = taken {
+                    *refused.entry(refusal).or_default() += 1;
+                }
             }
-            let shared = self.shared.live.definitions().share(definition);
-            let defined = self.cell.lock().series.define(shared, now);
-            if defined.is_err() {
-                self.refuse(Refusal::SeriesLimit, 1);
-            }
+        }
+        for (refusal, count) in refused {
+            self.refuse(refusal, count);
         }
     }
 

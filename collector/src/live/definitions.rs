@@ -46,13 +46,27 @@ pub fn entity(wire: &v1::SeriesDefinition) -> (&str, &str) {
 
 /// One copy of every definition in use.
 #[derive(Debug, Default)]
-pub struct Definitions(Mutex<HashMap<u64, Weak<Definition>>>);
+pub struct Definitions(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    by_id: HashMap<u64, Weak<Definition>>,
+    /// Where unused ones are looked for next: the table is never much larger than what is in use.
+    prune_at: usize,
+}
+
+impl Known {
+    fn prune(&mut self) {
+        self.by_id.retain(|_, definition| definition.strong_count() > 0);
+        self.prune_at = (2 * self.by_id.len()).max(1024);
+    }
+}
 
 impl Definitions {
     /// The shared copy of a definition whose identifier was checked.
     pub fn share(&self, wire: v1::SeriesDefinition) -> Arc<Definition> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(definition) = known.get(&wire.id).and_then(Weak::upgrade)
+        if let Some(definition) = known.by_id.get(&wire.id).and_then(Weak::upgrade)
             && definition.says(&wire)
         {
             return definition;
@@ -67,13 +81,16 @@ impl Definitions {
             entity_name: entity.name,
             labels: wire.labels.into_iter().collect(),
         });
-        known.insert(definition.id, Arc::downgrade(&definition));
+        known.by_id.insert(definition.id, Arc::downgrade(&definition));
+        if known.by_id.len() >= known.prune_at {
+            known.prune();
+        }
         definition
     }
 
     /// Lets definitions go that no host uses.
     pub fn prune(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, definition| definition.strong_count() > 0);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).prune();
     }
 }
 
@@ -82,6 +99,15 @@ mod tests {
     use super::Definitions;
     use railwatch_wire::v1::SeriesDefinition;
     use std::sync::Arc;
+
+    #[test]
+    fn definitions_that_nobody_keeps_do_not_pile_up() {
+        let definitions = Definitions::default();
+        for id in 0..10_000 {
+            definitions.share(SeriesDefinition { id, ..SeriesDefinition::default() });
+        }
+        assert!(definitions.0.lock().expect("not poisoned").by_id.len() <= 1024);
+    }
 
     #[test]
     fn hosts_share_a_definition_and_one_that_says_otherwise_is_kept_apart() {
@@ -93,6 +119,6 @@ mod tests {
         assert_eq!((first.unit.as_str(), other.unit.as_str()), ("By", "1"));
         drop((first, second, other));
         definitions.prune();
-        assert!(definitions.0.lock().expect("not poisoned").is_empty());
+        assert!(definitions.0.lock().expect("not poisoned").by_id.is_empty());
     }
 }

@@ -89,10 +89,11 @@ impl SeriesTable {
         self.slots.iter()
     }
 
-    /// Takes a definition. Defining a series again changes nothing unless its meaning differs.
-    pub fn define(&mut self, definition: Arc<Definition>, now: Timestamp) -> Result<(), Undefined> {
-        if let Some(slot) = self.index.get(&definition.id) {
-            self.slots[*slot as usize].definition = definition;
+    /// Takes a definition: asks whether there is a place before `definition` makes anything of it.
+    /// Defining a series again changes nothing unless its meaning differs.
+    pub fn define(&mut self, id: u64, now: Timestamp, definition: impl FnOnce() -> Arc<Definition>) -> Result<(), Undefined> {
+        if let Some(slot) = self.index.get(&id) {
+            self.slots[*slot as usize].definition = definition();
             return Ok(());
         }
         if self.slots.len() >= limits::SERIES_PER_HOST_MAX {
@@ -102,8 +103,8 @@ impl SeriesTable {
         if self.slots.len() >= limits::SERIES_PER_HOST_MAX {
             return Err(Undefined);
         }
-        self.index.insert(definition.id, slot);
-        self.slots.push(Series { definition, reading: Reading::default(), total: 0, since: now });
+        self.index.insert(id, slot);
+        self.slots.push(Series { definition: definition(), reading: Reading::default(), total: 0, since: now });
         Ok(())
     }
 
@@ -184,7 +185,7 @@ mod tests {
 
     fn defined(table: &mut SeriesTable, id: u64, now: Timestamp) -> Result<(), Undefined> {
         let wire = v1::SeriesDefinition { id, name: format!("s{id}"), monotonic: true, ..v1::SeriesDefinition::default() };
-        table.define(Definitions::default().share(wire), now)
+        table.define(id, now, || Definitions::default().share(wire))
     }
 
     fn windows(rows: &[(u64, f64, u64)]) -> v1::Windows {

@@ -125,7 +125,7 @@ mod tests {
         let cell = live.host(host);
         for id in &ids {
             let wire = v1::SeriesDefinition { id: *id, name: format!("s{}", id % 2), monotonic: id % 2 == 0, ..v1::SeriesDefinition::default() };
-            cell.lock().series.define(live.definitions().share(wire), Timestamp(5)).unwrap();
+            cell.lock().series.define(*id, Timestamp(5), || live.definitions().share(wire)).unwrap();
         }
         let column = vec![1.5; series];
         let windows = v1::Windows {

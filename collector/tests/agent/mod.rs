@@ -1,5 +1,6 @@
 //! A collector in this process, and agents that speak to it over real mTLS and say whatever a test wants.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use prost::{Message, bytes::BufMut};
 use railwatch_collector::{
