@@ -6,6 +6,7 @@
 
 mod attach;
 mod books;
+mod claim;
 mod devices;
 mod failure;
 mod memory;
@@ -19,6 +20,7 @@ use crate::privileges::Limitation;
 use crate::shared::Shared;
 use anyhow::{Context, Result};
 use attach::SharedProbes;
+use claim::Claim;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use railwatch_gpu::coverage::CoverageRow;
 use railwatch_gpu::discovery::{self, Discovery, ProcessInfo, Probes, Wanted};
@@ -26,7 +28,7 @@ use railwatch_gpu::kernel::{Kernel, Options};
 use railwatch_gpu::scope::Scope;
 use railwatch_gpu::symbols::TABLE;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +56,7 @@ pub struct GpuRoom {
     discovered: Arc<Mutex<Discovered>>,
     stop: Arc<Stop>,
     threads: Vec<JoinHandle<()>>,
+    _claim: Option<Claim>,
 }
 
 struct Stop {
@@ -66,8 +69,10 @@ impl GpuRoom {
     /// kernel refuses is a limitation.
     pub fn open(config: &Gpu, shared: &Arc<Shared>) -> Result<Self> {
         let scope = scope(&config.scope).with_context(|| format!("the scope {}", config.scope))?;
+        let mut claim = None;
         let probes = match load(config, scope.clone(), shared) {
-            Ok(kernel) => {
+            Ok((kernel, claimed)) => {
+                claim = claimed;
                 let off = kernel.off().iter().map(|off| Limitation::new(off.what, &off.reason)).collect();
                 shared.set_limitations("kernel", off);
                 tracing::info!(scope = %config.scope, adopted = kernel.adopted(), "the kernel half is loaded");
@@ -82,7 +87,7 @@ impl GpuRoom {
         let stop = Arc::new(Stop { wanted: AtomicBool::new(false), wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)? });
         let discovered = Arc::new(Mutex::new(Discovered::default()));
         let (looked, first_look) = sync_channel(1);
-        let room = Self { probes, discovered, stop, threads: Vec::new() };
+        let room = Self { probes, discovered, stop, threads: Vec::new(), _claim: claim };
         room.discover(scope, Arc::clone(shared), looked, &first_look)
     }
 
@@ -116,6 +121,7 @@ impl GpuRoom {
 
     /// Ends both threads; pinned maps and links stay for the next start.
     pub fn stop(self) {
+        // The claim goes last, when nothing touches the pins any more.
         self.stop.wanted.store(true, Relaxed);
         // Fails only when 2^64 - 2 wakes are pending.
         let _ = self.stop.wake.write(1);
@@ -128,7 +134,7 @@ impl GpuRoom {
 }
 
 /// Loads the kernel half; the error is for people.
-fn load(config: &Gpu, scope: Scope, shared: &Shared) -> Result<Kernel, String> {
+fn load(config: &Gpu, scope: Scope, shared: &Shared) -> Result<(Kernel, Option<Claim>), String> {
     if let Some(limit) = shared.facts.memory_limit.as_ref().filter(|limit| limit.bytes < MEMORY_MIN_BYTES) {
         return Err(format!(
             "the cgroup allows {} MiB ({}), and BPF maps are charged to it: they are not asked for below {} MiB, because the \
@@ -138,9 +144,27 @@ fn load(config: &Gpu, scope: Scope, shared: &Shared) -> Result<Kernel, String> {
             MEMORY_MIN_BYTES >> 20
         ));
     }
-    let pin_dir = Some(config.pin_dir.clone()).filter(|dir| *dir != Path::new(""));
     let event_cap = u32::try_from(config.events_per_process_per_s).unwrap_or(u32::MAX);
-    Kernel::load(Options { scope, pin_dir, event_cap, ..Options::default() }).map_err(|error| error.to_string())
+    let load = |pin_dir: Option<PathBuf>| {
+        let options = Options { scope: scope.clone(), pin_dir, event_cap, ..Options::default() };
+        Kernel::load(options).map_err(|error| error.to_string())
+    };
+    if config.pin_dir == Path::new("") {
+        return Ok((load(None)?, None));
+    }
+    let claim = Claim::take(&config.pin_dir, &scope);
+    if claim.is_none() {
+        let why = format!(
+            "another agent of this scope holds the pins in {}: nothing is pinned; end the other one, or give this one its own pin_dir",
+            config.pin_dir.display()
+        );
+        shared.set_limitations("pins", vec![Limitation::new("balances over a restart", why)]);
+        return Ok((load(None)?, None));
+    }
+    let kernel = load(Some(config.pin_dir.clone()))?;
+    // Loading may have mounted the bpffs: what was claimed before is below it now.
+    let claim = claim.filter(Claim::is_held).or_else(|| Claim::take(&config.pin_dir, &scope));
+    Ok((kernel, claim))
 }
 
 fn scope(configured: &ConfiguredScope) -> std::io::Result<Scope> {

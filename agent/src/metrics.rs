@@ -45,8 +45,9 @@ impl fmt::Debug for Exposition {
 impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page::default();
-        agent(&mut page, &self.shared);
-        uplink(&mut page, &self.outbox.uplink_state());
+        let uplink_state = self.outbox.uplink_state();
+        agent(&mut page, &self.shared, &uplink_state);
+        uplink(&mut page, &uplink_state);
         loss(&mut page, &self.shared, &self.outbox);
         sources(&mut page, &(self.reports)());
         gpu(&mut page, &self.shared.gpu());
@@ -59,7 +60,7 @@ fn one<V>(value: V) -> [(Labels, V); 1] {
     [(Labels::new(), value)]
 }
 
-fn agent(page: &mut Page, shared: &Shared) {
+fn agent(page: &mut Page, shared: &Shared, uplink: &UplinkState) {
     let usage = Usage::read();
     page.gauge("agent_build", "Always 1; its labels say what runs", None, [(
         labels([("version", env!("CARGO_PKG_VERSION")), ("kernel", &shared.facts.kernel_release), ("architecture", &shared.facts.architecture)]),
@@ -73,8 +74,9 @@ fn agent(page: &mut Page, shared: &Shared) {
         (labels([("result", "refused")]), shared.reloads_refused.load(Relaxed)),
     ]);
     let mut limited: BTreeMap<String, u64> = BTreeMap::new();
-    for limitation in shared.limitations() {
-        *limited.entry(limitation.what).or_default() += 1;
+    let spool = uplink.limitations.iter().map(|limitation| limitation.what.clone());
+    for what in shared.limitations().into_iter().map(|limitation| limitation.what).chain(spool) {
+        *limited.entry(what).or_default() += 1;
     }
     page.gauge(
         "agent_limitations",

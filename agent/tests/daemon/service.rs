@@ -53,6 +53,17 @@ fn balances_survive_a_kill_of_the_agent_where_they_are_pinned() {
     let start = || Agent::spawn(&site, Command::new(PROGRAM).arg("run").args(&arguments));
 
     let agent = start();
+    let other = Site::new();
+    let mut second = arguments.clone();
+    for (flag, value) in [("--state-dir", "state"), ("--config", "agent.toml")] {
+        let at = second.iter().position(|argument| argument == flag).unwrap();
+        second[at + 1] = other.dir.path().join(value).display().to_string();
+    }
+    std::fs::write(other.dir.path().join("agent.toml"), "").unwrap();
+    let second = Agent::spawn(&other, Command::new(PROGRAM).arg("run").args(&second));
+    assert!(second.log().contains("another agent of this scope holds the pins"), "{}", second.log());
+    assert!(!agent.log().contains("another agent"), "{}", agent.log());
+    drop(second);
     let keeper = Caller::start(&group, |_| {});
     eventually("the library is attached", || attached(&site, keeper.pid()));
     let mut caller = Caller::start(&group, |_| {});
@@ -76,11 +87,10 @@ fn balances_survive_a_kill_of_the_agent_where_they_are_pinned() {
     assert_eq!(balance(), Some((1200, None)), "exact, and not marked: nothing was missed");
     agent.end();
     drop((caller, keeper));
-    std::fs::remove_dir_all(&pins).ok();
     remove_pins(std::path::Path::new(&pins));
 }
 
-/// bpffs refuses `remove_dir_all` on nothing, but its folders go only from the inside out.
+/// From the inside out, as a bpffs wants it.
 fn remove_pins(folder: &std::path::Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
