@@ -4,7 +4,6 @@
 //! Never: sending a frame that is not in the spool, or waiting for anything but the next event.
 
 use crate::backoff::{Backoff, PERMANENT};
-use crate::clock::mono_ns;
 use crate::handle::{Shared, UplinkState};
 use crate::link::{Event, Link, message};
 use crate::spool::Spool;
@@ -12,7 +11,7 @@ use crate::sync::Syncer;
 use crate::{Control, UplinkOptions};
 use railwatch_pki::Credentials;
 use railwatch_wire::PROTOCOL_VERSIONS;
-use railwatch_wire::v1::{AgentMessage, Definitions, Frame, Hello, Reject, Signal, Snapshot, Welcome, Windows, agent_message, frame};
+use railwatch_wire::v1::{AgentMessage, Definitions, Frame, Hello, Reject, Signal, Welcome, Windows, agent_message, frame};
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -21,8 +20,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-/// The longest silence towards the collector.
-const HEARTBEAT: Duration = Duration::from_millis(200);
 /// Signals and the journal reach the disk within this.
 const SYNC_SIGNALS: Duration = Duration::from_millis(50);
 /// Windows reach the disk within this.
@@ -60,7 +57,6 @@ struct Session {
     defined: HashSet<u64>,
     /// Taken from the spool and not handed to the link yet: one frame, after the definitions it needs.
     pending: VecDeque<AgentMessage>,
-    last_sent: Instant,
     /// Sequence and instant of frames sent, to time acknowledgements; a sample, not all.
     timed: VecDeque<(u64, Instant)>,
 }
@@ -96,10 +92,8 @@ impl Driver {
             if self.spool.signals_are_dirty() {
                 wake_at = wake_at.min(*sync_signals_at.get_or_insert_with(|| Instant::now() + SYNC_SIGNALS));
             }
-            match &session {
-                Some(session) if session.welcomed.is_some() => wake_at = wake_at.min(session.last_sent + HEARTBEAT),
-                Some(_) => {}
-                None => wake_at = wake_at.min(dial_at),
+            if session.is_none() {
+                wake_at = wake_at.min(dial_at);
             }
             let woken = {
                 let (room, events, welcomed) = match &mut session {
@@ -126,8 +120,6 @@ impl Driver {
                 Woken::Signals(_) | Woken::Windows(_) => {
                     new_signals.drain(..).for_each(|signal| self.spool.signal(&signal));
                     new_windows.drain(..).for_each(|windows| self.spool.windows(&windows));
-                    // A flood of signals must not hold up the connection's task: clock stamps are taken there.
-                    tokio::task::yield_now().await;
                 }
                 Woken::Control => {
                     let (stop, target) = {
@@ -166,7 +158,7 @@ impl Driver {
                 }
                 Woken::Snapshot | Woken::Room | Woken::Timer => {}
             }
-            if let Some(session) = session.as_mut().filter(|session| session.welcomed.is_some()) {
+            if let Some(session) = session.as_ref().filter(|session| session.welcomed.is_some()) {
                 self.send_state(session);
             }
             let now = Instant::now();
@@ -229,7 +221,6 @@ impl Driver {
             welcomed: None,
             defined: HashSet::new(),
             pending: VecDeque::new(),
-            last_sent: Instant::now(),
             timed: VecDeque::new(),
         })
     }
@@ -326,21 +317,16 @@ impl Driver {
                 session.timed.push_back((*sequence, Instant::now()));
             }
             permit.send(message);
-            session.last_sent = Instant::now();
         }
     }
 
-    /// Sends changed state, or a sign of life when nothing else went out for a while.
-    fn send_state(&mut self, session: &mut Session) {
+    /// Sends changed state, when there is room; else it stays, and what changes meanwhile replaces it.
+    fn send_state(&self, session: &Session) {
         let Ok(permit) = session.link.control.try_reserve() else { return };
         let changed = self.shared.snapshots.lock().unwrap_or_else(PoisonError::into_inner).changed.take();
-        let snapshot = match changed {
-            Some(changed) => changed,
-            None if session.last_sent.elapsed() >= HEARTBEAT => Snapshot { taken_mono_ns: mono_ns(), ..Default::default() },
-            None => return,
-        };
-        permit.send(message(agent_message::Body::Snapshot(snapshot)));
-        session.last_sent = Instant::now();
+        if let Some(changed) = changed {
+            permit.send(message(agent_message::Body::Snapshot(changed)));
+        }
     }
 
     fn sync(&mut self, windows: bool) {

@@ -12,7 +12,8 @@
 //! - a kill of the agent loses nothing that reached the spool, microseconds after it was taken, except while the
 //!   disk refuses (a stated limitation);
 //! - what is lost (quota, damage, full queues) is counted in the next frame of its kind and in [`UplinkState`];
-//! - silence towards the collector never lasts longer than 200 ms while connected.
+//! - silence towards the collector never lasts longer than 200 ms while connected, even while the disk hangs
+//!   (frames wait for it then: nothing is sent that is not in the spool).
 //!
 //! Never: an unbounded queue, a sequence used twice, a frame sent that is not in the spool.
 //!
@@ -119,7 +120,13 @@ impl Uplink {
             limitations: options.limitations.clone(),
             stop: false,
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // The driver runs on the uplink's thread and may wait for the disk; connections run on the worker and may not.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(1)
+            .thread_name("railwatch-link")
+            .enable_all()
+            .build()?;
         let syncer = sync::Syncer::start()?;
         let seed = u64::from_le_bytes(spool::random()?);
         let handle = UplinkHandle { shared: shared.clone(), signals, windows, control: Arc::new(control) };

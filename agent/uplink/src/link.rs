@@ -2,7 +2,9 @@
 //!
 //! Flows in: frames and control messages from [`crate::driver`]. Flows out: [`Event`]s. Clock probes are answered
 //! here, stamped when they are decoded and when the answer is handed to HTTP/2, with nothing queued between.
-//! Control messages go before frames. Never: touching the spool, or dialling twice.
+//! Control messages go before frames, and a sign of life goes out when nothing else did for 200 ms: on a thread apart
+//! from the driver's, so that a disk that hangs there does not make this host look dead.
+//! Never: touching the spool, or dialling twice.
 
 use crate::Target;
 use crate::clock::{mono_ns, unix_ns};
@@ -10,20 +12,24 @@ use railwatch_pki::{AgentConnector, Credentials};
 use railwatch_wire::limits::MESSAGE_BYTES_MAX;
 use railwatch_wire::v1::uplink_client::UplinkClient;
 use railwatch_wire::v1::{
-    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Welcome, agent_message, collector_message,
+    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Snapshot, Welcome, agent_message, collector_message,
 };
 use std::error::Error;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_stream::Stream;
 use tonic::transport::Endpoint;
 
 /// Frames that wait for HTTP/2: a signal stands behind no more than these and what is in flight.
-const FRAMES_WAITING_MAX: usize = 8;
+const FRAMES_WAITING_MAX: usize = 32;
 const CONTROL_WAITING_MAX: usize = 64;
+/// The longest silence towards the collector.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 const WELCOME_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A collector that is gone without a word is noticed after the sum of both.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
@@ -57,6 +63,7 @@ impl Link {
             hello: Some(message(agent_message::Body::Hello(hello))),
             control: Some(control_out),
             frames: Some(frames_out),
+            heartbeat: Box::pin(sleep(HEARTBEAT)),
         };
         let answers = control.downgrade();
         let task = tokio::spawn(async move {
@@ -195,11 +202,12 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     error.to_string()
 }
 
-/// What goes out: Hello, then control before frames. Ends when the driver dropped both queues.
+/// What goes out: Hello, then control before frames, and signs of life. Ends when the driver dropped both queues.
 struct Outgoing {
     hello: Option<AgentMessage>,
     control: Option<mpsc::Receiver<AgentMessage>>,
     frames: Option<mpsc::Receiver<AgentMessage>>,
+    heartbeat: Pin<Box<Sleep>>,
 }
 
 impl Stream for Outgoing {
@@ -217,12 +225,24 @@ impl Stream for Outgoing {
                     if let Some(agent_message::Body::ClockReply(reply)) = &mut message.body {
                         (reply.sent_mono_ns, reply.sent_unix_ns) = (mono_ns(), unix_ns());
                     }
+                    this.heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
                     return Poll::Ready(Some(message));
                 }
                 Poll::Ready(None) => *queue = None,
                 Poll::Pending => {}
             }
         }
-        if this.control.is_none() && this.frames.is_none() { Poll::Ready(None) } else { Poll::Pending }
+        if this.control.is_none() && this.frames.is_none() {
+            return Poll::Ready(None);
+        }
+        match this.heartbeat.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                this.heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
+                // Parts that are absent did not change: a snapshot without any says only that this host lives.
+                let snapshot = Snapshot { taken_mono_ns: mono_ns(), ..Default::default() };
+                Poll::Ready(Some(message(agent_message::Body::Snapshot(snapshot))))
+            }
+        }
     }
 }

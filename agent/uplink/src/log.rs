@@ -301,12 +301,19 @@ impl Log {
         let found = match &segment.medium {
             Medium::Memory(memory) => memory.get(offset as usize..).and_then(|bytes| record::frame(bytes, index)).map(<[u8]>::to_vec),
             Medium::Disk { path, .. } => {
-                if self.reader.as_ref().is_none_or(|(first, _)| *first != segment.first_index) {
-                    self.reader = File::open(path).ok().map(|file| (segment.first_index, file));
-                }
                 let mut bytes = vec![0; usize::try_from(end - offset).ok()?];
-                let read = self.reader.as_ref().is_some_and(|(_, file)| file.read_exact_at(&mut bytes, offset).is_ok());
-                read.then(|| record::frame(&bytes, index).map(<[u8]>::to_vec)).flatten()
+                // Twice: a file that was kept open may have become stale.
+                (0..2).find_map(|_| {
+                    if self.reader.as_ref().is_none_or(|(first, _)| *first != segment.first_index) {
+                        self.reader = File::open(path).ok().map(|file| (segment.first_index, file));
+                    }
+                    let read = self.reader.as_ref().is_some_and(|(_, file)| file.read_exact_at(&mut bytes, offset).is_ok());
+                    let body = read.then(|| record::frame(&bytes, index).map(<[u8]>::to_vec)).flatten();
+                    if body.is_none() {
+                        self.reader = None;
+                    }
+                    body
+                })
             }
         };
         if found.is_none() {

@@ -124,9 +124,7 @@ impl Drop for Tmpfs {
 fn a_full_disk_is_said_and_survived_and_used_again() {
     let site = Site::new();
     let Some(_disk) = Tmpfs::mount(&site.spool(), "size=1m") else { return };
-    let running = site.listen("127.0.0.1:0");
-    let address = running.address.clone();
-    running.kill();
+    let address = free_address();
     let (uplink, thread) = Uplink::start(site.options(&address)).unwrap();
     let count = 8000;
     for payload in 0..count {
@@ -154,6 +152,33 @@ fn a_full_disk_is_said_and_survived_and_used_again() {
     }
     eventually("everything is acknowledged", || settled(&uplink.state()));
     assert_eq!(site.stored(|stored| signals_of(stored)), (0..payload).collect::<Vec<_>>());
+    uplink.stop();
+    thread.join().unwrap();
+    running.kill();
+}
+
+#[test]
+fn a_hanging_disk_does_not_make_the_host_look_dead() {
+    let site = Site::new();
+    let address = free_address();
+    let (uplink, thread) = Uplink::start(site.options(&address)).unwrap();
+    uplink.signal(signal(0)).unwrap();
+    eventually("it is spooled", || uplink.state().spool.waiting_signals == 1);
+    // A FIFO hangs whoever opens it for reading, as a dead disk does, until the other end is opened.
+    let segment = std::fs::read_dir(site.spool().join("signals")).unwrap().next().unwrap().unwrap().path();
+    let (aside, fifo) = (site.dir.path().join("aside"), site.dir.path().join("fifo"));
+    std::fs::rename(&segment, &aside).unwrap();
+    nix::unistd::mkfifo(&segment, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    site.faults(|faults| faults.probe_every = Some(Duration::from_millis(50)));
+    let running = site.listen(&address);
+    eventually("clock probes are answered", || site.stored(|stored| stored.replies.len() > 20));
+    assert!(site.stored(|stored| stored.longest_silence) < Duration::from_secs(1));
+    assert!(site.stored(|stored| stored.frames.is_empty()), "the driver hangs");
+    std::fs::rename(&segment, &fifo).unwrap();
+    std::fs::rename(&aside, &segment).unwrap();
+    drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
+    uplink.signal(signal(1)).unwrap();
+    eventually("everything came once the disk did", || site.stored(|stored| signals_of(stored) == [0, 1]));
     uplink.stop();
     thread.join().unwrap();
     running.kill();

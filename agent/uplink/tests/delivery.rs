@@ -77,9 +77,7 @@ fn a_collector_killed_at_random_gets_every_frame_once_and_in_order() {
 #[test]
 fn a_new_signal_goes_before_the_windows_that_wait() {
     let site = Site::new();
-    let running = site.listen("127.0.0.1:0");
-    let address = running.address.clone();
-    running.kill();
+    let address = free_address();
     let (uplink, thread) = Uplink::start(site.options(&address)).unwrap();
     for payload in 0..2000 {
         // 200 series: 8 kB a frame, 16 MB in all.
@@ -115,9 +113,7 @@ fn a_new_signal_goes_before_the_windows_that_wait() {
 #[test]
 fn the_quota_cuts_the_oldest_windows_first_and_says_how_many() {
     let site = Site::new();
-    let running = site.listen("127.0.0.1:0");
-    let address = running.address.clone();
-    running.kill();
+    let address = free_address();
     let mut options = site.options(&address);
     options.spool.disk_bytes_max = 1 << 20;
     let (uplink, thread) = Uplink::start(options).unwrap();

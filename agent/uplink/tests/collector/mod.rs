@@ -135,6 +135,11 @@ impl Site {
     }
 }
 
+/// Where nobody listens yet.
+pub fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
 pub fn credentials(pki: &Path, name: &str) -> CredentialFiles {
     CredentialFiles {
         trust: pki.join("ca.pem"),
