@@ -6,6 +6,7 @@ use crate::failure::{Failure, Kind};
 use crate::locate::{Target, is_loopback};
 use serde_json::Value;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
@@ -36,7 +37,7 @@ impl Client {
             .user_agent(concat!("railwatch/", env!("CARGO_PKG_VERSION")))
             .timeout_global(Some(timeout));
         if target.url.starts_with("https://") {
-            config = config.tls_config(tls(connection)?);
+            config = config.tls_config(tls(target.ca_file.as_deref())?);
         } else if !is_loopback(&target.url) {
             eprintln!(
                 "railwatch: warning: {} is plain HTTP to another host: the token can be read on the way",
@@ -128,7 +129,7 @@ impl Client {
             }
             error if self.target.local => (
                 format!("{at}: {error}"),
-                "its process lives but does not answer: see `journalctl -u railwatch-collector`",
+                "the process its run file names lives but does not answer there: see `journalctl -u railwatch-collector`",
             ),
             error => (
                 format!("{at}: {error}"),
@@ -172,8 +173,8 @@ impl Client {
     }
 }
 
-fn tls(connection: &Connection) -> Result<TlsConfig, Failure> {
-    let Some(path) = &connection.ca_file else {
+fn tls(ca_file: Option<&Path>) -> Result<TlsConfig, Failure> {
+    let Some(path) = ca_file else {
         return Err(Failure::new(
             Kind::Usage,
             "an https collector needs the authority that signed its certificate",
@@ -183,8 +184,8 @@ fn tls(connection: &Connection) -> Result<TlsConfig, Failure> {
     let bad = |why: String| {
         Failure::new(
             Kind::Usage,
-            format!("cannot use --ca-file {}: {why}", path.display()),
-            "expected a PEM file with CERTIFICATE blocks",
+            format!("cannot use the authority in {}: {why}", path.display()),
+            "give a PEM file with CERTIFICATE blocks with --ca-file",
         )
     };
     let pem = std::fs::read(path).map_err(|error| bad(error.to_string()))?;

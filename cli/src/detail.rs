@@ -49,7 +49,9 @@ pub fn incident(row: &Row, now_ns: u64, colour: bool) -> String {
         out.push('\n');
         out.push_str(&self::decision(&decision, now_ns, colour));
     }
-    section(&mut out, "Signals", &SIGNALS.table(&row.rows("signals"), now_ns, colour));
+    if row.number("signal_count") != Some(0) {
+        section(&mut out, "Signals", &SIGNALS.table(&row.rows("signals"), now_ns, colour));
+    }
     out
 }
 

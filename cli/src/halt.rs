@@ -67,11 +67,10 @@ fn file_failure(doing: &str, path: &Path, error: &std::io::Error) -> Failure {
 
 /// The person at the keyboard, for the reason in the file. Not proof of anything.
 pub fn person() -> String {
-    ["SUDO_USER", "USER", "LOGNAME"]
-        .iter()
-        .filter_map(|name| std::env::var(name).ok())
-        .find(|name| !name.is_empty())
-        .unwrap_or_else(|| format!("uid {}", nix::unistd::getuid()))
+    let uid = nix::unistd::getuid();
+    let sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    let account = || nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    sudo.or_else(account).unwrap_or_else(|| format!("uid {uid}"))
 }
 
 #[cfg(test)]

@@ -223,11 +223,16 @@ fn set_halt(asker: &Asker<'_>, halt: &Halt, halted: bool, out: &mut Output) -> R
     };
     let by_file = matches!(file, Step::Done(_));
     let failed = match file {
-        Step::Done(text) | Step::Absent(text) if !text.is_empty() => {
+        Step::Done(text) => {
             out.write(&format!("{text}\n"))?;
             None
         }
-        Step::Done(_) | Step::Absent(_) => None,
+        Step::Absent(text) => {
+            if !text.is_empty() {
+                eprintln!("railwatch: note: {text}");
+            }
+            None
+        }
         Step::Failed(failure) => Some(failure),
     };
     match (asked, failed) {

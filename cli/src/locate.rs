@@ -135,10 +135,16 @@ impl Local {
     }
 }
 
-/// The process exists, whoever owns it.
+/// The process exists, whoever owns it, and is more than a number that its parent has not collected yet.
 fn alive(pid: i32) -> bool {
     use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
-    pid > 0 && !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH))
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        // /proc may hide what belongs to others; a signal that may not be sent proves that it is there.
+        return pid > 0 && kill(Pid::from_raw(pid), None) == Err(Errno::EPERM);
+    };
+    // proc_pid_stat(5): the state follows the name, which is in parentheses and may hold anything.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    !matches!(state, Some('Z' | 'X') | None)
 }
 
 /// A collector to talk to.
@@ -150,6 +156,8 @@ pub struct Target {
     pub token: Result<Token, Failure>,
     /// It runs on this host, as its run file says.
     pub local: bool,
+    /// The authority that signed its certificate, where it speaks https.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The collector that is meant, and the token for it.
@@ -193,7 +201,9 @@ pub fn target(connection: &Connection, around: &Surroundings, local: &Local) -> 
         }
     };
     let token = token(connection, around, run, &url);
-    Ok(Target { url, token, local: run.is_some() })
+    let own_ca = || run.map(|run| run.state_dir.join("pki/ca.pem")).filter(|path| path.exists());
+    let ca_file = connection.ca_file.clone().or_else(own_ca);
+    Ok(Target { url, token, local: run.is_some(), ca_file })
 }
 
 fn token(connection: &Connection, around: &Surroundings, run: Option<&RunFile>, url: &str) -> Result<Token, Failure> {

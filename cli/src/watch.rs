@@ -137,10 +137,13 @@ pub fn line(event: &StreamEvent, format: Format, colour: bool) -> Result<String,
         )
     };
     let data: Value = serde_json::from_str(&event.data).map_err(|error| broken(error.to_string()))?;
-    let whole = json!({"event": event.event, "id": event.id, "data": data});
     match format {
-        Format::Json => Ok(format!("{whole}\n")),
-        Format::Yaml => serde_yaml_ng::to_string(&whole)
+        // The collector's own text, which keeps the order of its fields. A line break in it can only be white space.
+        Format::Json => {
+            let (name, id) = (Value::from(event.event.as_str()), Value::from(event.id.as_str()));
+            Ok(format!("{{\"event\":{name},\"id\":{id},\"data\":{}}}\n", event.data.replace('\n', " ")))
+        }
+        Format::Yaml => serde_yaml_ng::to_string(&json!({"event": event.event, "id": event.id, "data": data}))
             .map(|yaml| format!("---\n{yaml}"))
             .map_err(|error| broken(error.to_string())),
         Format::Table => {
@@ -191,7 +194,8 @@ fn sentence(event: &str, row: &Row, colour: bool) -> String {
         "halt" => format!("acting is allowed again by {}", visible(row.text("actor"))),
         "lagged" => Tone::Warn.paint(&format!("changes were missed: {}", visible(row.text("detail"))), colour),
         _ => {
-            let change = row.text("change").replace('_', " ");
+            let change = row.text("change");
+            let change = change.strip_prefix("host_").unwrap_or(change).replace('_', " ");
             let others = row.0.iter().filter(|(field, _)| !matches!(field.as_str(), "change" | "host"));
             let others: String = others.map(|(field, value)| format!(" {field} {}", visible(&plain(value)))).collect();
             format!("host {} {}{others}", visible(row.text("host")), visible(&change))
@@ -217,7 +221,7 @@ mod tests {
         for (event, data, expected) in [
             ("incident", incident, "incident 3 open error h1 nic eth0: eth0 lost its link  link_down (0.97)"),
             ("decision", decision, "decision 2 proposed: ticket on h1 nic eth0 for incident 3"),
-            ("host", json!({"change": "host_connected", "host": "h1"}), "host h1 host connected"),
+            ("host", json!({"change": "host_connected", "host": "h1"}), "host h1 connected"),
             (
                 "host",
                 json!({"change": "port", "host": "h1", "port": "eth0", "state": "down"}),
