@@ -12,7 +12,7 @@ pub use counters::{CoreCounters, CoreFigures, LATENCY_BOUNDS_MS};
 use crate::clock::Timeline;
 use crate::executor::halt::{self, Halt, HaltError};
 use crate::executor::{WebhookConfig, WebhookError};
-use railwatch_engine::{Decision, Effect, Options, Outcome, Timestamp};
+use railwatch_engine::{Decision, Effect, OptionError, Options, Outcome, Timestamp};
 use railwatch_store::{Frame, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,6 +48,9 @@ pub enum StartError {
     /// The executor is not usable as configured.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
+    /// The engine cannot work with its settings.
+    #[error(transparent)]
+    Options(#[from] OptionError),
     /// No thread.
     #[error("could not start the core's thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -62,6 +65,9 @@ pub enum CoreError {
     /// Nothing can be stored at present.
     #[error("the store cannot be written at present: {0}")]
     Store(String),
+    /// The engine cannot work with these settings; those before stay.
+    #[error(transparent)]
+    Options(#[from] OptionError),
 }
 
 /// A verdict had no effect.
@@ -119,13 +125,41 @@ pub(crate) enum Request {
         first_sequence: u64,
         reply: oneshot::Sender<Result<Arc<Link>, CoreError>>,
     },
-    Detach { link: Arc<Link>, orderly: bool },
-    Verdict { decision: u64, actor: String, approve: bool, note: String, reply: oneshot::Sender<Result<Decision, VerdictError>> },
-    Halt { halted: bool, actor: String, reply: oneshot::Sender<Result<(), CoreError>> },
-    Reconfigure { engine: Box<Options>, retention: Retention, reply: oneshot::Sender<Result<(), CoreError>> },
-    Sending { key: String, attempt: u32, reply: oneshot::Sender<Result<(), CoreError>> },
-    Finished { key: String, attempts: u32, outcome: Outcome, reply: oneshot::Sender<Result<(), CoreError>> },
-    Stop { reply: oneshot::Sender<()> },
+    Detach {
+        link: Arc<Link>,
+        orderly: bool,
+    },
+    Verdict {
+        decision: u64,
+        actor: String,
+        approve: bool,
+        note: String,
+        reply: oneshot::Sender<Result<Decision, VerdictError>>,
+    },
+    Halt {
+        halted: bool,
+        actor: String,
+        reply: oneshot::Sender<Result<(), CoreError>>,
+    },
+    Reconfigure {
+        engine: Box<Options>,
+        retention: Retention,
+        reply: oneshot::Sender<Result<(), CoreError>>,
+    },
+    Sending {
+        key: String,
+        attempt: u32,
+        reply: oneshot::Sender<Result<(), CoreError>>,
+    },
+    Finished {
+        key: String,
+        attempts: u32,
+        outcome: Outcome,
+        reply: oneshot::Sender<Result<(), CoreError>>,
+    },
+    Stop {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 pub(crate) struct Arrived {
@@ -149,6 +183,7 @@ pub struct CoreHandle {
 impl CoreHandle {
     /// Starts the core on a store.
     pub fn spawn(store: Store, config: CoreConfig) -> Result<Self, StartError> {
+        config.engine.check()?;
         let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
         let (frames, frames_in) = mpsc::channel(FRAMES_MAX);
         let handle = Self {
@@ -185,7 +220,13 @@ impl CoreHandle {
     }
 
     /// A person judges a decision. Returns the decision as it is then: `ordered`, `rejected`, `done` or `withheld` with the reason in `outcome`.
-    pub async fn verdict(&self, decision: u64, actor: &str, approve: bool, note: &str) -> Result<Decision, VerdictError> {
+    pub async fn verdict(
+        &self,
+        decision: u64,
+        actor: &str,
+        approve: bool,
+        note: &str,
+    ) -> Result<Decision, VerdictError> {
         let (reply, answer) = oneshot::channel();
         let (actor, note) = (actor.to_owned(), note.to_owned());
         self.ask(Request::Verdict { decision, actor, approve, note, reply }).await?;
@@ -221,6 +262,7 @@ impl CoreHandle {
 
     /// Goes on with other settings of the engine and the store. The webhook's need a restart.
     pub async fn reconfigure(&self, engine: Options, retention: Retention) -> Result<(), CoreError> {
+        engine.check()?;
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Reconfigure { engine: Box::new(engine), retention, reply }).await?;
         answer.await.map_err(|_| CoreError::Stopped)?

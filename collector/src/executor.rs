@@ -67,7 +67,8 @@ impl Executor {
     ) -> Result<Self, WebhookError> {
         let webhook = webhook.map(Webhook::new).transpose()?;
         let (inputs, receiver) = sync_channel(QUEUE_MAX);
-        let task = Task { webhook, state_dir, epoch, ledger, jobs: BTreeMap::new(), cancelled: BTreeMap::new(), count: 0 };
+        let task =
+            Task { webhook, state_dir, epoch, ledger, jobs: BTreeMap::new(), cancelled: BTreeMap::new(), count: 0 };
         let thread = std::thread::Builder::new().name("executor".to_owned()).spawn(move || task.run(&receiver)).ok();
         Ok(Self { inputs, thread })
     }
@@ -135,7 +136,8 @@ impl<L: Ledger> Task<L> {
             if input.into_iter().chain(inputs.try_iter()).any(|input| self.take(input)) {
                 return;
             }
-            let due = self.jobs.first_entry().filter(|entry| entry.key().0 <= Instant::now()).map(|entry| entry.remove());
+            let due =
+                self.jobs.first_entry().filter(|entry| entry.key().0 <= Instant::now()).map(|entry| entry.remove());
             if let Some(work) = due {
                 self.work(work);
             }
@@ -173,7 +175,11 @@ impl<L: Ledger> Task<L> {
                     self.cancelled.remove(&key);
                 }
                 Err(why) => {
-                    tracing::error!(order = key, why, "an order ended and that could not be put on record; trying again");
+                    tracing::error!(
+                        order = key,
+                        why,
+                        "an order ended and that could not be put on record; trying again"
+                    );
                     self.later(Work { step: Step::Record(outcome), ..work }, Duration::from_secs(1));
                 }
             },
@@ -209,7 +215,12 @@ impl<L: Ledger> Task<L> {
             Answer::Done(detail) => Some(Outcome::Done { detail }),
             Answer::Refused(detail) => Some(Outcome::Failed { detail: format!("refused: {detail}") }),
             Answer::Again(detail) => {
-                tracing::warn!(order = key, attempt = work.job.attempts, answer = detail, "an order was not carried out; trying again");
+                tracing::warn!(
+                    order = key,
+                    attempt = work.job.attempts,
+                    answer = detail,
+                    "an order was not carried out; trying again"
+                );
                 work.last_answer = Some(detail);
                 None
             }
@@ -256,7 +267,8 @@ impl<L: Ledger> Task<L> {
     }
 }
 
-const NO_WEBHOOK: &str = "no webhook is configured: set [executor] url and secret_file in the collector's configuration";
+const NO_WEBHOOK: &str =
+    "no webhook is configured: set [executor] url and secret_file in the collector's configuration";
 
 fn withheld(work: &Work, why: String) -> Outcome {
     Outcome::Withheld { detail: format!("{why}{}", tried(work)) }

@@ -111,7 +111,9 @@ pub(crate) fn guards(
         guard("mode", approval(action, around, options)),
         guard(
             "halted",
-            around.halted_by.map_or_else(|| Ok("acting is not halted".to_owned()), |by| Err(format!("{by} halted all acting"))),
+            around
+                .halted_by
+                .map_or_else(|| Ok("acting is not halted".to_owned()), |by| Err(format!("{by} halted all acting"))),
         ),
         guard(
             "incident_open",
@@ -150,7 +152,9 @@ fn approval(action: &Action, around: &Circumstances<'_>, options: &Options) -> R
     match around.approved_by {
         Some(actor) => Ok(format!("approved by {actor}")),
         None if action.name == OBSERVE => Ok("observing needs no approval".to_owned()),
-        None if options.automatic.contains(action.name) => Ok(format!("{} is switched on without approval", action.name)),
+        None if options.automatic.contains(action.name) => {
+            Ok(format!("{} is switched on without approval", action.name))
+        }
         None => Err(format!("mode propose: {} waits for a person's approval", action.name)),
     }
 }
@@ -165,7 +169,12 @@ fn complete(incident: &Incident) -> Result<String, String> {
     }
 }
 
-fn cooldown(action: &Action, target: &Element, around: &Circumstances<'_>, options: &Options) -> Result<String, String> {
+fn cooldown(
+    action: &Action,
+    target: &Element,
+    around: &Circumstances<'_>,
+    options: &Options,
+) -> Result<String, String> {
     let last = around.past.iter().rev().find(|past| past.order.action == action.name && past.order.target == *target);
     match last.map(|past| around.now.0.saturating_sub(past.at.0)) {
         Some(ago) if ago < options.cooldown_ms * MS => Err(format!(

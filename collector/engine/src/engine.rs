@@ -61,8 +61,18 @@ pub struct Engine {
 impl Engine {
     /// An engine that goes on where the store's records end.
     pub fn restore(options: Options, restored: Restored) -> Self {
-        let Restored { at, epoch, installation, next_incident, next_decision, halted_by, incidents, decisions, orders, hosts } =
-            restored;
+        let Restored {
+            at,
+            epoch,
+            installation,
+            next_incident,
+            next_decision,
+            halted_by,
+            incidents,
+            decisions,
+            orders,
+            hosts,
+        } = restored;
         let mut hosts = Hosts::restore(hosts, at, &options);
         let mut engine = Self {
             epoch,
@@ -196,7 +206,12 @@ impl Engine {
                 Verdict::StillTogether { silent, members, news } => self.still_together(silent, members, news, effects),
                 Verdict::Forgotten(host) => {
                     let name = host.clone();
-                    self.audit("engine", "host.forgotten", format!("{name}: silent for too long, no longer watched"), effects);
+                    self.audit(
+                        "engine",
+                        "host.forgotten",
+                        format!("{name}: silent for too long, no longer watched"),
+                        effects,
+                    );
                     self.host_is_back(&host, self.now, effects);
                 }
             }
@@ -295,7 +310,15 @@ impl Engine {
         let observed = signal.observed.min(self.now);
         if signal.name == link::UP && !self.cases.contains_key(key) {
             // The end of a late story, or no story at all.
-            effects.extend(self.histories.up(key, frame, signal, observed, self.now, &self.options, &mut self.next_incident));
+            effects.extend(self.histories.up(
+                key,
+                frame,
+                signal,
+                observed,
+                self.now,
+                &self.options,
+                &mut self.next_incident,
+            ));
             return;
         }
         if signal.name == link::SATURATED && !self.cases.contains_key(key) {
@@ -318,13 +341,30 @@ impl Engine {
     fn late(&mut self, key: Key, element: Element, frame: &str, signal: &Signal, effects: &mut Vec<Effect>) {
         let observed = signal.observed.min(self.now);
         if signal.name == link::UP {
-            effects.extend(self.histories.up(&key, frame, signal, observed, self.now, &self.options, &mut self.next_incident));
+            effects.extend(self.histories.up(
+                &key,
+                frame,
+                signal,
+                observed,
+                self.now,
+                &self.options,
+                &mut self.next_incident,
+            ));
             return;
         }
         if signal.name == link::SATURATED {
             return;
         }
-        match self.histories.tell(key, element, frame, signal, observed, self.now, &self.options, &mut self.next_incident) {
+        match self.histories.tell(
+            key,
+            element,
+            frame,
+            signal,
+            observed,
+            self.now,
+            &self.options,
+            &mut self.next_incident,
+        ) {
             Some(told) => effects.extend(told),
             None => self.counters.histories_refused += 1,
         }
@@ -391,9 +431,9 @@ impl Engine {
             .cases
             .iter()
             .filter(|(_, incident)| {
-                incident.quiet_since.is_some_and(|since| {
-                    self.now.0.saturating_sub(since.0) >= quiet_ns(incident, &self.options)
-                })
+                incident
+                    .quiet_since
+                    .is_some_and(|since| self.now.0.saturating_sub(since.0) >= quiet_ns(incident, &self.options))
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -485,7 +525,8 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) {
         let guards = self.guards(incident, &decision.action, &decision.target, None);
-        let held = |guards: &[crate::model::Guard]| guards.iter().map(|g| (g.name.clone(), g.passed)).collect::<Vec<_>>();
+        let held =
+            |guards: &[crate::model::Guard]| guards.iter().map(|g| (g.name.clone(), g.passed)).collect::<Vec<_>>();
         let names = |rows: &[crate::model::Alternative]| rows.iter().map(|row| row.action.clone()).collect::<Vec<_>>();
         if held(&guards) != held(&decision.guards) || names(&alternatives) != names(&decision.alternatives) {
             decision.guards = guards;
@@ -510,7 +551,13 @@ impl Engine {
         }
     }
 
-    fn guards(&self, incident: &Incident, action: &str, target: &Element, approved_by: Option<&str>) -> Vec<crate::model::Guard> {
+    fn guards(
+        &self,
+        incident: &Incident,
+        action: &str,
+        target: &Element,
+        approved_by: Option<&str>,
+    ) -> Vec<crate::model::Guard> {
         let around = Circumstances {
             now: self.now,
             halted_by: self.halted_by.as_deref(),
@@ -580,7 +627,12 @@ impl Engine {
             self.past.pop_front();
         }
         effects.push(Effect::Decision(decision.clone()));
-        self.audit("engine", "order.given", format!("{} on {}: {}", order.action, named(&order.target), order.idempotency_key), effects);
+        self.audit(
+            "engine",
+            "order.given",
+            format!("{} on {}: {}", order.action, named(&order.target), order.idempotency_key),
+            effects,
+        );
         effects.push(Effect::Order(order));
         self.decisions.insert(decision.id, decision);
     }

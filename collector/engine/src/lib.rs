@@ -20,5 +20,5 @@ mod silence;
 
 pub use engine::{Counters, Engine};
 pub use model::*;
-pub use options::{Limits, Options};
+pub use options::{Limits, OptionError, Options};
 pub use replay::{Logged, Recorder, replay};

@@ -1,7 +1,11 @@
 //! What an operator may set about detecting and deciding, with its defaults, and the bounds of everything the engine keeps.
 
+use crate::faults::{ACTIONS, OBSERVE};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+
+/// Nanoseconds in a millisecond.
+pub(crate) const MS: u64 = 1_000_000;
 
 /// Settings of the engine. Every field has a default; unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,4 +102,107 @@ impl Default for Limits {
     }
 }
 
-pub(crate) const MS: u64 = 1_000_000;
+/// A setting that the engine cannot work with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("engine.{setting}: {why}")]
+pub struct OptionError {
+    /// Its name.
+    pub setting: &'static str,
+    /// What is wrong, and what would be right.
+    pub why: String,
+}
+
+/// Agents speak this often.
+const HEARTBEAT_MS: u64 = 200;
+
+impl Options {
+    /// Refuses what cannot work: a silence shorter than a heartbeat, an action that does not exist, a bound of nothing.
+    pub fn check(&self) -> Result<(), OptionError> {
+        let least = 2 * HEARTBEAT_MS;
+        if self.silent_after_ms < least {
+            let why = format!(
+                "{} ms is less than two heartbeats; {least} ms is the least that tells silence from pause",
+                self.silent_after_ms
+            );
+            return Err(OptionError { setting: "silent_after_ms", why });
+        }
+        if self.silent_together_min < 2 {
+            return Err(OptionError {
+                setting: "silent_together_min",
+                why: "one host is not together; 2 is the least".into(),
+            });
+        }
+        let known: Vec<&str> = ACTIONS.iter().map(|action| action.name).filter(|name| *name != OBSERVE).collect();
+        if let Some(unknown) = self.automatic.iter().find(|name| !known.contains(&name.as_str())) {
+            let why = format!("there is no action {unknown:?}; there are {}", known.join(", "));
+            return Err(OptionError { setting: "automatic", why });
+        }
+        // A year: sums of such times and an instant cannot overflow then.
+        let year_ms = 366 * 86_400_000;
+        for (setting, ms) in [
+            ("silent_after_ms", self.silent_after_ms),
+            ("silent_resolve_after_ms", self.silent_resolve_after_ms),
+            ("silent_forget_after_ms", self.silent_forget_after_ms),
+            ("restart_grace_ms", self.restart_grace_ms),
+            ("link_quiet_ms", self.link_quiet_ms),
+            ("errors_quiet_ms", self.errors_quiet_ms),
+            ("gpu_quiet_ms", self.gpu_quiet_ms),
+            ("late_after_ms", self.late_after_ms),
+            ("late_settle_ms", self.late_settle_ms),
+            ("order_ttl_ms", self.order_ttl_ms),
+            ("cooldown_ms", self.cooldown_ms),
+        ] {
+            if ms > year_ms {
+                return Err(OptionError { setting, why: format!("{ms} ms is more than a year") });
+            }
+        }
+        let Limits {
+            hosts_max,
+            open_incidents_max,
+            histories_max,
+            frames_max,
+            frames_per_incident_max,
+            tally_names_max,
+            past_orders_max,
+        } = self.limits;
+        for (setting, bound) in [
+            ("limits.hosts_max", hosts_max),
+            ("limits.open_incidents_max", open_incidents_max),
+            ("limits.histories_max", histories_max),
+            ("limits.frames_max", frames_max),
+            ("limits.frames_per_incident_max", frames_per_incident_max),
+            ("limits.tally_names_max", tally_names_max),
+            ("limits.past_orders_max", past_orders_max),
+        ] {
+            if bound == 0 {
+                return Err(OptionError { setting, why: "0 leaves nothing; 1 is the least".into() });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        assert_eq!(Options::default().check(), Ok(()));
+        let with = |change: fn(&mut Options)| {
+            let mut options = Options::default();
+            change(&mut options);
+            options.check().map_err(|error| error.to_string()).err().unwrap_or_default()
+        };
+        for (error, told) in [
+            (with(|options| options.silent_after_ms = 100), "silent_after_ms: 100 ms is less than two heartbeats"),
+            (with(|options| options.automatic.extend(["reboot".to_owned()])), "there is no action \"reboot\""),
+            (with(|options| options.automatic.extend(["observe".to_owned()])), "there is no action \"observe\""),
+            (with(|options| options.silent_together_min = 1), "silent_together_min"),
+            (with(|options| options.cooldown_ms = u64::MAX), "more than a year"),
+            (with(|options| options.limits.hosts_max = 0), "limits.hosts_max"),
+        ] {
+            assert!(error.contains(told), "{error:?}");
+        }
+    }
+}

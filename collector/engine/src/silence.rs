@@ -45,7 +45,10 @@ pub(crate) fn describe_one(incident: &mut Incident, host: Option<&Host>, now: Ti
                     broke_off.then(|| closed.clone()).into_iter().collect(),
                 ),
             ),
-            (uplink, hypothesis("uplink_lost", &element, with(None), broke_off.then_some(closed).into_iter().collect())),
+            (
+                uplink,
+                hypothesis("uplink_lost", &element, with(None), broke_off.then_some(closed).into_iter().collect()),
+            ),
         ],
     );
     incident.severity = Severity::Error;
@@ -69,10 +72,8 @@ pub(crate) fn describe_many(incident: &mut Incident, names: &[String], members: 
         };
         let examples = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
         let more = if names.len() > 8 { ", ..." } else { "" };
-        let evidence = vec![
-            format!("{members} of {watched} hosts fell silent together"),
-            format!("among them {examples}{more}"),
-        ];
+        let evidence =
+            vec![format!("{members} of {watched} hosts fell silent together"), format!("among them {examples}{more}")];
         let (cut_off, shared) = if most { (9.0, 1.5) } else { (1.0, 8.0) };
         incident.hypotheses = ranked(
             0.5,

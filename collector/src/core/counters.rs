@@ -72,7 +72,8 @@ pub struct CoreFigures {
 impl CoreCounters {
     pub(super) fn signal_took(&self, took: Duration) {
         let ms = took.as_millis();
-        let bucket = LATENCY_BOUNDS_MS.iter().position(|bound| ms < u128::from(*bound)).unwrap_or(LATENCY_BOUNDS_MS.len());
+        let bucket =
+            LATENCY_BOUNDS_MS.iter().position(|bound| ms < u128::from(*bound)).unwrap_or(LATENCY_BOUNDS_MS.len());
         self.signal_latency_buckets[bucket].fetch_add(1, Relaxed);
         self.signal_latency_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }

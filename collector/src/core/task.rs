@@ -117,7 +117,8 @@ impl Task {
     /// An order that an earlier run gave and did not see end.
     fn resume(&mut self, order: Order, attempts: u32) -> Result<(), StoreError> {
         let key = order.idempotency_key.clone();
-        let wanted = self.store.decision(order.decision)?.is_some_and(|decision| self.engine.is_open(decision.incident));
+        let wanted =
+            self.store.decision(order.decision)?.is_some_and(|decision| self.engine.is_open(decision.incident));
         self.carry(order, attempts);
         if !wanted {
             self.executor.cancel(key, "its incident resolved before it was carried out".to_owned());
@@ -185,7 +186,8 @@ impl Task {
 
     fn frame(&mut self, arrived: Arrived) {
         let Arrived { link, frame, at } = arrived;
-        let verdict = self.pending.batch.frame(&self.store, &link.host, link.stream, &frame, at, Some(link.first_sequence));
+        let verdict =
+            self.pending.batch.frame(&self.store, &link.host, link.stream, &frame, at, Some(link.first_sequence));
         self.pending.frames += 1;
         self.pending.since.get_or_insert_with(Instant::now);
         match verdict {
@@ -286,7 +288,14 @@ impl Task {
         self.step(Event::HostDisconnected { host: link.host.clone(), orderly }, now);
     }
 
-    fn verdict(&mut self, id: u64, actor: String, approve: bool, note: String, now: Timestamp) -> Result<Decision, VerdictError> {
+    fn verdict(
+        &mut self,
+        id: u64,
+        actor: String,
+        approve: bool,
+        note: String,
+        now: Timestamp,
+    ) -> Result<Decision, VerdictError> {
         let waits = |decision: &Decision| matches!(decision.state, DecisionState::Proposed | DecisionState::Withheld);
         let known = self.engine.decision(id).cloned();
         if !known.as_ref().is_some_and(waits) {
@@ -378,8 +387,11 @@ impl Task {
     fn note_hosts(&mut self) {
         let share = self.connections.len() as u64 / TICKS_PER_ROUND + 1;
         let first = self.ticks % TICKS_PER_ROUND * share;
-        for (host, connection) in
-            self.connections.iter().skip(usize::try_from(first).unwrap_or(usize::MAX)).take(usize::try_from(share).unwrap_or(1))
+        for (host, connection) in self
+            .connections
+            .iter()
+            .skip(usize::try_from(first).unwrap_or(usize::MAX))
+            .take(usize::try_from(share).unwrap_or(1))
         {
             self.pending.batch.host(KnownHost {
                 host: host.clone(),
@@ -472,9 +484,8 @@ impl Task {
         self.counters.orders.fetch_add(1, Relaxed);
         let key = order.idempotency_key.clone();
         let decision = self.store.decision(order.decision).ok().flatten();
-        let incident = decision
-            .as_ref()
-            .and_then(|decision| self.store.reader().ok()?.incident(decision.incident).ok().flatten());
+        let incident =
+            decision.as_ref().and_then(|decision| self.store.reader().ok()?.incident(decision.incident).ok().flatten());
         if !self.executor.carry(Job { order, incident, decision, attempts }) {
             let detail = "too many orders wait for the executor".to_owned();
             self.order_finished(key, attempts, Outcome::Withheld { detail }, Timeline::now());

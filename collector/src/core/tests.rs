@@ -95,7 +95,11 @@ async fn what_is_acknowledged_is_stored_and_judged_and_told_and_replays_are_reco
     let joined = SignalFilter { incident: Some(incidents[0].id), ..SignalFilter::default() };
     assert_eq!(reader.signals(&joined).unwrap().len(), 1);
     let told = timeout(PATIENCE, published.recv()).await.unwrap().unwrap();
-    assert!(told.effects.iter().any(|effect| matches!(effect, Effect::Incident(incident) if incident.id == incidents[0].id)));
+    assert!(
+        told.effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Incident(incident) if incident.id == incidents[0].id))
+    );
     let figures = core.figures();
     assert_eq!((figures.frames_accepted, figures.frames_duplicate, figures.signals, figures.windows), (3, 1, 1, 2));
     core.stop().await;
@@ -165,13 +169,15 @@ fn server() -> (String, mpsc::Receiver<String>, std::sync::Arc<std::sync::atomic
                 let read = stream.read(&mut piece).unwrap_or(0);
                 request.extend_from_slice(&piece[..read]);
                 let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
-                let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+                let length =
+                    text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
                 let whole = text.split_once("\r\n\r\n").is_some_and(|(_, body)| Some(body.len()) >= length);
                 if read == 0 || (length.is_some() && whole) {
                     break text;
                 }
             };
-            let key = text.split("idempotency-key: ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or("").to_owned();
+            let key =
+                text.split("idempotency-key: ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or("").to_owned();
             let status = answer.load(std::sync::atomic::Ordering::SeqCst);
             let _ = write!(stream, "HTTP/1.1 {status} Said\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             if sender.send(key).is_err() {
@@ -207,14 +213,19 @@ async fn an_approved_decision_is_carried_out_over_a_restart_with_one_key() {
 
     let core = spawn(directory.path(), Some(config));
     let reader = core.reader().unwrap();
-    let done = eventually(|| reader.decision(1).unwrap().filter(|decision| decision.state == DecisionState::Done)).await;
+    let done =
+        eventually(|| reader.decision(1).unwrap().filter(|decision| decision.state == DecisionState::Done)).await;
     assert_eq!(done.outcome.as_deref(), Some("HTTP 200"));
     let order = reader.orders(Some(1), 0).unwrap().remove(0);
     assert_eq!((order.state, order.order.epoch), (OrderState::Done, 2));
     assert!(order.attempts >= 2);
     assert!(requests.try_iter().all(|sent| sent == key), "every attempt had the same key");
-    let audit: Vec<String> =
-        reader.audit(&AuditFilter { after: Some(0), limit: 0 }).unwrap().into_iter().map(|(_, entry)| entry.what).collect();
+    let audit: Vec<String> = reader
+        .audit(&AuditFilter { after: Some(0), limit: 0 })
+        .unwrap()
+        .into_iter()
+        .map(|(_, entry)| entry.what)
+        .collect();
     for what in ["decision.proposed", "verdict.refused", "decision.approved", "order.given", "order.done"] {
         assert!(audit.iter().any(|found| found == what), "{what} is not in {audit:?}");
     }

@@ -5,6 +5,10 @@ use super::halt::{self, Halt};
 use super::{Executor, Job, Ledger, WebhookConfig, signature};
 use crate::clock::Timeline;
 use railwatch_engine::{Element, Order, Outcome, Timestamp};
+use railwatch_pki::DevelopmentCa;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -30,25 +34,39 @@ impl Received {
 
 /// A server that gives one answer after another (the last for ever) and hands over what it received. Status 0: hangs up unanswered.
 fn server(answers: &[u16]) -> (String, Receiver<Received>) {
+    let (port, received) = serve(answers, None);
+    (format!("http://127.0.0.1:{port}/orders"), received)
+}
+
+fn serve(answers: &[u16], tls: Option<Arc<ServerConfig>>) -> (u16, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/orders", listener.local_addr().unwrap());
+    let port = listener.local_addr().unwrap().port();
     let mut answers: VecDeque<u16> = answers.iter().copied().collect();
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut reader = BufReader::new(stream.unwrap());
+            let stream = stream.unwrap();
+            let stream: Box<dyn Connection> = match &tls {
+                Some(config) => {
+                    let session = ServerConnection::new(config.clone()).unwrap();
+                    Box::new(StreamOwned::new(session, stream))
+                }
+                None => Box::new(stream),
+            };
+            let mut reader = BufReader::new(stream);
             let mut headers = Vec::new();
             loop {
                 let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                if line.trim().is_empty() {
+                // A client that does not trust this server ends here.
+                if reader.read_line(&mut line).is_err() || line.trim().is_empty() {
                     break;
                 }
                 if let Some((name, value)) = line.trim().split_once(": ") {
                     headers.push((name.to_owned(), value.to_owned()));
                 }
             }
-            let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length")).unwrap().1.parse().unwrap();
+            let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+            let Some(length) = length.map(|(_, length)| length.parse().unwrap()) else { continue };
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
             let status = if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0] };
@@ -62,8 +80,11 @@ fn server(answers: &[u16]) -> (String, Receiver<Received>) {
             }
         }
     });
-    (url, receiver)
+    (port, receiver)
 }
+
+trait Connection: Read + Write {}
+impl<T: Read + Write> Connection for T {}
 
 /// Notes what the executor puts on record.
 #[derive(Clone, Default)]
@@ -265,7 +286,12 @@ fn nothing_is_sent_that_must_not_be() {
     for (job, epoch, ends, why) in [
         (order(Order { epoch: 2, ..base.order.clone() }), 3, "withheld", "epoch 3 has begun"),
         (order(Order { expires: Timeline::now(), ..base.order.clone() }), 3, "withheld", "expired"),
-        (Job { attempts: 2, ..order(Order { expires: Timeline::now(), ..base.order.clone() }) }, 3, "failed", "2 attempts"),
+        (
+            Job { attempts: 2, ..order(Order { expires: Timeline::now(), ..base.order.clone() }) },
+            3,
+            "failed",
+            "2 attempts",
+        ),
         (order(Order { action: "reboot".into(), ..base.order.clone() }), 3, "withheld", "executor.actions"),
     ] {
         let bench = Bench::new();
@@ -295,4 +321,47 @@ fn a_cancelled_order_is_not_tried_again_and_one_that_cannot_be_recorded_is_not_s
     let (_, outcome) = bench.end();
     let (how, why) = words(&outcome);
     assert!(how == "withheld" && why.contains("the incident resolved"), "{why}");
+}
+
+#[test]
+fn over_https_only_the_named_authority_is_trusted() {
+    let authorities = tempfile::tempdir().unwrap();
+    let authority = |name: &str| DevelopmentCa::open_or_create(&authorities.path().join(name)).unwrap();
+    let (ours, theirs) = (authority("ours"), authority("theirs"));
+    let issued = ours.issue_server(&["localhost"], Duration::from_secs(3600)).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            CertificateDer::pem_slice_iter(issued.certificate_pem.as_bytes()).map(Result::unwrap).collect(),
+            PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let (port, requests) = serve(&[200], Some(Arc::new(config)));
+    let url = format!("https://localhost:{port}/orders");
+    let trusting = |bench: &Bench, ca: &DevelopmentCa| {
+        let text = format!(
+            "url = {url:?}\nsecret_file = {:?}\nca_file = {:?}\nbackoff_ms = 20",
+            bench.state_dir().join("secret"),
+            ca.trust()
+        );
+        let config = toml::from_str(&text).unwrap();
+        Executor::spawn(Some(config), bench.state_dir().to_owned(), 3, bench.notes.clone()).unwrap()
+    };
+
+    let bench = Bench::new();
+    let executor = trusting(&bench, &theirs);
+    let soon = Timestamp(Timeline::now().0 + 300_000_000);
+    assert!(executor.carry(Job { order: Order { expires: soon, ..job(0).order }, ..job(0) }));
+    let (_, outcome) = bench.end();
+    let (how, why) = words(&outcome);
+    assert!(how == "failed" && why.to_lowercase().contains("certificate"), "{why}");
+    assert!(requests.try_recv().is_err(), "an order is not told to a stranger");
+
+    let bench = Bench::new();
+    let executor = trusting(&bench, &ours);
+    assert!(executor.carry(job(0)));
+    assert_eq!(words(&bench.end().1).0, "done");
+    assert_eq!(requests.recv_timeout(PATIENCE).unwrap().header("Idempotency-Key"), "rwtest-1");
 }

@@ -69,7 +69,9 @@ pub enum WebhookError {
         detail: String,
     },
     /// Unencrypted to another host.
-    #[error("executor.url {url:?} would send orders unencrypted to another host; use https://, or set allow_plain_http = true")]
+    #[error(
+        "executor.url {url:?} would send orders unencrypted to another host; use https://, or set allow_plain_http = true"
+    )]
     Plain {
         /// As configured.
         url: String,
@@ -83,7 +85,9 @@ pub enum WebhookError {
         detail: String,
     },
     /// No certificates to trust.
-    #[error("executor.ca_file {path}: {detail}; name a PEM file of the authorities that the webhook's certificate comes from")]
+    #[error(
+        "executor.ca_file {path}: {detail}; name a PEM file of the authorities that the webhook's certificate comes from"
+    )]
     Authorities {
         /// The file.
         path: PathBuf,

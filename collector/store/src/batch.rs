@@ -80,7 +80,18 @@ impl Batch {
     /// Nothing to commit.
     pub fn is_empty(&self) -> bool {
         let Self {
-            streams, signals, incidents, decisions, orders, order_states, audit, joined, hosts, log, counts, used: _,
+            streams,
+            signals,
+            incidents,
+            decisions,
+            orders,
+            order_states,
+            audit,
+            joined,
+            hosts,
+            log,
+            counts,
+            used: _,
         } = self;
         streams.is_empty()
             && signals.is_empty()

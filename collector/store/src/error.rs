@@ -6,13 +6,17 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the store.
-    #[error("{path}: another collector has this store open; stop it first, or give this one a state directory of its own")]
+    #[error(
+        "{path}: another collector has this store open; stop it first, or give this one a state directory of its own"
+    )]
     InUse {
         /// The database.
         path: PathBuf,
     },
     /// The schema is of a later version of Railwatch.
-    #[error("{path}: schema {found} is newer than the {known} that this version knows; run the newer version again, or restore the copy made before the upgrade")]
+    #[error(
+        "{path}: schema {found} is newer than the {known} that this version knows; run the newer version again, or restore the copy made before the upgrade"
+    )]
     NewerSchema {
         /// The database.
         path: PathBuf,
@@ -22,7 +26,9 @@ pub enum StoreError {
         known: i64,
     },
     /// The file is a database of something else.
-    #[error("{path}: this is not a Railwatch store (application id {found:#x}); point the collector at its own state directory")]
+    #[error(
+        "{path}: this is not a Railwatch store (application id {found:#x}); point the collector at its own state directory"
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -30,7 +36,9 @@ pub enum StoreError {
         found: i64,
     },
     /// The file is damaged.
-    #[error("{path}: the store is damaged ({detail}); move it aside to start anew, or run `sqlite3 FILE .recover` on a copy")]
+    #[error(
+        "{path}: the store is damaged ({detail}); move it aside to start anew, or run `sqlite3 FILE .recover` on a copy"
+    )]
     Corrupt {
         /// The database.
         path: PathBuf,

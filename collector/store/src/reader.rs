@@ -166,7 +166,14 @@ impl Reader {
             "SELECT body FROM incidents WHERE (?1 IS NULL OR open = ?1) AND (?2 IS NULL OR host = ?2)
              AND (?3 IS NULL OR detector = ?3) AND (?4 IS NULL OR severity >= ?4) AND (?5 IS NULL OR id < ?5)
              ORDER BY id DESC LIMIT ?6",
-            params![open, host, detector, severity_min.map(|severity| severity as i64), before.map(signed), rows(*limit)],
+            params![
+                open,
+                host,
+                detector,
+                severity_min.map(|severity| severity as i64),
+                before.map(signed),
+                rows(*limit)
+            ],
         )
     }
 
@@ -258,9 +265,7 @@ impl Reader {
         let found = self.rows(
             "SELECT id, epoch, now, body FROM event_log WHERE id > ?1 ORDER BY id LIMIT ?2",
             params![signed(after), rows(limit)],
-            |row| {
-                Ok((unsigned(row.get(0)?), unsigned(row.get(1)?), unsigned(row.get(2)?), row.get::<_, String>(3)?))
-            },
+            |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?), unsigned(row.get(2)?), row.get::<_, String>(3)?)),
         )?;
         found
             .into_iter()

@@ -249,7 +249,9 @@ fn write(
             }
             None => {
                 transaction
-                    .prepare_cached("INSERT INTO streams (host, stream, acknowledged_through, used) VALUES (?1, ?2, ?3, ?4)")
+                    .prepare_cached(
+                        "INSERT INTO streams (host, stream, acknowledged_through, used) VALUES (?1, ?2, ?3, ?4)",
+                    )
                     .and_then(|mut statement| {
                         statement.execute(params![host, stream, signed(*through), signed(batch.used.0)])
                     })

@@ -58,7 +58,11 @@ fn a_replayed_frame_is_recognised_within_a_batch_after_it_and_after_a_restart() 
     let one = signal_frame("host1", 1);
     assert_eq!(take(&mut store, "host1", &[one.clone(), one.clone()]), [TAKEN, FrameVerdict::Duplicate]);
     assert_eq!(take(&mut store, "host1", std::slice::from_ref(&one)), [FrameVerdict::Duplicate]);
-    assert_eq!(take(&mut store, "host2", std::slice::from_ref(&one)), [TAKEN], "another host's stream is another stream");
+    assert_eq!(
+        take(&mut store, "host2", std::slice::from_ref(&one)),
+        [TAKEN],
+        "another host's stream is another stream"
+    );
     let epoch = store.epoch();
     drop(store);
     let mut store = Store::open(&path).unwrap();
@@ -123,7 +127,10 @@ fn what_the_engine_did_comes_back_after_a_restart_and_goes_on() {
     let mut store = Store::open(&path).unwrap();
     let restored = store.restore(NOW, None).unwrap();
     assert_eq!((restored.next_incident, restored.next_decision, restored.epoch), (2, 2, 2));
-    assert_eq!((restored.incidents.len(), restored.decisions.len(), restored.orders.len(), restored.hosts.len()), (1, 1, 1, 1));
+    assert_eq!(
+        (restored.incidents.len(), restored.decisions.len(), restored.orders.len(), restored.hosts.len()),
+        (1, 1, 1, 1)
+    );
     let resumed = store.resume_orders().unwrap();
     assert_eq!(resumed[0].0.epoch, 2, "a resumed order is of the new epoch");
     assert_eq!(resumed[0].0.idempotency_key, restored.orders[0].order.idempotency_key, "and of the old key");
@@ -141,7 +148,8 @@ fn what_the_engine_did_comes_back_after_a_restart_and_goes_on() {
     let incidents = reader.incidents(&IncidentFilter { detector: Some("link".into()), ..Default::default() }).unwrap();
     assert_eq!(incidents.len(), 1, "the host that did not come back is another story");
     assert_eq!(incidents[0].state, IncidentState::Resolved);
-    let of_incident = reader.signals(&SignalFilter { incident: Some(incidents[0].id), ..SignalFilter::default() }).unwrap();
+    let of_incident =
+        reader.signals(&SignalFilter { incident: Some(incidents[0].id), ..SignalFilter::default() }).unwrap();
     assert_eq!(of_incident.len(), 1);
     assert_eq!(reader.orders(None, 0).unwrap()[0].state, OrderState::Done);
     assert!(!reader.audit(&AuditFilter::default()).unwrap().is_empty());
@@ -238,7 +246,11 @@ fn pruning_keeps_the_newest_counts_the_rest_and_never_numbers_anything_twice() {
     let pruned = store.prune(&Retention { signals_max: 5, ..Retention::default() }, far).unwrap();
     assert_eq!((pruned.signals, pruned.incidents), (20, 20));
     assert_eq!(store.reader().unwrap().totals().unwrap().counters["incidents_pruned"], 20);
-    assert_eq!(take(&mut store, "h1", &[signal_frame("h1", 1)]), [FrameVerdict::Duplicate], "pruned is still acknowledged");
+    assert_eq!(
+        take(&mut store, "h1", &[signal_frame("h1", 1)]),
+        [FrameVerdict::Duplicate],
+        "pruned is still acknowledged"
+    );
     drop(store);
     let restored = Store::open(&path).unwrap().restore(far, None).unwrap();
     assert_eq!((restored.next_incident, restored.next_decision), (21, 21));

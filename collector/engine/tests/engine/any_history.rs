@@ -1,11 +1,9 @@
 //! Whatever happens: the same events give the same effects byte for byte, the record replays, and nothing acts that must not.
 //! What must hold of each effect is checked in [`world`].
 
-
-
+use crate::world::World;
 use proptest::prelude::*;
 use railwatch_engine::{Options, replay};
-use crate::world::World;
 
 fn line() -> impl Strategy<Value = String> {
     let host = || (1..6u32).prop_map(|number| format!("h{number}"));

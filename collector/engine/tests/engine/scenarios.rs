@@ -1,11 +1,9 @@
 //! Scenarios as data: what happens to hosts, and what an operator then sees. Each is run twice and replayed from its record.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
-
-
+use crate::world::World;
 use railwatch_engine::{Options, replay};
 use std::path::Path;
-use crate::world::World;
 
 /// Runs a scenario; every `expect` block is compared with the whole picture at that moment.
 fn run(text: &str, file: &str) -> World {

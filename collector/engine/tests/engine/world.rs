@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
 use railwatch_engine::{
-    Decision, DecisionState, Effect, Element, Engine, Event, Incident, IncidentState, KnownHost, Logged, Options, Outcome,
-    PastOrder, Recorder, Restored, Severity, Signal, Timestamp,
+    Decision, DecisionState, Effect, Element, Engine, Event, Incident, IncidentState, KnownHost, Logged, Options,
+    Outcome, PastOrder, Recorder, Restored, Severity, Signal, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,8 @@ pub struct World {
 
 impl World {
     pub fn new(options: Options) -> Self {
-        let restored = Restored { at: Timestamp(START), epoch: 1, installation: "rwtest".into(), ..Restored::default() };
+        let restored =
+            Restored { at: Timestamp(START), epoch: 1, installation: "rwtest".into(), ..Restored::default() };
         Self {
             engine: Engine::restore(options.clone(), restored.clone()),
             options,
@@ -181,7 +182,8 @@ impl World {
 
     fn connect(&mut self, host: &str, boot: &str) {
         self.speaking.insert(host.to_owned());
-        let known = KnownHost { host: host.to_owned(), boot_id: boot.to_owned(), last_heard: self.now(), departed: false };
+        let known =
+            KnownHost { host: host.to_owned(), boot_id: boot.to_owned(), last_heard: self.now(), departed: false };
         self.hosts.insert(host.to_owned(), known);
         self.step(Event::HostConnected { host: host.to_owned(), boot_id: boot.to_owned() });
     }
@@ -271,14 +273,21 @@ impl World {
         let incidents = self.incidents.values().map(|incident| {
             let state = if incident.state == IncidentState::Open { "open" } else { "past" };
             let Element { host, kind, name } = &incident.element;
-            let place = if host.is_empty() { kind.clone() } else if host == name { host.clone() } else { format!("{host}/{name}") };
+            let place = if host.is_empty() {
+                kind.clone()
+            } else if host == name {
+                host.clone()
+            } else {
+                format!("{host}/{name}")
+            };
             let late = if incident.late { " late" } else { "" };
             format!("{state} {} {place} {}{late}", incident.detector, incident.hypotheses[0].fault_mode)
         });
         let decisions = self.decisions.values().map(|decision| {
             format!("decision {} {} {}", decision.id, decision.action, format!("{:?}", decision.state).to_lowercase())
         });
-        let orders = self.orders.iter().map(|past| format!("order {} {}", past.order.idempotency_key, past.order.action));
+        let orders =
+            self.orders.iter().map(|past| format!("order {} {}", past.order.idempotency_key, past.order.action));
         let cancelled = self.cancelled.iter().map(|key| format!("cancel {key}"));
         incidents.chain(decisions).chain(orders).chain(cancelled).collect()
     }
