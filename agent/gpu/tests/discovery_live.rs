@@ -256,45 +256,35 @@ fn a_library_that_only_a_container_can_see_is_probed() {
 
 #[test]
 fn containers_of_one_image_share_one_object() {
-    let bench = Bench::new();
-    let program = bench.program("trainer", "", &[]);
-    // Overlays need a file system that can be a layer: a tmpfs of the test's own.
-    let image = bench.path("image");
-    let script = |name: &str| {
-        let (upper, work, merged) =
-            (image.join(format!("{name}-u")), image.join(format!("{name}-w")), image.join(name));
-        for folder in [&upper, &work, &merged] {
-            fs::create_dir_all(folder).unwrap();
+    // Layers that can be reached from the process, and layers that nothing leads to any more.
+    for bury in ["true", "mount -t tmpfs none layer"] {
+        let bench = Bench::new();
+        let program = bench.program("trainer", "", &[]);
+        let library = bench.library("libwhatever.so", &["cudaMalloc"]);
+        let mut attacher = Recorder::default();
+        let mut discovery = bench.start(&mut attacher, options());
+        // A tmpfs of the test's own, because not every file system can hold layers.
+        let script = format!(
+            "cd {folder} && mkdir image && mount -t tmpfs none image && cd image && mkdir layer u1 w1 u2 w2 one two \
+             && cp {library} layer/libwhatever.so \
+             && for n in 1:one 2:two; do i=${{n%:*}}; mount -t overlay overlay \
+                  -o lowerdir=$PWD/layer,upperdir=$PWD/u$i,workdir=$PWD/w$i ${{n#*:}}; done \
+             && {bury} && exec {program}",
+            folder = bench.folder.path().display(),
+            library = library.display(),
+            program = program.display(),
+        );
+        let mut running = Running::spawn(Command::new("unshare").args(["-m", "sh", "-ec", &script]));
+        let image = bench.path("image");
+        running.load(&image.join("one/libwhatever.so"));
+        running.load(&image.join("two/libwhatever.so"));
+        if bury == "true" {
+            running.load(&image.join("layer/libwhatever.so"));
         }
-        format!(
-            "mount -t overlay overlay -o lowerdir={},upperdir={},workdir={} {} && exec {}",
-            image.join("layer").display(),
-            upper.display(),
-            work.display(),
-            merged.display(),
-            program.display()
-        )
-    };
-    let layer = image.join("layer/lib");
-    fs::create_dir_all(&layer).unwrap();
-    fs::copy(bench.library("libwhatever.so", &["cudaMalloc"]), layer.join("libwhatever.so")).unwrap();
-    let mut attacher = Recorder::default();
-    let mut discovery = bench.start(&mut attacher, options());
-    let mut all = Vec::new();
-    for name in ["one", "two"] {
-        let mut running = Running::spawn(Command::new("unshare").args(["-m", "sh", "-ec", &script(name)]));
-        running.load(&image.join(name).join("lib/libwhatever.so"));
-        all.push(running);
+        settle(&mut discovery, &mut attacher);
+        assert_eq!(attacher.attached.len(), 1, "{bury}: a second set of probes would count every call twice");
+        assert!(discovery.process(running.pid).is_some());
     }
-    let mut host = Running::new(&program);
-    host.load(&layer.join("libwhatever.so"));
-    all.push(host);
-    for running in &all {
-        if discovery.process(running.pid).is_none() {
-            until(&mut discovery, &mut attacher, "process", |event| *event == Event::ProcessSeen { pid: running.pid });
-        }
-    }
-    assert_eq!(attacher.attached.len(), 1, "a second set of probes would count every call twice");
 }
 
 #[test]

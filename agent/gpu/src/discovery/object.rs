@@ -132,7 +132,7 @@ impl Opened {
         if file_system(&file) == OVERLAYFS_MAGIC {
             // Every overlay gives the inode beneath a device of its own, so two containers of one image would look like
             // two objects, and a call would be counted once for each.
-            match layer_file(&file, pid, &metadata) {
+            match layer_file(&file, pid, &metadata, LAYERS_DEEP_MAX)? {
                 Some((device, inode)) => (identity.device, identity.inode) = (Some(device), inode),
                 // The upper half of an overlay's inode number may hold the number of the layer (xino).
                 None => (identity.device, identity.inode) = (None, identity.inode & 0xffff_ffff),
@@ -157,41 +157,66 @@ fn file_system(file: &File) -> i64 {
     }
 }
 
-/// Finds the file of the layer beneath a file of an overlay: the device and inode that the kernel probes.
-fn layer_file(file: &File, pid: u32, seen: &Metadata) -> Option<(u64, u64)> {
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    let mount_id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
-    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
-    let mount = mounts.lines().find(|line| line.split(' ').next() == Some(mount_id))?;
-    let (mount_point, layers) = overlay_layers(mount)?;
-    let path = fs::read_link(fd_path(file)).ok()?;
-    // From within, a path of another mount namespace may lack the mount point's prefix.
-    let relative = path.strip_prefix(&mount_point).or_else(|_| path.strip_prefix("/")).ok()?;
-    if relative.components().any(|part| !matches!(part, Component::Normal(_))) {
-        return None;
-    }
-    for layer in layers.iter().take(512) {
-        for root in ["/", "/proc/1/root"] {
-            let candidate = Path::new(root).join(layer.strip_prefix("/").unwrap_or(layer)).join(relative);
-            let Ok(metadata) = fs::symlink_metadata(candidate) else { continue };
+/// Overlays on overlays that are followed down; the kernel allows two.
+const LAYERS_DEEP_MAX: u8 = 2;
+/// Layers of one overlay that are looked at; the kernel allows 500.
+const LAYERS_MAX: usize = 512;
+
+/// Finds the file of the layer beneath a file of an overlay: the device and inode that the kernel probes. `None` where
+/// the layers cannot be reached from here.
+fn layer_file(file: &File, pid: u32, seen: &Metadata, deep: u8) -> Result<Option<(u64, u64)>, OpenError> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).map_err(OpenError::Failed)?;
+    let mount_id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    let mount = [&*pid.to_string(), "self", "1"].iter().find_map(|of| {
+        let mounts = fs::read_to_string(format!("/proc/{of}/mountinfo")).ok()?;
+        mounts.lines().find_map(|line| (line.split(' ').next() == Some(mount_id)).then(|| line.to_owned()))
+    });
+    let Some(mount) = mount else {
+        // With the process its mounts are gone. To go on would make a second object of a file that may be known already.
+        return if procfs::is_alive(pid) { Ok(None) } else { Err(OpenError::Gone) };
+    };
+    let path = fs::read_link(fd_path(file)).map_err(OpenError::Failed)?;
+    let Some((relative, layers)) = overlay_layers(&mount, &path) else { return Ok(None) };
+    let roots = [Path::new("/").to_owned(), "/proc/1/root".into(), format!("/proc/{pid}/root").into()];
+    for layer in layers.iter().take(LAYERS_MAX) {
+        for root in &roots {
+            let candidate = root.join(layer.strip_prefix("/").unwrap_or(layer)).join(&relative);
+            let Ok(candidate) = Opened::path_only(&candidate) else { continue };
+            let Ok(metadata) = candidate.metadata() else { continue };
             let changed = |of: &Metadata| (of.len(), of.ctime(), of.ctime_nsec());
             let same_number = metadata.ino() & 0xffff_ffff == seen.ino() & 0xffff_ffff;
-            if same_number && changed(&metadata) == changed(seen) {
-                return Some((metadata.dev(), metadata.ino()));
+            if !same_number || changed(&metadata) != changed(seen) {
+                continue;
             }
+            if file_system(&candidate) != OVERLAYFS_MAGIC {
+                return Ok(Some((metadata.dev(), metadata.ino())));
+            }
+            return match deep.checked_sub(1) {
+                Some(deep) => layer_file(&candidate, pid, &metadata, deep),
+                None => Ok(None),
+            };
         }
     }
-    None
+    Ok(None)
 }
 
-/// Mount point and layers of an overlay's line in /proc/PID/mountinfo, the uppermost first.
-fn overlay_layers(line: &str) -> Option<(PathBuf, Vec<PathBuf>)> {
+/// Of a line of /proc/PID/mountinfo: the layers of an overlay, the uppermost first, and where a path of the mount lies
+/// within each. `None` for another file system.
+fn overlay_layers(line: &str, path: &Path) -> Option<(PathBuf, Vec<PathBuf>)> {
     let (mount, super_block) = line.split_once(" - ")?;
     let mut super_block = super_block.split(' ');
     if super_block.next()? != "overlay" {
         return None;
     }
-    let mount_point = PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " "));
+    let mut mount = mount.split(' ').skip(3).map(|field| field.replace("\\040", " "));
+    // A bind mount shows a part of the overlay: its root.
+    let (root, mount_point) = (mount.next()?, mount.next()?);
+    // A path of another mount namespace may lack the mount point's prefix.
+    let below = path.strip_prefix(&mount_point).or_else(|_| path.strip_prefix("/")).ok()?;
+    let relative = Path::new(root.trim_start_matches('/')).join(below);
+    if relative.components().any(|part| !matches!(part, Component::Normal(_))) {
+        return None;
+    }
     let mut layers = VecDeque::new();
     let mut upper = None;
     for option in super_block.nth(1)?.split(',') {
@@ -214,7 +239,7 @@ fn overlay_layers(line: &str) -> Option<(PathBuf, Vec<PathBuf>)> {
     }
     layers.extend(upper.clone());
     layers.rotate_right(usize::from(upper.is_some()));
-    Some((mount_point, layers.into()))
+    Some((relative, layers.into()))
 }
 
 /// The mapping of a file in a process as it is now: a loader splits and moves what it mapped first.
@@ -232,22 +257,29 @@ mod tests {
         let cases = [
             (
                 "40 30 0:45 / /run/m rw - overlay overlay rw,lowerdir=/a:/b,upperdir=/u,workdir=/w",
-                Some(("/run/m", paths(&["/u", "/a", "/b"]))),
+                "/run/m/lib/x.so",
+                Some(("lib/x.so", paths(&["/u", "/a", "/b"]))),
             ),
             (
-                "40 30 0:45 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=l/X:l/Y,upperdir=/d/o/id/diff,workdir=/w",
+                "40 30 0:45 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=l/X:l/Y,upperdir=/d/o/id/diff",
+                "/lib/x.so",
                 Some((
-                    "/",
+                    "lib/x.so",
                     paths(&["/d/o/id/diff", "/d/o/id/l/X", "/d/o/l/X", "/d/l/X", "/d/o/id/l/Y", "/d/o/l/Y", "/d/l/Y"]),
                 )),
             ),
-            ("40 30 0:45 / /m ro - overlay none ro,lowerdir+=/a,lowerdir+=/b", Some(("/m", paths(&["/a", "/b"])))),
-            ("40 30 8:1 / / rw - ext4 /dev/sda1 rw", None),
-            ("", None),
+            (
+                "40 30 0:45 /lib/x.so /opt/bound.so ro - overlay none ro,lowerdir+=/a,lowerdir+=/b",
+                "/opt/bound.so",
+                Some(("lib/x.so", paths(&["/a", "/b"]))),
+            ),
+            ("40 30 0:45 / /m ro - overlay none ro,lowerdir=/a", "/m/../x.so", None),
+            ("40 30 8:1 / / rw - ext4 /dev/sda1 rw", "/x.so", None),
+            ("", "/x.so", None),
         ];
-        for (line, expected) in cases {
-            let expected = expected.map(|(point, layers)| (PathBuf::from(point), layers));
-            assert_eq!(overlay_layers(line), expected, "{line}");
+        for (line, path, expected) in cases {
+            let expected = expected.map(|(relative, layers)| (PathBuf::from(relative), layers));
+            assert_eq!(overlay_layers(line, Path::new(path)), expected, "{line}");
         }
     }
 
