@@ -33,12 +33,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a start waits for the first look at all processes; a larger host goes on without.
 const FIRST_LOOK_MAX: Duration = Duration::from_secs(10);
 /// How long discovery sleeps at most before it looks whether to stop.
 const DISCOVERY_NAP: Duration = Duration::from_millis(500);
+/// How often counters of discovery are published while nothing else changes.
+const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 /// Below this the maps are not asked for: the kernel would kill the agent rather than refuse them.
 const MEMORY_MIN_BYTES: u64 = 48 * 1024 * 1024;
 
@@ -198,8 +200,12 @@ fn discovery_loop(
     publish(&discovery, discovered);
     // The starter may have stopped waiting.
     let _ = looked.try_send(());
+    let mut published = Instant::now();
     while !stop.wanted.load(Relaxed) {
-        for event in discovery.run_once(&mut attacher, DISCOVERY_NAP) {
+        let events = discovery.run_once(&mut attacher, DISCOVERY_NAP);
+        // Most wakes are mappings of no interest: they change nothing but counters.
+        let is_news = !events.is_empty();
+        for event in events {
             match event {
                 discovery::Event::ObjectUnattachable { path, reason, .. } => {
                     tracing::warn!(path, reason, "a GPU library cannot be traced");
@@ -207,7 +213,10 @@ fn discovery_loop(
                 event => tracing::debug!(?event, "discovery"),
             }
         }
-        publish(&discovery, discovered);
+        if is_news || published.elapsed() >= COUNTERS_EVERY {
+            publish(&discovery, discovered);
+            published = Instant::now();
+        }
     }
 }
 

@@ -23,6 +23,17 @@ fn the_shipped_defaults_are_what_the_documents_promise() {
 }
 
 #[test]
+fn the_documented_file_holds_every_field_with_its_default() {
+    let documented = include_str!("../../agent.toml");
+    assert_eq!(parse(documented).unwrap(), Config::default());
+    let commented = ["host_name", "server_name", "tls_trust", "tls_certificate", "tls_key"];
+    let fields = documented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
+    // As many as `changes` compares.
+    assert_eq!(fields + commented.len(), 21, "a field is missing in agent.toml, or new");
+    assert!(commented.iter().all(|field| documented.contains(field)));
+}
+
+#[test]
 fn a_full_file_is_taken_as_written() {
     let config = parse(
         r#"
