@@ -10,6 +10,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections at one time.
 const CONNECTIONS_MAX: usize = 1024;
-/// Longest time for a request's head, and for a TLS handshake.
+/// Longest time for a TLS handshake, for the first request, for a request's head, and between requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Largest request head, bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -117,7 +118,10 @@ async fn speak<S>(stream: S, connection: Connection, router: Router, stop: Cance
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asked = Arc::new(AtomicBool::new(false));
+    let asking = Arc::clone(&asked);
     let with_connection = router.layer(middleware::from_fn(move |mut request: Request, next: middleware::Next| {
+        asking.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(connection);
         next.run(request)
     }));
@@ -132,8 +136,16 @@ where
         .max_header_list_size(HEAD_BYTES_MAX as u32);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(with_connection));
     let mut serving = std::pin::pin!(serving);
+    // hyper's own limit begins with the first bytes that tell HTTP/1.1 from HTTP/2: whoever never sends them would stay.
+    let silent = async {
+        tokio::time::sleep(HEAD_WITHIN).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         ended = serving.as_mut() => ended,
+        () = silent => Err("no request came".into()),
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await

@@ -289,6 +289,19 @@ async fn while_halted_an_approval_is_held_back_and_says_so() {
     assert!(audit.contains("\"halt\"") && audit.contains("\"release\""), "{audit}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_connects_and_does_not_ask_is_hung_up_on() {
+    let collector = Collector::start().await;
+    let idle = |first: &'static str| async move {
+        let mut stream = TcpStream::connect(collector.address).await.unwrap();
+        stream.write_all(first.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "{first:?} is still connected");
+    };
+    tokio::join!(idle(""), idle("P"), idle("PRI * HTTP/2.0\r\n"), idle("GET /v1/hosts HTTP/1.1\r\nHost: loc"));
+}
+
 /// Lines of a watch until one begins with each of `wanted`, in order.
 async fn watch_for(
     collector: &Collector,
