@@ -7,7 +7,7 @@ pub mod series;
 
 /// Version 1 of the uplink protocol, generated from `proto/railwatch/v1/uplink.proto`.
 #[allow(missing_docs, reason = "generated; the .proto file carries the documentation")]
-#[allow(clippy::all, unused_qualifications, reason = "generated")]
+#[allow(clippy::all, clippy::allow_attributes_without_reason, unused_qualifications, reason = "generated")]
 pub mod v1 {
     include!("generated/railwatch.v1.rs");
 }

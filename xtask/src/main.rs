@@ -2,9 +2,11 @@
 
 mod bench;
 mod daemon;
+mod ebpf;
 mod packages;
 mod proto;
 mod shell;
+mod test;
 mod up;
 mod vm;
 
@@ -22,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Build, then run a collector and an agent on this host until Ctrl-C
     Up(up::Options),
+    /// Every test, with everything they need
+    Test(test::Options),
     /// Measure, for docs/SPECIFICATION.md
     Bench {
         #[command(subcommand)]
@@ -29,6 +33,11 @@ enum Command {
     },
     /// The generated code of the wire protocol
     Proto {
+        #[command(subcommand)]
+        action: Kept,
+    },
+    /// The objects of the kernel half
+    Ebpf {
         #[command(subcommand)]
         action: Kept,
     },
@@ -57,6 +66,9 @@ enum Kept {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Up(options) => up::up(&options),
+        Command::Test(options) => test::test(&options),
+        Command::Ebpf { action: Kept::Build } => ebpf::build(),
+        Command::Ebpf { action: Kept::Check } => ebpf::check(),
         Command::Bench { bench } => bench::bench(&bench),
         Command::Proto { action: Kept::Build } => proto::build(),
         Command::Proto { action: Kept::Check } => proto::check(),

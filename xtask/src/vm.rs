@@ -204,6 +204,7 @@ $b mount -t cgroup2 cgroup2 /merged/sys/fs/cgroup
 $b mount -t bpf bpf /merged/sys/fs/bpf
 $b mount -t tracefs tracefs /merged/sys/kernel/tracing
 $b ln -sf /proc/self/fd /merged/dev/fd
+$b cp $b /merged/usr/local/sbin/modprobe
 $b ip link set lo up
 {kept}
 echo {begins}
