@@ -22,12 +22,7 @@ use crate::{
 use anyhow::{Context, Result};
 use railwatch_pki::{Credentials, Reload};
 use railwatch_store::Store;
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +45,7 @@ pub struct Source {
 /// A running collector.
 pub struct Daemon {
     addresses: Addresses,
-    config: Mutex<Config>,
+    config: Config,
     live: Live,
     counters: Arc<Counters>,
     credentials: Arc<Credentials>,
@@ -130,7 +125,7 @@ impl Daemon {
             })
             .ok();
         tracing::info!(%uplink, %api, %metrics, state_dir = %config.state_dir.display(), "ready");
-        Ok(Self { addresses, config: Mutex::new(config), live, counters, credentials, core, tokens, exporter, stop, tasks, run_file })
+        Ok(Self { addresses, config, live, counters, credentials, core, tokens, exporter, stop, tasks, run_file })
     }
 
     /// Where it really listens.
@@ -151,7 +146,7 @@ impl Daemon {
             tracing::error!("configuration not reloaded, the old one stays in force: {error}");
         })?;
         self.counters.configuration_stale.set(0);
-        let later = wanted.needs_restart(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
+        let later = wanted.needs_restart(&self.config);
         if let Some(logging) = logging
             && let Err(error) = logging.set(&wanted.log)
         {

@@ -103,7 +103,8 @@ fn act(command: Command) -> Result<()> {
         }
         Command::CheckConfig { config } => {
             Config::load(&config, &Overrides::default())?;
-            println!("{} is good", config.display());
+            let absent = if config.exists() { "" } else { " (there is no file: every field has its default)" };
+            println!("{} is good{absent}", config.display());
             Ok(())
         }
         Command::Pki { action: Pki::Issue { host, out, state } } => {

@@ -176,9 +176,18 @@ async fn opened(shared: &Arc<Shared>, peer: &PeerIdentity, inbound: &mut Streami
         collector_epoch: core.epoch(),
     };
     shared.counters.streams_opened.inc();
+    tracing::info!(
+        host = &*host,
+        address = %peer.address,
+        agent = hello.agent_version,
+        acknowledged_through = through,
+        spool_first = hello.first_sequence,
+        spool_next = hello.next_sequence,
+        "stream opened"
+    );
     let mut session = Session {
         sequence: Sequence::after(through, hello.first_sequence),
-        cell: shared.live.host(&host),
+        cell: shared.live.open(&host, hello, place.generation()),
         shared: Arc::clone(shared),
         answers,
         core,
@@ -191,16 +200,6 @@ async fn opened(shared: &Arc<Shared>, peer: &PeerIdentity, inbound: &mut Streami
         measured: None,
         host: Arc::clone(&host),
     };
-    tracing::info!(
-        host = &*host,
-        address = %peer.address,
-        agent = hello.agent_version,
-        acknowledged_through = through,
-        spool_first = hello.first_sequence,
-        spool_next = hello.next_sequence,
-        "stream opened"
-    );
-    session.cell.lock().opened(hello, Timeline::now());
     shared.live.announce(Change::HostConnected { host: host.to_string() });
     let end = match answers.send(Answer::Welcome(welcome)).await {
         Ok(()) => session.run(inbound, peer, place.end(), acknowledged).await,
@@ -288,8 +287,8 @@ impl Session<'_> {
     }
 
     async fn closed(self, place: &Place, orderly: bool) {
-        if place.give_back() {
-            self.cell.lock().connected = false;
+        place.give_back();
+        if self.cell.lock().closed(place.generation()) {
             self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
         }
         self.core.detach(orderly).await;

@@ -85,6 +85,11 @@ impl Place {
         self.end.clone()
     }
 
+    /// Grows with each place that is taken.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Gives the place back. Returns false where a newer stream holds it.
     pub fn give_back(&self) -> bool {
         let mut open = self.streams.open.lock().unwrap_or_else(PoisonError::into_inner);

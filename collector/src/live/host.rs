@@ -41,6 +41,8 @@ pub struct Host {
     pub hello: v1::Hello,
     /// A stream of it is open.
     pub connected: bool,
+    /// Which stream that is, or was.
+    pub generation: u64,
     /// When anything last came from it.
     pub last_seen: Timestamp,
     /// Its clock, of the running boot.
@@ -66,6 +68,7 @@ impl Host {
             name: name.to_owned(),
             hello: v1::Hello::default(),
             connected: false,
+            generation: 0,
             last_seen: now,
             clock: Estimator::default(),
             series: SeriesTable::default(),
@@ -77,14 +80,21 @@ impl Host {
         }
     }
 
+    /// The stream of this generation ended. Returns false where a newer one took its place before.
+    pub fn closed(&mut self, generation: u64) -> bool {
+        let current = self.generation == generation;
+        self.connected &= !current;
+        current
+    }
+
     /// A stream of it opened. After a reboot nothing of the boot before is true any more.
-    pub fn opened(&mut self, hello: v1::Hello, now: Timestamp) {
+    pub fn opened(&mut self, hello: v1::Hello, generation: u64, now: Timestamp) {
         if self.hello.boot_id != hello.boot_id {
             let rejected_frames = std::mem::take(&mut self.rejected_frames);
             *self = Self { rejected_frames, ..Self::new(&self.name, now) };
         }
         self.hello = hello;
-        self.connected = true;
+        (self.connected, self.generation) = (true, generation);
         self.last_seen = now;
     }
 
@@ -138,14 +148,23 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_an_older_stream_does_not_hide_the_newer() {
+        let mut host = Host::new("h", Timestamp(1));
+        host.opened(v1::Hello::default(), 1, Timestamp(2));
+        host.opened(v1::Hello::default(), 2, Timestamp(3));
+        assert!(!host.closed(1) && host.connected);
+        assert!(host.closed(2) && !host.connected);
+    }
+
+    #[test]
     fn a_reboot_clears_what_the_boot_before_said_and_a_reconnection_does_not() {
         let mut host = Host::new("h", Timestamp(1));
         let hello = |boot: &str| v1::Hello { boot_id: boot.into(), ..v1::Hello::default() };
-        host.opened(hello("a"), Timestamp(2));
+        host.opened(hello("a"), 1, Timestamp(2));
         host.take(v1::Snapshot { loss: Some(v1::LossAccount { seen: 5, delivered: 5, ..Default::default() }), ..Default::default() });
-        host.opened(hello("a"), Timestamp(3));
+        host.opened(hello("a"), 2, Timestamp(3));
         assert_eq!(host.loss.seen, 5);
-        host.opened(hello("b"), Timestamp(4));
+        host.opened(hello("b"), 3, Timestamp(4));
         assert_eq!(host.loss.seen, 0);
     }
 

@@ -19,6 +19,7 @@ pub use text::rfc3339;
 
 use crate::clock::Timeline;
 use railwatch_engine::Timestamp;
+use railwatch_wire::v1;
 use rows::{Change, GpuCoverageRow, GpuProcessRow, HostRow, NicRow};
 use std::{
     collections::HashMap,
@@ -85,6 +86,16 @@ impl Live {
         let mut hosts = self.0.hosts.write().unwrap_or_else(PoisonError::into_inner);
         let cell = hosts.entry(host.to_owned()).or_insert_with(|| Arc::new(HostCell(Mutex::new(Host::new(host, Timeline::now())))));
         Arc::clone(cell)
+    }
+
+    /// A stream of `host` opened, the `generation`-th of the collector: its state, which stays while it is open.
+    pub fn open(&self, host: &str, hello: v1::Hello, generation: u64) -> Arc<HostCell> {
+        // Within the lock that forgetting takes: a host cannot be let go between finding its state and marking it.
+        let mut hosts = self.0.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(HostCell(Mutex::new(Host::new(host, Timeline::now()))));
+        let cell = Arc::clone(hosts.entry(host.to_owned()).or_insert_with(new));
+        cell.lock().opened(hello, generation, Timeline::now());
+        cell
     }
 
     /// Definitions shared by all hosts.

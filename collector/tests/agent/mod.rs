@@ -30,7 +30,7 @@ use tonic::{
 use v1::{agent_message::Body, collector_message::Body as Answer};
 
 /// Longer than anything here takes on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A collector on free loopback ports, its state in a directory of its own.
 pub struct Collector {
