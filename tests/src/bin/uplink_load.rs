@@ -1,10 +1,11 @@
 //! The load of `cargo xtask bench uplink`: hosts that send windows as fast as the collector acknowledges them, then
-//! signals one by one, each timed until the API shows its incident. Prints one JSON object.
+//! signals one by one, each timed until the API shows its incident. Or, with `--processes`, real processes whose
+//! allocation fails under the real agent, timed from the call. Prints one JSON object.
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use prost::Message;
-use railwatch_tests::uplink::Host;
+use railwatch_tests::{gpu::Caller, uplink::Host};
 use railwatch_wire::{
     series,
     v1::{Definitions, Entity, Frame, SeriesDefinition, Severity, Signal, Windows, agent_message::Body, frame},
@@ -45,11 +46,18 @@ struct Options {
     /// How many signals are timed
     #[arg(long, default_value_t = 300)]
     signals: u64,
+    /// Send nothing: time this many processes whose allocation fails on this host, which an agent watches
+    #[arg(long)]
+    processes: Option<u64>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    if let Some(processes) = options.processes {
+        println!("{}", json!({ "event_to_incident_ms": failing_processes(&options, processes)? }));
+        return Ok(());
+    }
     let start = Instant::now();
     let mut names: Vec<_> = std::fs::read_dir(&options.pki)?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
@@ -155,8 +163,8 @@ async fn windows(host: &Host, count: usize, start: Instant, end: Instant) -> Res
     Ok(sent)
 }
 
-/// Each signal fails an allocation of a process that was never seen; the time until an incident names that process.
-async fn incidents(options: &Options, host: &Host, first: u64, start: Instant) -> Result<Vec<f64>> {
+/// The lines of the API's event stream from now on.
+fn watch(options: &Options) -> Result<mpsc::Receiver<String>> {
     let (sender, seen) = mpsc::channel::<String>();
     let token = std::fs::read_to_string(&options.token_file)?;
     let answer = ureq::get(format!("{}/v1/watch", options.api))
@@ -170,6 +178,34 @@ async fn incidents(options: &Options, host: &Host, first: u64, start: Instant) -
             }
         }
     });
+    Ok(seen)
+}
+
+/// Time from the call that fails, in a process never seen before, until an incident names the process.
+fn failing_processes(options: &Options, processes: u64) -> Result<Vec<f64>> {
+    let seen = watch(options)?;
+    let mut latencies = Vec::new();
+    for _ in 0..processes {
+        let mut caller = Caller::start(&["libcudart.so"])?;
+        caller.call("fixture_fail_next 2")?;
+        let wanted = format!("\"{}\"", caller.pid());
+        let begun = Instant::now();
+        caller.call("cudaMalloc &0 1073741824")?;
+        loop {
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            let line = seen.recv_timeout(left).with_context(|| format!("no incident named process {wanted}"))?;
+            if line.contains(&wanted) {
+                break;
+            }
+        }
+        latencies.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(latencies)
+}
+
+/// Each signal fails an allocation of a process that was never seen; the time until an incident names that process.
+async fn incidents(options: &Options, host: &Host, first: u64, start: Instant) -> Result<Vec<f64>> {
+    let seen = watch(options)?;
     let mut latencies = Vec::new();
     for index in 0..options.signals {
         let process = format!("{}", 1_000_000 + index);
