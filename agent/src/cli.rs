@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file_and_what_has_no_flag_stays() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "state_dir = \"/a\"\n[gpu]\nscope = \"netns\"\npin_dir = \"/p\"\nseries_max = 7").unwrap();
+        std::fs::write(file.path(), "state_dir = \"/a\"\n[gpu]\nscope = \"netns\"\npin_dir = \"/p\"\nseries_max = 7")
+            .unwrap();
         let arguments = ["railwatch-agent", "run", "--state-dir", "/b", "--no-pin", "--config"];
         let arguments = arguments.iter().map(Into::into).chain([file.path().as_os_str().to_owned()]);
         let Command::Run(options) = Cli::parse_from(arguments).command else { panic!("not run") };

@@ -182,7 +182,13 @@ impl Default for Gpu {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { sysfs_root: "/sys".into(), software_interfaces: Vec::new(), series_max: 10_000, cpu_budget_percent: 0.5, cadence_ms: BTreeMap::new() }
+        Self {
+            sysfs_root: "/sys".into(),
+            software_interfaces: Vec::new(),
+            series_max: 10_000,
+            cpu_budget_percent: 0.5,
+            cadence_ms: BTreeMap::new(),
+        }
     }
 }
 
@@ -242,7 +248,10 @@ impl Config {
         match std::fs::metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => return Ok(Self::default()),
             Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-                return Err(unreadable(std::io::Error::other(format!("{} bytes; at most 1 MiB is read", metadata.len()))));
+                return Err(unreadable(std::io::Error::other(format!(
+                    "{} bytes; at most 1 MiB is read",
+                    metadata.len()
+                ))));
             }
             _ => {}
         }

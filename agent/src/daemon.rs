@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -39,13 +39,32 @@ pub fn run(options: Options, config: Config) -> Result<()> {
         .build()
         .context("start the runtime of the metrics page")?;
     runtime.block_on(async {
+        // Before anything that takes time: a SIGHUP that nobody hears would end the process.
+        let mut told = Told::listen()?;
         let mut agent = Agent::start(&config)?;
         let mut reloader = Reloader::new(options, config, log);
-        let ended = agent.until_told(&mut reloader).await;
+        agent.until_told(&mut told, &mut reloader).await;
         notify::stopping();
         agent.end();
-        ended
+        Ok(())
     })
+}
+
+/// The signals of the system that are heard.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Told {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("hear SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("hear SIGINT")?,
+            hang_up: signal(SignalKind::hangup()).context("hear SIGHUP")?,
+        })
+    }
 }
 
 /// What runs.
@@ -97,12 +116,13 @@ impl Agent {
         let sampler_config = SamplerConfig { rules: RULES, cpu_budget_share, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
-        let memory: Option<Box<dyn Source>> = gpu.is_some().then(|| {
-            Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>
-        });
+        let memory: Option<Box<dyn Source>> = gpu
+            .is_some()
+            .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
         for source in nic.sources.into_iter().chain(memory) {
             let name = source.name();
-            let cadence = config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());
+            let cadence =
+                config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());
             if let Err(error) = sampler.start(source, cadence) {
                 shared.set_limitations(name, vec![Limitation::new(format!("source {name}"), error.to_string())]);
             }
@@ -119,10 +139,7 @@ impl Agent {
         Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers })
     }
 
-    async fn until_told(&mut self, reloader: &mut Reloader) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("hear SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("hear SIGINT")?;
-        let mut hang_up = signal(SignalKind::hangup()).context("hear SIGHUP")?;
+    async fn until_told(&mut self, told: &mut Told, reloader: &mut Reloader) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let watchdog = notify::watchdog_interval();
@@ -130,9 +147,9 @@ impl Agent {
         notify::ready(&self.status());
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hang_up.recv() => {
+                _ = told.terminate.recv() => return,
+                _ = told.interrupt.recv() => return,
+                _ = told.hang_up.recv() => {
                     notify::reloading();
                     reloader.reload(&self.shared, &self.outbox, &self.sampler, &self.gpu_series_max);
                     notify::ready(&self.status());
@@ -212,7 +229,10 @@ fn serve_metrics(config: &Config, page: Exposition, shared: &Shared, stop: &Canc
             tokio::spawn(railwatch_exposition::serve(listener, Arc::new(registry), stop.clone()));
         }
         Err(error) => {
-            let why = format!("{} cannot be listened on: {error}; set metrics_listen to another address", config.metrics_listen);
+            let why = format!(
+                "{} cannot be listened on: {error}; set metrics_listen to another address",
+                config.metrics_listen
+            );
             shared.set_limitations("metrics", vec![Limitation::new("metrics page", why)]);
         }
     }

@@ -23,7 +23,7 @@ use attach::SharedProbes;
 use claim::Claim;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use railwatch_gpu::coverage::CoverageRow;
-use railwatch_gpu::discovery::{self, Discovery, ProcessInfo, Probes, Wanted};
+use railwatch_gpu::discovery::{self, Discovery, Probes, ProcessInfo, Wanted};
 use railwatch_gpu::kernel::{Kernel, Options};
 use railwatch_gpu::scope::Scope;
 use railwatch_gpu::symbols::TABLE;
@@ -36,7 +36,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a start waits for the first look at all processes; a larger host goes on without.
-const FIRST_LOOK_MAX: Duration = Duration::from_secs(10);
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
 /// How long discovery sleeps at most before it looks whether to stop.
 const DISCOVERY_NAP: Duration = Duration::from_millis(500);
 /// How often counters of discovery are published while nothing else changes.
@@ -67,7 +67,7 @@ struct Stop {
 }
 
 impl GpuRoom {
-    /// Loads and attaches; returns when every process that runs has been looked at, or after ten seconds. What the
+    /// Loads and attaches; returns when every process that runs has been looked at, or after five seconds. What the
     /// kernel refuses is a limitation.
     pub fn open(config: &Gpu, shared: &Arc<Shared>) -> Result<Self> {
         let scope = scope(&config.scope).with_context(|| format!("the scope {}", config.scope))?;
@@ -93,7 +93,13 @@ impl GpuRoom {
         room.discover(scope, Arc::clone(shared), looked, &first_look)
     }
 
-    fn discover(mut self, scope: Scope, shared: Arc<Shared>, looked: SyncSender<()>, first_look: &Receiver<()>) -> Result<Self> {
+    fn discover(
+        mut self,
+        scope: Scope,
+        shared: Arc<Shared>,
+        looked: SyncSender<()>,
+        first_look: &Receiver<()>,
+    ) -> Result<Self> {
         let attacher = SharedProbes(self.probes.clone());
         let (discovered, stop) = (Arc::clone(&self.discovered), Arc::clone(&self.stop));
         let thread = std::thread::Builder::new()

@@ -62,17 +62,41 @@ fn one<V>(value: V) -> [(Labels, V); 1] {
 
 fn agent(page: &mut Page, shared: &Shared, uplink: &UplinkState) {
     let usage = Usage::read();
-    page.gauge("agent_build", "Always 1; its labels say what runs", None, [(
-        labels([("version", env!("CARGO_PKG_VERSION")), ("kernel", &shared.facts.kernel_release), ("architecture", &shared.facts.architecture)]),
-        1u64,
-    )]);
+    page.gauge(
+        "agent_build",
+        "Always 1; its labels say what runs",
+        None,
+        [(
+            labels([
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("kernel", &shared.facts.kernel_release),
+                ("architecture", &shared.facts.architecture),
+            ]),
+            1u64,
+        )],
+    );
     page.counter("agent_cpu", "Processor time the agent has used", Some(Unit::Seconds), one(usage.cpu_s));
-    page.gauge("agent_resident_memory", "Memory of the agent, without its BPF maps", Some(Unit::Bytes), one(usage.resident_bytes));
-    page.gauge("agent_bpf_map_memory", "Memory that the kernel holds for the agent's BPF maps", Some(Unit::Bytes), one(usage.bpf_map_bytes));
-    page.counter("agent_reloads", "Configurations read while running, by result", None, [
-        (labels([("result", "taken")]), shared.reloads.load(Relaxed)),
-        (labels([("result", "refused")]), shared.reloads_refused.load(Relaxed)),
-    ]);
+    page.gauge(
+        "agent_resident_memory",
+        "Memory of the agent, without its BPF maps",
+        Some(Unit::Bytes),
+        one(usage.resident_bytes),
+    );
+    page.gauge(
+        "agent_bpf_map_memory",
+        "Memory that the kernel holds for the agent's BPF maps",
+        Some(Unit::Bytes),
+        one(usage.bpf_map_bytes),
+    );
+    page.counter(
+        "agent_reloads",
+        "Configurations read while running, by result",
+        None,
+        [
+            (labels([("result", "taken")]), shared.reloads.load(Relaxed)),
+            (labels([("result", "refused")]), shared.reloads_refused.load(Relaxed)),
+        ],
+    );
     let mut limited: BTreeMap<String, u64> = BTreeMap::new();
     let spool = uplink.limitations.iter().map(|limitation| limitation.what.clone());
     for what in shared.limitations().into_iter().map(|limitation| limitation.what).chain(spool) {
@@ -93,34 +117,68 @@ fn uplink(page: &mut Page, state: &UplinkState) {
     page.counter("agent_uplink_failures", "Dials that failed and streams that broke", None, one(state.failures));
     #[expect(clippy::cast_precision_loss, reason = "a duration for a graph")]
     let acknowledge_s = state.acknowledge_ns as f64 / 1e9;
-    page.gauge("agent_uplink_acknowledge", "From sending a frame to its acknowledgement, the last one measured", Some(Unit::Seconds), one(acknowledge_s));
-    page.counter("agent_uplink_refused", "Handed to the uplink and not taken, by kind", None, [
-        (labels([("kind", "signal")]), state.refused_signals),
-        (labels([("kind", "window")]), state.refused_windows),
-        (labels([("kind", "series")]), state.refused_series),
-        (labels([("kind", "snapshot")]), state.refused_snapshots),
-    ]);
-    page.gauge("agent_spool_waiting", "Frames not sent yet, by kind", None, [
-        (labels([("kind", "signal")]), spool.waiting_signals),
-        (labels([("kind", "window")]), spool.waiting_windows),
-    ]);
+    page.gauge(
+        "agent_uplink_acknowledge",
+        "From sending a frame to its acknowledgement, the last one measured",
+        Some(Unit::Seconds),
+        one(acknowledge_s),
+    );
+    page.counter(
+        "agent_uplink_refused",
+        "Handed to the uplink and not taken, by kind",
+        None,
+        [
+            (labels([("kind", "signal")]), state.refused_signals),
+            (labels([("kind", "window")]), state.refused_windows),
+            (labels([("kind", "series")]), state.refused_series),
+            (labels([("kind", "snapshot")]), state.refused_snapshots),
+        ],
+    );
+    page.gauge(
+        "agent_spool_waiting",
+        "Frames not sent yet, by kind",
+        None,
+        [(labels([("kind", "signal")]), spool.waiting_signals), (labels([("kind", "window")]), spool.waiting_windows)],
+    );
     page.gauge("agent_spool_in_flight", "Frames sent and not acknowledged", None, one(spool.in_flight));
     page.gauge("agent_spool_disk", "Frames kept on disk", Some(Unit::Bytes), one(spool.disk_bytes));
-    page.gauge("agent_spool_memory", "Frames kept in memory because the disk refused them", Some(Unit::Bytes), one(spool.memory_bytes));
-    page.counter("agent_spool_cut", "Frames that a quota cut before they were acknowledged, by kind", None, [
-        (labels([("kind", "signal")]), spool.cut_signals),
-        (labels([("kind", "window")]), spool.cut_windows),
-    ]);
+    page.gauge(
+        "agent_spool_memory",
+        "Frames kept in memory because the disk refused them",
+        Some(Unit::Bytes),
+        one(spool.memory_bytes),
+    );
+    page.counter(
+        "agent_spool_cut",
+        "Frames that a quota cut before they were acknowledged, by kind",
+        None,
+        [(labels([("kind", "signal")]), spool.cut_signals), (labels([("kind", "window")]), spool.cut_windows)],
+    );
     page.counter("agent_spool_disk_errors", "Refusals of the disk", None, one(spool.disk_errors + state.sync_errors));
     if let Some(until) = state.certificate_not_after.and_then(|end| end.duration_since(std::time::UNIX_EPOCH).ok()) {
-        page.gauge("agent_certificate_not_after", "End of the own certificate, Unix time", Some(Unit::Seconds), one(until.as_secs()));
+        page.gauge(
+            "agent_certificate_not_after",
+            "End of the own certificate, Unix time",
+            Some(Unit::Seconds),
+            one(until.as_secs()),
+        );
     }
 }
 
 fn loss(page: &mut Page, shared: &Shared, outbox: &Outbox) {
     let account = outbox.account();
-    page.counter("agent_occurrences_seen", "Events, signals and windows settled: delivered or dropped", None, one(account.seen));
-    page.counter("agent_occurrences_delivered", "Of these: taken by the next room and not cut since", None, one(account.delivered));
+    page.counter(
+        "agent_occurrences_seen",
+        "Events, signals and windows settled: delivered or dropped",
+        None,
+        one(account.seen),
+    );
+    page.counter(
+        "agent_occurrences_delivered",
+        "Of these: taken by the next room and not cut since",
+        None,
+        one(account.delivered),
+    );
     page.counter(
         "agent_occurrences_dropped",
         "Of these: dropped, by reason",
@@ -143,15 +201,27 @@ fn sources(page: &mut Page, reports: &[SourceReport]) {
     page.counter("source_cost", "Time spent reading", Some(Unit::Seconds), cost);
     let cadence = reports.iter().map(|r| (labels([("source", r.source)]), r.cadence.as_secs_f64())).collect::<Vec<_>>();
     page.gauge("source_cadence", "Time between reads", Some(Unit::Seconds), cadence);
-    page.gauge("source_backed_off", "How often the cadence was halved to stay within the budget of processor time", None, by_source(|r| r.backed_off.into()));
+    page.gauge(
+        "source_backed_off",
+        "How often the cadence was halved to stay within the budget of processor time",
+        None,
+        by_source(|r| r.backed_off.into()),
+    );
     #[expect(clippy::cast_precision_loss, reason = "a duration for a graph")]
     let cpu = reports.iter().map(|r| (labels([("source", r.source)]), r.cpu_ns as f64 / 1e9)).collect::<Vec<_>>();
     page.counter("source_cpu", "Processor time of the source's thread", Some(Unit::Seconds), cpu);
-    page.counter("source_missed_deadlines", "Deadlines that passed without a read", None, by_source(|r| r.missed_deadlines));
+    page.counter(
+        "source_missed_deadlines",
+        "Deadlines that passed without a read",
+        None,
+        by_source(|r| r.missed_deadlines),
+    );
     let errors = reports.iter().flat_map(|report| {
-        ErrorReason::ALL.iter().zip(report.errors).filter(|(_, count)| *count > 0).map(|(reason, count)| {
-            (labels([("source", report.source), ("reason", reason.name())]), count)
-        })
+        ErrorReason::ALL
+            .iter()
+            .zip(report.errors)
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (labels([("source", report.source), ("reason", reason.name())]), count))
     });
     page.counter("source_errors", "What could not be read, by reason", None, errors.collect::<Vec<_>>());
     let rejected = reports.iter().flat_map(|report| {
@@ -212,7 +282,17 @@ fn nics(page: &mut Page, shared: &Shared) {
         "port_state",
         "Always 1; its labels say how each port stands",
         None,
-        ports.iter().map(|port| (labels([("port", &port.name), ("kind", port.kind.name()), ("state", &port.state), ("driver", &port.driver)]), 1u64)),
+        ports.iter().map(|port| {
+            (
+                labels([
+                    ("port", &port.name),
+                    ("kind", port.kind.name()),
+                    ("state", &port.state),
+                    ("driver", &port.driver),
+                ]),
+                1u64,
+            )
+        }),
     );
     page.gauge(
         "port_speed_bits_per_second",
@@ -227,10 +307,16 @@ fn nics(page: &mut Page, shared: &Shared) {
     }
     for ((name, is_counter), defs) in by_name {
         let unit = defs.first().and_then(|def| unit(def.unit()));
-        let values: Vec<_> = defs.iter().filter_map(|def| Some((series_labels(def), shared.value(def.id())?))).collect();
+        let values: Vec<_> =
+            defs.iter().filter_map(|def| Some((series_labels(def), shared.value(def.id())?))).collect();
         let help = format!("Series {name} of the agent's sources, as last read");
         if is_counter {
-            page.counter(metric_name(name), help, unit, values.into_iter().map(|(labels, value)| (labels, value.total)));
+            page.counter(
+                metric_name(name),
+                help,
+                unit,
+                values.into_iter().map(|(labels, value)| (labels, value.total)),
+            );
         } else {
             page.gauge(metric_name(name), help, unit, values.into_iter().map(|(labels, value)| (labels, value.last)));
         }

@@ -147,8 +147,19 @@ fn join(open: &mut Vec<v1::Windows>, windows: v1::Windows) -> bool {
         open.push(windows);
         return false;
     };
-    let v1::Windows { start_mono_ns: _, end_mono_ns: _, series, count, sum, min, max, last, delta, resets, incomplete_since_mono_ns } =
-        windows;
+    let v1::Windows {
+        start_mono_ns: _,
+        end_mono_ns: _,
+        series,
+        count,
+        sum,
+        min,
+        max,
+        last,
+        delta,
+        resets,
+        incomplete_since_mono_ns,
+    } = windows;
     other.series.extend(series);
     other.count.extend(count);
     other.sum.extend(sum);

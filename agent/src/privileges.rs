@@ -50,7 +50,10 @@ pub fn limitations(facts: &Facts) -> Vec<Limitation> {
     let grant = "add it to AmbientCapabilities= of the unit, or to securityContext.capabilities.add of the container";
 
     if facts.kernel < KERNEL_MIN {
-        lacks("gpu probes", format!("kernel {} is older than {}.{}: run a newer one", facts.kernel_release, KERNEL_MIN.0, KERNEL_MIN.1));
+        lacks(
+            "gpu probes",
+            format!("kernel {} is older than {}.{}: run a newer one", facts.kernel_release, KERNEL_MIN.0, KERNEL_MIN.1),
+        );
     }
     for (capability, what, off) in [
         (Capability::CAP_BPF, "gpu probes", "the kernel half cannot be loaded"),
@@ -63,7 +66,9 @@ pub fn limitations(facts: &Facts) -> Vec<Limitation> {
     if !facts.has(Capability::CAP_SYS_PTRACE) {
         lacks(
             "gpu processes of other users",
-            format!("CAP_SYS_PTRACE is missing: /proc/PID of other users' processes cannot be read, so that they are not found; {grant}"),
+            format!(
+                "CAP_SYS_PTRACE is missing: /proc/PID of other users' processes cannot be read, so that they are not found; {grant}"
+            ),
         );
     }
     if !facts.has(Capability::CAP_DAC_READ_SEARCH) && !facts.has(Capability::CAP_DAC_OVERRIDE) {
@@ -157,7 +162,9 @@ mod tests {
                 drop_all(f, &[Capability::CAP_CHECKPOINT_RESTORE, Capability::CAP_SYS_ADMIN]);
             }),
             ("gpu probes", "newer one", |f| f.kernel = (4, 19)),
-            ("gpu call stacks and kernel fields", "lockdown=integrity", |f| f.lockdown = Some("confidentiality".into())),
+            ("gpu call stacks and kernel fields", "lockdown=integrity", |f| {
+                f.lockdown = Some("confidentiality".into())
+            }),
             ("kernel types", "CONFIG_DEBUG_INFO_BTF", |f| f.btf = false),
             ("balances over a restart", "mount -t bpf", |f| {
                 drop_all(f, &[Capability::CAP_SYS_ADMIN]);

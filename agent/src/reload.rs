@@ -40,7 +40,10 @@ impl Reloader {
             match change.effect {
                 Effect::Now => tracing::info!(field = change.field, "the configuration changed, in force now"),
                 Effect::AfterRestart => {
-                    tracing::warn!(field = change.field, "the configuration changed, in force after a restart of the agent");
+                    tracing::warn!(
+                        field = change.field,
+                        "the configuration changed, in force after a restart of the agent"
+                    );
                 }
             }
         }
@@ -65,12 +68,19 @@ fn set_cadences(old: &Config, new: &Config, sampler: &Sampler) {
         }
         // Taken out of the file: the source's own default holds after the next start.
         let Some(wanted) = after else {
-            tracing::warn!(source = source.name(), "the cadence is no longer given; the source's own is in force after a restart");
+            tracing::warn!(
+                source = source.name(),
+                "the cadence is no longer given; the source's own is in force after a restart"
+            );
             continue;
         };
         match sampler.set_cadence(source.name(), (*wanted).into()) {
             Ok(got) if got != Duration::from(*wanted) => {
-                tracing::warn!(source = source.name(), cadence_ms = got.as_millis(), "the nearest cadence in the source's range is used");
+                tracing::warn!(
+                    source = source.name(),
+                    cadence_ms = got.as_millis(),
+                    "the nearest cadence in the source's range is used"
+                );
             }
             Ok(got) => tracing::info!(source = source.name(), cadence_ms = got.as_millis(), "cadence"),
             Err(error) => tracing::error!(%error, "the cadence was not changed"),

@@ -24,7 +24,8 @@ impl Usage {
             let seconds = micros as f64 / 1e6;
             seconds
         });
-        let resident_bytes = fs::read_to_string("/proc/self/status").ok().and_then(|status| resident(&status)).unwrap_or(0);
+        let resident_bytes =
+            fs::read_to_string("/proc/self/status").ok().and_then(|status| resident(&status)).unwrap_or(0);
         Self { cpu_s, resident_bytes, bpf_map_bytes: bpf_map_bytes() }
     }
 }

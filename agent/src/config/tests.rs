@@ -110,7 +110,10 @@ fn a_reload_says_which_fields_wait_for_a_restart() {
         ("", &[][..]),
         ("log = \"debug\"", &[("log", Effect::Now)]),
         ("[sampling]\ncadence_ms = { netdev = 50 }", &[("sampling.cadence_ms", Effect::Now)]),
-        ("[gpu]\nscope = \"netns\"\nseries_max = 3", &[("gpu.scope", Effect::AfterRestart), ("gpu.series_max", Effect::Now)]),
+        (
+            "[gpu]\nscope = \"netns\"\nseries_max = 3",
+            &[("gpu.scope", Effect::AfterRestart), ("gpu.series_max", Effect::Now)],
+        ),
     ] {
         let found = changes(&Config::default(), &parse(text).unwrap());
         let found: Vec<_> = found.iter().map(|change| (change.field, change.effect)).collect();

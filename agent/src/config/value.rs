@@ -19,7 +19,11 @@ pub(super) fn bounded<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>
 pub(super) fn share_percent<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     let percent = f64::deserialize(from)?;
     let is_good = percent > 0.0 && percent <= 100.0;
-    if is_good { Ok(percent) } else { Err(D::Error::custom(format!("{percent} is out of range; expected above 0 and up to 100"))) }
+    if is_good {
+        Ok(percent)
+    } else {
+        Err(D::Error::custom(format!("{percent} is out of range; expected above 0 and up to 100")))
+    }
 }
 
 pub(super) fn host_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<HostName>, D::Error> {
@@ -82,7 +86,9 @@ impl FromStr for Endpoint {
         let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let host_is_good = match bracketed {
             Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
+            None => {
+                !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+            }
         };
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         if host_is_good { Ok(Self { host: host.to_owned(), port }) } else { Err(wrong()) }

@@ -35,7 +35,11 @@ impl Devices {
         gpus.sort_unstable_by_key(|gpu| gpu.minor);
         // capabilities/gpuN/mig/giM exists for each instance of a GPU that is split.
         let instances = fs::read_dir(driver.join("capabilities")).into_iter().flatten().flatten();
-        let split = instances.flat_map(|gpu| fs::read_dir(gpu.path().join("mig"))).flatten().flatten().any(|entry| entry.path().is_dir());
+        let split = instances
+            .flat_map(|gpu| fs::read_dir(gpu.path().join("mig")))
+            .flatten()
+            .flatten()
+            .any(|entry| entry.path().is_dir());
         Self { gpus, split, proc: proc.to_owned() }
     }
 
@@ -48,7 +52,9 @@ impl Devices {
             return Err("the NVIDIA driver lists no GPU in /proc/driver/nvidia/gpus".into());
         }
         if self.split {
-            return Err("a GPU of this host is split into MIG instances, which the driver does not list by process".into());
+            return Err(
+                "a GPU of this host is split into MIG instances, which the driver does not list by process".into()
+            );
         }
         let nodes = self.proc.join(pid.to_string()).join("root/dev");
         let mut open = self.gpus.iter().filter(|gpu| nodes.join(format!("nvidia{}", gpu.minor)).exists());
@@ -64,7 +70,9 @@ impl Devices {
 }
 
 fn parse(information: &str) -> Option<Gpu> {
-    let field = |name: &str| information.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start_matches([' ', '\t', ':']).trim()));
+    let field = |name: &str| {
+        information.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start_matches([' ', '\t', ':']).trim()))
+    };
     let uuid = field("GPU UUID").filter(|uuid| uuid.starts_with("GPU-") && !uuid.contains('?'))?;
     Some(Gpu { uuid: uuid.to_owned(), minor: field("Device Minor")?.parse().ok()? })
 }
@@ -84,7 +92,8 @@ mod tests {
         };
         for minor in minors {
             let uuid = UUID.replace("0000", &format!("{minor:04}"));
-            let text = format!("Model: \t\t NVIDIA H100\nIRQ:   \t\t 17\nGPU UUID: \t {uuid}\nDevice Minor: \t {minor}\n");
+            let text =
+                format!("Model: \t\t NVIDIA H100\nIRQ:   \t\t 17\nGPU UUID: \t {uuid}\nDevice Minor: \t {minor}\n");
             write(format!("driver/nvidia/gpus/0000:0{minor}:00.0/information"), &text);
         }
         if split {
@@ -104,7 +113,8 @@ mod tests {
             (&[], &[0], false, Err("lists no GPU")),
             (&[0], &[0], true, Err("MIG")),
         ] {
-            let expected = expected.map(|uuid: &str| uuid.replace("0000", &format!("{:04}", visible.first().unwrap_or(&0))));
+            let expected =
+                expected.map(|uuid: &str| uuid.replace("0000", &format!("{:04}", visible.first().unwrap_or(&0))));
             let proc = host(minors, visible, split);
             match (Devices::read(proc.path()).uuid("cuda", 42), expected) {
                 (Ok(uuid), Ok(wanted)) => assert_eq!(uuid, wanted),

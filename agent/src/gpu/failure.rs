@@ -191,7 +191,10 @@ mod tests {
     fn a_failure_says_who_what_how_much_and_the_name_of_the_code() {
         let who = Who { comm: "python".into(), container: String::new() };
         let told = signal(&event("cudaMalloc", 4242, 2, 5), 0, &who).unwrap();
-        assert_eq!(told.summary, "python (pid 4242): cudaMalloc of 2.0 GiB on device 0 failed with cudaErrorMemoryAllocation (2)");
+        assert_eq!(
+            told.summary,
+            "python (pid 4242): cudaMalloc of 2.0 GiB on device 0 failed with cudaErrorMemoryAllocation (2)"
+        );
         assert_eq!(told.value, 2_147_483_648.0);
         assert_eq!(told.entity.unwrap().name, "4242");
         let mut keys: Vec<_> = told.attributes.keys().map(String::as_str).collect();

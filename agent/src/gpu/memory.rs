@@ -8,7 +8,8 @@ use crate::shared::Shared;
 use railwatch_abi::cookie::Layer;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
-    Batch, CadenceRange, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle, Source, Unavailable,
+    Batch, CadenceRange, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle, Source,
+    Unavailable,
 };
 use railwatch_wire::v1;
 use std::collections::BTreeMap;
@@ -46,13 +47,20 @@ impl Source for MemorySource {
     }
 
     fn cadence(&self) -> CadenceRange {
-        CadenceRange { min: Duration::from_millis(250), default: Duration::from_millis(250), max: Duration::from_secs(10) }
+        CadenceRange {
+            min: Duration::from_millis(250),
+            default: Duration::from_millis(250),
+            max: Duration::from_secs(10),
+        }
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let view = self.shared.gpu();
         if !view.loaded {
-            return Err(Unavailable::new(ErrorReason::Denied, "the kernel half is not loaded: see the limitations of this host"));
+            return Err(Unavailable::new(
+                ErrorReason::Denied,
+                "the kernel half is not loaded: see the limitations of this host",
+            ));
         }
         self.handles.clear();
         let max = usize::try_from(self.series_max.load(Relaxed)).unwrap_or(usize::MAX);
@@ -78,7 +86,9 @@ impl Source for MemorySource {
             seen += 1;
             match self.handles.get(&key(process, balance)) {
                 #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
-                Some(handle) => batch.gauge(*handle, balance.allocated_bytes as f64, Moment { at_ns: now_ns, half_width_ns: 0 }),
+                Some(handle) => {
+                    batch.gauge(*handle, balance.allocated_bytes as f64, Moment { at_ns: now_ns, half_width_ns: 0 })
+                }
                 None => is_new = true,
             }
         }

@@ -26,7 +26,12 @@ pub struct Table {
 
 impl Table {
     /// The table now.
-    pub fn fill(&mut self, books: &Snapshot, found: &BTreeMap<u32, ProcessInfo>, coverage: &[CoverageRow]) -> v1::GpuState {
+    pub fn fill(
+        &mut self,
+        books: &Snapshot,
+        found: &BTreeMap<u32, ProcessInfo>,
+        coverage: &[CoverageRow],
+    ) -> v1::GpuState {
         let mut processes: Vec<_> = books.processes.iter().map(|rows| self.process(rows, found)).collect();
         let live: std::collections::BTreeSet<u32> =
             books.processes.iter().filter(|rows| rows.gone_ns.is_none()).map(|rows| rows.pid).collect();
@@ -61,7 +66,8 @@ impl Table {
         let late = info.and_then(|info| info.incomplete.as_ref()).map(|mark| (mark.since_unix_ns, mark.reason.clone()));
         let (incomplete_since_unix_ns, incomplete_reason) =
             late.into_iter().chain(lacking).min_by_key(|(since, _)| *since).unzip();
-        let balances = rows.memory.iter().map(|((layer, device), row)| self.balance(rows, *layer, *device, row)).collect();
+        let balances =
+            rows.memory.iter().map(|((layer, device), row)| self.balance(rows, *layer, *device, row)).collect();
         v1::GpuProcess {
             pid: rows.pid,
             comm: rows.comm.clone(),
@@ -150,7 +156,11 @@ fn communicator(row: &CommunicatorRow) -> v1::Communicator {
         collectives: row
             .last_symbol
             .and_then(|symbol| symbol.get())
-            .map(|symbol| v1::CollectiveCount { operation: symbol.name.to_owned(), calls: row.sequence, bytes: row.bytes })
+            .map(|symbol| v1::CollectiveCount {
+                operation: symbol.name.to_owned(),
+                calls: row.sequence,
+                bytes: row.bytes,
+            })
             .into_iter()
             .collect(),
         state: "alive".to_owned(),
@@ -158,9 +168,17 @@ fn communicator(row: &CommunicatorRow) -> v1::Communicator {
 }
 
 fn lost(rows: &ProcessRows) -> String {
-    let lost: Vec<_> =
-        rows.lost.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{} {count}", reason.name())).collect();
-    if lost.is_empty() { "the process ran before it was traced".to_owned() } else { format!("not recorded: {}", lost.join(", ")) }
+    let lost: Vec<_> = rows
+        .lost
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{} {count}", reason.name()))
+        .collect();
+    if lost.is_empty() {
+        "the process ran before it was traced".to_owned()
+    } else {
+        format!("not recorded: {}", lost.join(", "))
+    }
 }
 
 fn silent(pid: u32, info: &ProcessInfo) -> v1::GpuProcess {

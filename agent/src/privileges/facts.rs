@@ -62,7 +62,9 @@ impl Facts {
             capabilities: caps::read(None, CapSet::Effective).unwrap_or_default(),
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown").ok().and_then(|text| chosen(&text)),
-            perf_event_paranoid: fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok().and_then(|t| t.trim().parse().ok()),
+            perf_event_paranoid: fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
+                .ok()
+                .and_then(|t| t.trim().parse().ok()),
             bpffs: mounts.lines().any(|line| is_mount(line, "/sys/fs/bpf", "bpf")),
             cgroup: layout(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default()),
             initial_pid_namespace: namespace == Path::new(INITIAL_PID_NAMESPACE),
@@ -149,7 +151,9 @@ mod tests {
 
     #[test]
     fn what_the_kernel_says_is_read_as_it_writes_it() {
-        for (release, expected) in [("6.18.44-fc-v669", (6, 18)), ("6.1.0-32-amd64", (6, 1)), ("5.10", (5, 10)), ("", (0, 0))] {
+        for (release, expected) in
+            [("6.18.44-fc-v669", (6, 18)), ("6.1.0-32-amd64", (6, 1)), ("5.10", (5, 10)), ("", (0, 0))]
+        {
             assert_eq!(version(release), expected, "{release}");
         }
         assert_eq!(chosen("none [integrity] confidentiality\n").as_deref(), Some("integrity"));
@@ -166,7 +170,12 @@ mod tests {
         let inner = home.path().join("system/agent");
         fs::create_dir_all(&inner).expect("directories");
         for (mounts, own, file, root_value) in [
-            (format!("1 0 0:1 / {point} rw - cgroup cgroup rw,memory"), "4:memory:/system/agent\n0::/", "memory.limit_in_bytes", "9223372036854771712"),
+            (
+                format!("1 0 0:1 / {point} rw - cgroup cgroup rw,memory"),
+                "4:memory:/system/agent\n0::/",
+                "memory.limit_in_bytes",
+                "9223372036854771712",
+            ),
             (format!("1 0 0:1 / {point} rw - cgroup2 cgroup2 rw"), "0::/system/agent", "memory.max", "max"),
         ] {
             fs::write(home.path().join(file), root_value).expect("write");

@@ -55,7 +55,11 @@ pub fn print(to: &mut dyn Write, facts: &Facts, more: &[Limitation], output: Out
         memory_limit_bytes: facts.memory_limit.as_ref().map(|limit| limit.bytes),
         capabilities: CAPABILITIES
             .iter()
-            .map(|(capability, purpose)| Row { name: capability.to_string(), effective: facts.has(*capability), purpose })
+            .map(|(capability, purpose)| Row {
+                name: capability.to_string(),
+                effective: facts.has(*capability),
+                purpose,
+            })
             .collect(),
         limitations: found,
     };

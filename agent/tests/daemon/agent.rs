@@ -108,7 +108,8 @@ impl Agent {
     /// The value of the sample that begins with `name`, labels included.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let page = self.page("text/plain");
-        let line = page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
+        let line =
+            page.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
         line.rsplit_once(' ')?.1.parse().ok()
     }
 }

@@ -81,18 +81,21 @@ fn balances_follow_the_process_to_its_end() {
     assert_eq!((balance.allocs, balance.frees, balance.peak_bytes), (2, 1, 1500));
     assert_eq!(seen.incomplete_since_unix_ns, None, "it began under watch: {seen:?}");
     let allocated = "railwatch_gpu_allocated_bytes{";
-    eventually("the page shows it", || agent.page("*/*").lines().any(|l| l.starts_with(allocated) && l.ends_with(" 500")));
+    eventually("the page shows it", || {
+        agent.page("*/*").lines().any(|l| l.starts_with(allocated) && l.ends_with(" 500"))
+    });
     eventually("its series is in the windows", || {
         site.stored(|stored| {
-            stored.frames.iter().any(|frame| {
-                matches!(&frame.body, Some(frame::Body::Windows(windows)) if windows.last.contains(&500.0))
-            })
+            stored.frames.iter().any(
+                |frame| matches!(&frame.body, Some(frame::Body::Windows(windows)) if windows.last.contains(&500.0)),
+            )
         })
     });
     drop(caller);
     eventually("its end", || {
         site.stored(|stored| {
-            process(stored, pid).is_some_and(|p| p.exited_unix_ns.is_some() && p.balances.iter().all(|b| b.allocated_bytes == 0))
+            process(stored, pid)
+                .is_some_and(|p| p.exited_unix_ns.is_some() && p.balances.iter().all(|b| b.allocated_bytes == 0))
         })
     });
     eventually("its series leave the page", || !agent.page("*/*").contains(allocated));
@@ -128,8 +131,10 @@ fn a_flood_of_failures_reconciles_exactly() {
     eventually("nothing is pending", || agent.metric("railwatch_agent_occurrences_pending") == Some(0.0));
     let account = site.stored(|stored| loss(stored).unwrap());
     assert_eq!(account.seen, account.delivered + account.dropped.values().sum::<u64>(), "{account:?}");
-    let (read, submitted) =
-        (agent.metric("railwatch_gpu_kernel_events_read_total"), agent.metric("railwatch_gpu_kernel_events_submitted_total"));
+    let (read, submitted) = (
+        agent.metric("railwatch_gpu_kernel_events_read_total"),
+        agent.metric("railwatch_gpu_kernel_events_submitted_total"),
+    );
     assert_eq!(read, submitted, "what the kernel sent was read");
     let seen = agent.metric("railwatch_gpu_kernel_events_seen_total").unwrap();
     assert!(seen >= FAILURES as f64, "{seen}");

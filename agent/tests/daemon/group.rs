@@ -18,7 +18,8 @@ impl Group {
 
     /// In the hierarchy that accounts memory, with a limit.
     pub fn with_memory_limit(bytes: u64) -> Self {
-        let legacy = mount(|rest| rest.starts_with("cgroup ") && rest.split([' ', ',']).any(|option| option == "memory"));
+        let legacy =
+            mount(|rest| rest.starts_with("cgroup ") && rest.split([' ', ',']).any(|option| option == "memory"));
         let (group, file) = match legacy {
             Some(mount) => (Self::below(&mount), "memory.limit_in_bytes"),
             None => {

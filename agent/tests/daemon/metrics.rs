@@ -10,7 +10,9 @@ fn the_older_text_format_passes_promtool_and_open_metrics_ends_with_its_mark() {
     let site = Site::new();
     let collector = site.listen("127.0.0.1:0");
     let agent = Agent::start(&site, &collector.address, &[]);
-    eventually("series of a NIC are on the page", || agent.page("text/plain").contains("railwatch_hw_network_io_bytes_total{"));
+    eventually("series of a NIC are on the page", || {
+        agent.page("text/plain").contains("railwatch_hw_network_io_bytes_total{")
+    });
     let page = agent.page("text/plain");
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])

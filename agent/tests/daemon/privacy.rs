@@ -11,10 +11,7 @@ const SECRETS: [&str; 3] = ["s3cret-in-argument", "s3cret-in-environment", "s3cr
 fn no_command_line_and_no_environment_leaves_the_host() {
     let (site, group) = (Site::new(), Group::unified());
     let collector = site.listen("127.0.0.1:0");
-    let agent = Agent::start(&site, &collector.address, &[
-        "--scope",
-        &format!("cgroup:{}", group.0.display()),
-    ]);
+    let agent = Agent::start(&site, &collector.address, &["--scope", &format!("cgroup:{}", group.0.display())]);
     let mut caller = Caller::start(&group, |command| {
         command.env("API_TOKEN", SECRETS[1]).env("NCCL_DEBUG_FILE", SECRETS[2]).env("RAILWATCH_TOKEN", SECRETS[1]);
     });
@@ -51,7 +48,9 @@ fn no_command_line_and_no_environment_leaves_the_host() {
     agent.end();
     let files = all_bytes(&home.join("state"));
     for secret in SECRETS {
-        for (place, bytes) in [("sent", sent.as_bytes()), ("page", page.as_bytes()), ("log", log.as_bytes()), ("files", &files)] {
+        for (place, bytes) in
+            [("sent", sent.as_bytes()), ("page", page.as_bytes()), ("log", log.as_bytes()), ("files", &files)]
+        {
             let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(!found, "{secret} was found in: {place}");
         }

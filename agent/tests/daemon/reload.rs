@@ -47,7 +47,9 @@ fn a_good_file_is_taken_and_a_bad_one_is_refused_with_the_old_kept() {
 #[test]
 fn check_config_says_where_a_file_is_wrong_and_a_start_with_it_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    for (text, status, said) in [("log = \"warn\"\n", 0, "is good"), ("[gpu]\nscop = \"none\"\n", 78, ":2:1: unknown field `scop`")] {
+    for (text, status, said) in
+        [("log = \"warn\"\n", 0, "is good"), ("[gpu]\nscop = \"none\"\n", 78, ":2:1: unknown field `scop`")]
+    {
         fs::write(file.path(), text).unwrap();
         let output = Command::new(PROGRAM).args(["check-config", "--config"]).arg(file.path()).output().unwrap();
         let words = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

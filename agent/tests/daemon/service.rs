@@ -2,8 +2,8 @@
 
 use crate::agent::{Agent, PROGRAM, arguments};
 use crate::collector::{Site, eventually, signals_of};
-use crate::group::{Caller, Group};
 use crate::gpu::attached;
+use crate::group::{Caller, Group};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
@@ -108,9 +108,7 @@ fn a_signal_raised_while_no_collector_is_there_arrives_after_a_kill_of_the_agent
     eventually("the library is attached", || agent.metric("railwatch_gpu_objects{status=\"attached\"}") == Some(1.0));
     caller.call("fixture_fail_next 2");
     caller.call("cudaMalloc &0 4711");
-    eventually("the signal is spooled", || {
-        agent.metric("railwatch_agent_spool_waiting{kind=\"signal\"}") == Some(1.0)
-    });
+    eventually("the signal is spooled", || agent.metric("railwatch_agent_spool_waiting{kind=\"signal\"}") == Some(1.0));
     agent.signal("KILL");
     drop(agent);
     let collector = site.listen("127.0.0.1:0");
