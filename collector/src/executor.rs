@@ -249,7 +249,7 @@ impl<L: Ledger> Task<L> {
         }
         let Some(webhook) = &self.webhook else { return Some(withheld(work, NO_WEBHOOK.to_owned())) };
         if !webhook.config().actions.contains(&order.action) {
-            return Some(withheld(work, format!("{} is not among executor.actions", order.action)));
+            return Some(withheld(work, format!("{} is not among webhook.actions", order.action)));
         }
         None
     }
@@ -268,7 +268,7 @@ impl<L: Ledger> Task<L> {
 }
 
 const NO_WEBHOOK: &str =
-    "no webhook is configured: set [executor] url and secret_file in the collector's configuration";
+    "no webhook is configured: set [webhook] url and secret_file in the collector's configuration";
 
 fn withheld(work: &Work, why: String) -> Outcome {
     Outcome::Withheld { detail: format!("{why}{}", tried(work)) }

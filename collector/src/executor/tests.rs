@@ -292,7 +292,7 @@ fn nothing_is_sent_that_must_not_be() {
             "failed",
             "2 attempts",
         ),
-        (order(Order { action: "reboot".into(), ..base.order.clone() }), 3, "withheld", "executor.actions"),
+        (order(Order { action: "reboot".into(), ..base.order.clone() }), 3, "withheld", "webhook.actions"),
     ] {
         let bench = Bench::new();
         let executor = bench.executor(&url, epoch);

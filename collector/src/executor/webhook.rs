@@ -61,7 +61,7 @@ fn default_backoff_max_ms() -> u64 {
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
     /// The address is none.
-    #[error("executor.url {url:?} is not an address: {detail}; write https://HOST[:PORT]/PATH")]
+    #[error("webhook.url {url:?} is not an address: {detail}; write https://HOST[:PORT]/PATH")]
     Address {
         /// As configured.
         url: String,
@@ -70,14 +70,14 @@ pub enum WebhookError {
     },
     /// Unencrypted to another host.
     #[error(
-        "executor.url {url:?} would send orders unencrypted to another host; use https://, or set allow_plain_http = true"
+        "webhook.url {url:?} would send orders unencrypted to another host; use https://, or set allow_plain_http = true"
     )]
     Plain {
         /// As configured.
         url: String,
     },
     /// The secret is not usable.
-    #[error("executor.secret_file {path}: {detail}; make one with `openssl rand -hex 32`")]
+    #[error("webhook.secret_file {path}: {detail}; make one with `openssl rand -hex 32`")]
     Secret {
         /// Its file.
         path: PathBuf,
@@ -86,7 +86,7 @@ pub enum WebhookError {
     },
     /// No certificates to trust.
     #[error(
-        "executor.ca_file {path}: {detail}; name a PEM file of the authorities that the webhook's certificate comes from"
+        "webhook.ca_file {path}: {detail}; name a PEM file of the authorities that the webhook's certificate comes from"
     )]
     Authorities {
         /// The file.
