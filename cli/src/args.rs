@@ -60,9 +60,12 @@ pub struct Shape {
     pub output: Format,
 }
 
-/// The form of a listing whose JSON fields are fixed.
-#[derive(Clone, Copy, Debug, Default, Args)]
+/// The form of a listing whose JSON fields are fixed, and what it lists.
+#[derive(Clone, Debug, Default, Args)]
 pub struct FixedShape {
+    /// Only of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
@@ -83,7 +86,14 @@ pub enum Command {
         listing: Gpu,
     },
     /// NIC and RDMA ports with their latest rates
-    Nic(Shape),
+    Nic {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full
@@ -145,7 +155,7 @@ pub enum Command {
 }
 
 /// Which GPU listing.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Gpu {
     /// Memory held, by process, device and layer
     Processes(FixedShape),

@@ -19,7 +19,7 @@ pub mod row;
 pub mod table;
 pub mod watch;
 
-use args::{Command, CommandLine, Connection, Format, Gpu, Halt};
+use args::{Command, CommandLine, Connection, FixedShape, Format, Gpu, Halt};
 use clap::{CommandFactory, Parser};
 use client::Client;
 use failure::{Failure, Kind};
@@ -101,14 +101,12 @@ impl Asker<'_> {
 
 fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), Failure> {
     match command {
-        Command::Hosts(shape) => list(asker, &listings::HOSTS, shape.output, shape.full, out),
-        Command::Gpu { listing: Gpu::Processes(shape) } => {
-            list(asker, &listings::GPU_PROCESSES, shape.output, shape.full, out)
+        Command::Hosts(shape) => list(asker, &listings::HOSTS, shape, out),
+        Command::Gpu { listing: Gpu::Processes(shape) } => list(asker, &listings::GPU_PROCESSES, shape, out),
+        Command::Gpu { listing: Gpu::Coverage(shape) } => list(asker, &listings::GPU_COVERAGE, shape, out),
+        Command::Nic { host, shape } => {
+            list(asker, &listings::NIC, FixedShape { host, output: shape.output, full: true }, out)
         }
-        Command::Gpu { listing: Gpu::Coverage(shape) } => {
-            list(asker, &listings::GPU_COVERAGE, shape.output, shape.full, out)
-        }
-        Command::Nic(shape) => list(asker, &listings::NIC, shape.output, true, out),
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();
             newest(asker, &listings::INCIDENTS, limit, &state, shape.output, out)
@@ -137,8 +135,9 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
     }
 }
 
-fn list(asker: &Asker<'_>, listing: &Listing, format: Format, full: bool, out: &mut Output) -> Result<(), Failure> {
-    let rows = rows(asker, listing, "")?;
+fn list(asker: &Asker<'_>, listing: &Listing, shape: FixedShape, out: &mut Output) -> Result<(), Failure> {
+    let FixedShape { host, output: format, full } = shape;
+    let rows = rows(asker, listing, &host.map(|host| format!("?host={}", percent_encoded(&host))).unwrap_or_default())?;
     if let Some(field) = listing.fixed.then(|| rows.iter().find_map(|row| row.missing(listing.fields))).flatten() {
         let what = format!("the collector's answer to {} lacks the field {field:?}", listing.path);
         return Err(Failure::new(Kind::Unexpected, what, "compare versions with `railwatch version`"));
@@ -166,6 +165,12 @@ fn newest(
         eprintln!("railwatch: note: the newest {limit} are shown, there may be more: --limit shows up to 1000");
     }
     Ok(())
+}
+
+/// RFC 3986, section 2.3: everything but unreserved characters as %XX.
+fn percent_encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 fn rows(asker: &Asker<'_>, listing: &Listing, query: &str) -> Result<Vec<Row>, Failure> {

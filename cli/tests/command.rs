@@ -213,6 +213,8 @@ fn json_has_exactly_the_promised_fields_in_their_order_and_full_has_all() {
     }
     let empty = Double::json(200, json!([]));
     assert_eq!(text(&run(&empty.url(), &["hosts", "-o", "json"]).stdout), "[]\n");
+    run(&empty.url(), &["nic", "--host", "h 1&x"]);
+    assert!(empty.asked()[1].starts_with("GET /v1/nic?host=h%201%26x "), "{}", empty.asked()[1]);
 }
 
 #[test]

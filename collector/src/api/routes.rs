@@ -4,6 +4,7 @@ use super::ApiState;
 use super::problem::Problem;
 use super::watch::watch;
 use crate::auth::Caller;
+use crate::live::Live;
 use crate::live::rows::{GpuCoverageRow, GpuProcessRow, HostRow, NicRow};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -72,20 +73,46 @@ async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION"), api: "v1" })
 }
 
-async fn hosts(State(api): State<ApiState>) -> Json<Vec<HostRow>> {
-    Json(api.0.live.hosts())
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostQuery {
+    host: Option<String>,
 }
 
-async fn gpu_processes(State(api): State<ApiState>) -> Json<Vec<GpuProcessRow>> {
-    Json(api.0.live.gpu_processes())
+type HostQueried = Result<Query<HostQuery>, QueryRejection>;
+
+/// Rows of live state, of one host where that is asked. Made on a thread that may be busy: there may be 10,000 hosts.
+async fn live_rows<T: Send + 'static>(
+    api: ApiState,
+    query: HostQueried,
+    rows: fn(&Live) -> Vec<T>,
+    host: fn(&T) -> &str,
+) -> Result<Json<Vec<T>>, Problem> {
+    let Query(HostQuery { host: only }) = query.map_err(bad_query)?;
+    let made = tokio::task::spawn_blocking(move || {
+        let mut rows = rows(&api.0.live);
+        if let Some(only) = only {
+            rows.retain(|row| host(row) == only);
+        }
+        rows
+    });
+    made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
 }
 
-async fn gpu_coverage(State(api): State<ApiState>) -> Json<Vec<GpuCoverageRow>> {
-    Json(api.0.live.gpu_coverage())
+async fn hosts(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<HostRow>>, Problem> {
+    live_rows(api, query, Live::hosts, |row| &row.host).await
 }
 
-async fn nic(State(api): State<ApiState>) -> Json<Vec<NicRow>> {
-    Json(api.0.live.nic())
+async fn gpu_processes(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<GpuProcessRow>>, Problem> {
+    live_rows(api, query, Live::gpu_processes, |row| &row.host).await
+}
+
+async fn gpu_coverage(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<GpuCoverageRow>>, Problem> {
+    live_rows(api, query, Live::gpu_coverage, |row| &row.host).await
+}
+
+async fn nic(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<NicRow>>, Problem> {
+    live_rows(api, query, Live::nic, |row| &row.host).await
 }
 
 #[derive(Clone, Copy, Deserialize)]

@@ -219,6 +219,7 @@ async fn what_cannot_be_understood_is_refused_with_the_reason() {
         ("GET", "/v1/incidents?limit=1001", "", 400),
         ("GET", "/v1/incidents?state=odd", "", 400),
         ("GET", "/v1/incidents?nonsense=1", "", 400),
+        ("GET", "/v1/nic?nonsense=1", "", 400),
         ("GET", "/v1/incidents/x", "", 400),
         ("GET", "/v1/incidents/4711", "", 404),
         ("GET", "/v1/decisions/4711", "", 404),
@@ -287,6 +288,21 @@ async fn while_halted_an_approval_is_held_back_and_says_so() {
     assert!(!collector.dir.path().join("HALT").exists());
     let audit = collector.get("/v1/audit").await.to_string();
     assert!(audit.contains("\"halt\"") && audit.contains("\"release\""), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_rows_are_of_all_hosts_or_of_the_one_asked_for() {
+    let collector = Collector::start().await;
+    for host in ["host-1", "host-2"] {
+        collector.live.host(host).lock().connected = true;
+    }
+    let names = |rows: Value| {
+        rows.as_array().unwrap().iter().map(|row| row["host"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(collector.get("/v1/hosts").await), ["host-1", "host-2"]);
+    assert_eq!(names(collector.get("/v1/hosts?host=host-2").await), ["host-2"]);
+    assert_eq!(names(collector.get("/v1/hosts?host=%68ost-1").await), ["host-1"]);
+    assert_eq!(collector.get("/v1/nic?host=host-3").await, json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
