@@ -50,6 +50,20 @@ async fn the_run_file_names_the_real_addresses_and_leaves_with_the_collector() {
 }
 
 #[tokio::test]
+async fn a_stop_tells_agents_to_come_back_and_loses_nothing_acknowledged() {
+    let collector = Collector::start().await;
+    let mut agent = collector.agent("a").await;
+    agent.frame(1, agent::signal("before the stop")).await;
+    agent.acknowledged(1).await;
+    let directory = std::sync::Arc::clone(&collector.directory);
+    collector.daemon.stop().await;
+    let (code, message) = agent.ended().await;
+    assert_eq!(code, tonic::Code::Unavailable, "{message}");
+    let collector = Collector::start_in(directory, "").await;
+    assert_eq!(collector.stored_signals(), ["before the stop"]);
+}
+
+#[tokio::test]
 async fn a_second_collector_on_the_same_state_is_refused_with_the_reason() {
     let collector = Collector::start().await;
     let config = railwatch_collector::config::Config::load(&source(&collector).path, &source(&collector).overrides).unwrap();
