@@ -63,3 +63,15 @@ fn an_agent_without_privileges_samples_reports_and_says_what_is_off() {
     assert!(agent.runs());
     agent.end();
 }
+
+#[test]
+fn in_a_pid_namespace_of_its_own_it_says_that_the_hosts_pids_are_out_of_sight() {
+    let report = |program: &str, before: &[&str]| {
+        let output = Command::new(program).args(before).args(["capabilities", "-o", "json"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let inside = report("unshare", &["--pid", "--fork", "--mount-proc", PROGRAM]);
+    assert_eq!(inside["initial_pid_namespace"], false, "needs root");
+    assert!(inside["limitations"].to_string().contains("hostPID: true"), "{inside}");
+}
