@@ -253,9 +253,9 @@ impl Installation {
             .context("start railwatch")
     }
 
-    /// The rows of a listing.
+    /// The rows of a listing, with every field there is.
     pub fn rows(&self, arguments: &[&str]) -> Result<Vec<Value>> {
-        let arguments: Vec<_> = arguments.iter().copied().chain(["-o", "json"]).collect();
+        let arguments: Vec<_> = arguments.iter().copied().chain(["-o", "json", "--full"]).collect();
         let output = self.railwatch("read", &arguments)?;
         if !output.status.success() {
             bail!("railwatch {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
