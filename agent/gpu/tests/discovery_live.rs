@@ -282,7 +282,8 @@ fn containers_of_one_image_share_one_object() {
             running.load(&image.join("layer/libwhatever.so"));
         }
         settle(&mut discovery, &mut attacher);
-        assert_eq!(attacher.attached.len(), 1, "{bury}: a second set of probes would count every call twice");
+        let objects: Vec<_> = attacher.attached.iter().map(|asked| (&asked.path, asked.identity)).collect();
+        assert_eq!(objects.len(), 1, "{bury}: a second set of probes would count every call twice: {objects:?}");
         assert!(discovery.process(running.pid).is_some());
     }
 }

@@ -176,11 +176,11 @@ fn layer_file(file: &File, pid: u32, seen: &Metadata, deep: u8) -> Result<Option
         return if procfs::is_alive(pid) { Ok(None) } else { Err(OpenError::Gone) };
     };
     let path = fs::read_link(fd_path(file)).map_err(OpenError::Failed)?;
-    let Some((relative, layers)) = overlay_layers(&mount, &path) else { return Ok(None) };
+    let Some((within, layers)) = overlay_layers(&mount, &path) else { return Ok(None) };
     let roots = [Path::new("/").to_owned(), "/proc/1/root".into(), format!("/proc/{pid}/root").into()];
     for layer in layers.iter().take(LAYERS_MAX) {
-        for root in &roots {
-            let candidate = root.join(layer.strip_prefix("/").unwrap_or(layer)).join(&relative);
+        for (root, relative) in roots.iter().flat_map(|root| within.iter().map(move |relative| (root, relative))) {
+            let candidate = root.join(layer.strip_prefix("/").unwrap_or(layer)).join(relative);
             let Ok(candidate) = Opened::path_only(&candidate) else { continue };
             let Ok(metadata) = candidate.metadata() else { continue };
             let changed = |of: &Metadata| (of.len(), of.ctime(), of.ctime_nsec());
@@ -200,9 +200,12 @@ fn layer_file(file: &File, pid: u32, seen: &Metadata, deep: u8) -> Result<Option
     Ok(None)
 }
 
-/// Of a line of /proc/PID/mountinfo: the layers of an overlay, the uppermost first, and where a path of the mount lies
-/// within each. `None` for another file system.
-fn overlay_layers(line: &str, path: &Path) -> Option<(PathBuf, Vec<PathBuf>)> {
+/// Leading parts of a path that may belong to another root.
+const PREFIX_PARTS_MAX: usize = 8;
+
+/// Of a line of /proc/PID/mountinfo: where a path of an overlay may lie within each layer, and the layers, the uppermost
+/// first. `None` for another file system.
+fn overlay_layers(line: &str, path: &Path) -> Option<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mount, super_block) = line.split_once(" - ")?;
     let mut super_block = super_block.split(' ');
     if super_block.next()? != "overlay" {
@@ -211,12 +214,14 @@ fn overlay_layers(line: &str, path: &Path) -> Option<(PathBuf, Vec<PathBuf>)> {
     let mut mount = mount.split(' ').skip(3).map(|field| field.replace("\\040", " "));
     // A bind mount shows a part of the overlay: its root.
     let (root, mount_point) = (mount.next()?, mount.next()?);
-    // A path of another mount namespace may lack the mount point's prefix.
-    let below = path.strip_prefix(&mount_point).or_else(|_| path.strip_prefix("/")).ok()?;
-    let relative = Path::new(root.trim_start_matches('/')).join(below);
-    if relative.components().any(|part| !matches!(part, Component::Normal(_))) {
-        return None;
-    }
+    // A path of another mount namespace, or of a root other than the reader's, may have more in front.
+    let parts: Vec<Component<'_>> = path.components().skip(1).collect();
+    let within = (0..parts.len().min(PREFIX_PARTS_MAX)).filter_map(|skipped| {
+        let tail = Path::new("/").join(parts[skipped..].iter().collect::<PathBuf>());
+        let relative = Path::new(root.trim_start_matches('/')).join(tail.strip_prefix(&mount_point).ok()?);
+        relative.components().all(|part| matches!(part, Component::Normal(_))).then_some(relative)
+    });
+    let within: Vec<PathBuf> = within.collect();
     let mut layers = VecDeque::new();
     let mut upper = None;
     for option in super_block.nth(1)?.split(',') {
@@ -239,7 +244,7 @@ fn overlay_layers(line: &str, path: &Path) -> Option<(PathBuf, Vec<PathBuf>)> {
     }
     layers.extend(upper.clone());
     layers.rotate_right(usize::from(upper.is_some()));
-    Some((relative, layers.into()))
+    Some((within, layers.into()))
 }
 
 /// The mapping of a file in a process as it is now: a loader splits and moves what it mapped first.
@@ -258,27 +263,31 @@ mod tests {
             (
                 "40 30 0:45 / /run/m rw - overlay overlay rw,lowerdir=/a:/b,upperdir=/u,workdir=/w",
                 "/run/m/lib/x.so",
-                Some(("lib/x.so", paths(&["/u", "/a", "/b"]))),
+                Some((paths(&["lib/x.so"]), paths(&["/u", "/a", "/b"]))),
             ),
             (
                 "40 30 0:45 / / rw,relatime shared:1 - overlay overlay rw,lowerdir=l/X:l/Y,upperdir=/d/o/id/diff",
                 "/lib/x.so",
                 Some((
-                    "lib/x.so",
+                    paths(&["lib/x.so", "x.so"]),
                     paths(&["/d/o/id/diff", "/d/o/id/l/X", "/d/o/l/X", "/d/l/X", "/d/o/id/l/Y", "/d/o/l/Y", "/d/l/Y"]),
                 )),
             ),
             (
                 "40 30 0:45 /lib/x.so /opt/bound.so ro - overlay none ro,lowerdir+=/a,lowerdir+=/b",
                 "/opt/bound.so",
-                Some(("lib/x.so", paths(&["/a", "/b"]))),
+                Some((paths(&["lib/x.so"]), paths(&["/a", "/b"]))),
             ),
-            ("40 30 0:45 / /m ro - overlay none ro,lowerdir=/a", "/m/../x.so", None),
+            (
+                "40 30 0:45 / /m ro - overlay none ro,lowerdir=/a",
+                "/other/root/m/x.so",
+                Some((paths(&["x.so"]), paths(&["/a"]))),
+            ),
+            ("40 30 0:45 / /m ro - overlay none ro,lowerdir=/a", "/m/../x.so", Some((vec![], paths(&["/a"])))),
             ("40 30 8:1 / / rw - ext4 /dev/sda1 rw", "/x.so", None),
             ("", "/x.so", None),
         ];
         for (line, path, expected) in cases {
-            let expected = expected.map(|(relative, layers)| (PathBuf::from(relative), layers));
             assert_eq!(overlay_layers(line, Path::new(path)), expected, "{line}");
         }
     }

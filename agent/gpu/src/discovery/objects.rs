@@ -147,9 +147,10 @@ impl Objects {
             return Resolved::Plain;
         }
         if let Some(id) = self.by_identity.get(&opened.identity).copied() {
-            let due = self.objects.get(&id).is_some_and(|object| match object.state {
-                State::Unattachable { retry_ns: Some(retry_ns), .. } => retry_ns <= now.monotonic_ns,
-                _ => false,
+            let due = self.objects.get_mut(&id).is_some_and(|object| {
+                // Short-lived programs may use it without ever being there when a look-over comes by.
+                object.unused_looks = 0;
+                matches!(object.state, State::Unattachable { retry_ns: Some(at_ns), .. } if at_ns <= now.monotonic_ns)
             });
             if !due {
                 return Resolved::Known(id);
