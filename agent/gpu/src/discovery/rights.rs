@@ -60,8 +60,8 @@ mod tests {
         for (capabilities, host_pids, named) in [
             (u64::MAX, true, &[][..]),
             (u64::MAX, false, &["hostPID: true"]),
-            (u64::MAX & !(1 << CAP_SYS_PTRACE), true, &["CAP_SYS_PTRACE"]),
-            (u64::MAX & !(1 << CAP_CHECKPOINT_RESTORE), true, &[]),
+            (!(1 << CAP_SYS_PTRACE), true, &["CAP_SYS_PTRACE"]),
+            (!(1 << CAP_CHECKPOINT_RESTORE), true, &[]),
             (1 << CAP_SYS_PTRACE, true, &["CAP_CHECKPOINT_RESTORE"]),
             (0, false, &["hostPID: true", "CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"]),
         ] {
