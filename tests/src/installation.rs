@@ -255,7 +255,9 @@ impl Installation {
 
     /// The rows of a listing, with every field there is.
     pub fn rows(&self, arguments: &[&str]) -> Result<Vec<Value>> {
-        let arguments: Vec<_> = arguments.iter().copied().chain(["-o", "json", "--full"]).collect();
+        let live = ["hosts", "gpu", "nic"].contains(&arguments[0]);
+        let full = live.then_some("--full");
+        let arguments: Vec<_> = arguments.iter().copied().chain(["-o", "json"]).chain(full).collect();
         let output = self.railwatch("read", &arguments)?;
         if !output.status.success() {
             bail!("railwatch {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
