@@ -48,7 +48,9 @@ pub async fn keep(config: Config, credentials: Arc<Credentials>, stop: Cancellat
             if config.tls_certificate.is_none()
                 && let Err(error) = certify(&config)
             {
-                tracing::error!("the collector's certificate cannot be renewed, agents refuse it once it has ended: {error:#}");
+                tracing::error!(
+                    "the collector's certificate cannot be renewed, agents refuse it once it has ended: {error:#}"
+                );
             }
         }
     };
@@ -62,7 +64,8 @@ pub async fn keep(config: Config, credentials: Arc<Credentials>, stop: Cancellat
 /// A certificate of the development CA for the names of this collector, unless a good one is there.
 fn certify(config: &Config) -> Result<CredentialFiles> {
     let directory = directory(&config.state_dir);
-    let ca = DevelopmentCa::open_or_create(&directory).with_context(|| format!("open the development CA in {}", directory.display()))?;
+    let ca = DevelopmentCa::open_or_create(&directory)
+        .with_context(|| format!("open the development CA in {}", directory.display()))?;
     let files = CredentialFiles {
         trust: config.tls_trust.clone().unwrap_or_else(|| ca.trust()),
         certificate: directory.join("collector.pem"),
@@ -75,7 +78,10 @@ fn certify(config: &Config) -> Result<CredentialFiles> {
         && Credentials::load(files.clone()).is_ok_and(|old| old.not_after() > SystemTime::now() + LEAF_LIFE / 2);
     if !fresh {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
-        ca.issue_server(&names, LEAF_LIFE).context("certify the collector")?.write(&directory, "collector").context("certify the collector")?;
+        ca.issue_server(&names, LEAF_LIFE)
+            .context("certify the collector")?
+            .write(&directory, "collector")
+            .context("certify the collector")?;
         fs::write(&names_file, names_text).with_context(|| format!("write {}", names_file.display()))?;
     }
     Ok(files)

@@ -68,7 +68,9 @@ pub struct Exchange {
 
 /// Why an exchange was not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("clock stamps contradict each other: the host answered before it received, or held the probe longer than the exchange took")]
+#[error(
+    "clock stamps contradict each other: the host answered before it received, or held the probe longer than the exchange took"
+)]
 pub struct Contradiction;
 
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +198,10 @@ mod tests {
             let taken = exchange(BASE + 5 * SECOND, there, back, 0);
             clock.observe(taken).unwrap();
             let estimate = clock.estimate(taken.arrived).unwrap();
-            assert!(estimate.offset_ns.abs_diff(BASE.cast_signed()) <= estimate.uncertainty_ns, "{there} {back}: {estimate:?}");
+            assert!(
+                estimate.offset_ns.abs_diff(BASE.cast_signed()) <= estimate.uncertainty_ns,
+                "{there} {back}: {estimate:?}"
+            );
         }
     }
 

@@ -112,7 +112,14 @@ pub struct Otlp {
 
 impl Default for Otlp {
     fn default() -> Self {
-        Self { endpoint: None, interval_s: 15, timeout_s: 10, queue_requests_max: 256, headers: BTreeMap::new(), tls_trust: None }
+        Self {
+            endpoint: None,
+            interval_s: 15,
+            timeout_s: 10,
+            queue_requests_max: 256,
+            headers: BTreeMap::new(),
+            tls_trust: None,
+        }
     }
 }
 
@@ -306,20 +313,30 @@ fn is_root() -> bool {
 
 fn bounded<'de, D: Deserializer<'de>, const MIN: u64, const MAX: u64>(deserializer: D) -> Result<u64, D::Error> {
     let value = u64::deserialize(deserializer)?;
-    if (MIN..=MAX).contains(&value) { Ok(value) } else { Err(D::Error::custom(format!("{value} is not between {MIN} and {MAX}"))) }
+    if (MIN..=MAX).contains(&value) {
+        Ok(value)
+    } else {
+        Err(D::Error::custom(format!("{value} is not between {MIN} and {MAX}")))
+    }
 }
 
 fn log_filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     match EnvFilter::from_str(&text) {
         Ok(_) => Ok(text),
-        Err(error) => Err(D::Error::custom(format!("{text:?} is no log filter ({error}): write a level or target=level, separated by commas"))),
+        Err(error) => Err(D::Error::custom(format!(
+            "{text:?} is no log filter ({error}): write a level or target=level, separated by commas"
+        ))),
     }
 }
 
 fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let wrong = |why: &dyn fmt::Display| D::Error::custom(format!("{text:?} is no OTLP/gRPC endpoint ({why}): write http://HOST:4317 or https://HOST:4317"));
+    let wrong = |why: &dyn fmt::Display| {
+        D::Error::custom(format!(
+            "{text:?} is no OTLP/gRPC endpoint ({why}): write http://HOST:4317 or https://HOST:4317"
+        ))
+    };
     let endpoint = tonic::transport::Endpoint::from_str(&text).map_err(|error| wrong(&error))?;
     match endpoint.uri().scheme_str() {
         Some("http" | "https") => Ok(Some(text)),
@@ -333,7 +350,9 @@ fn headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
         let good = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes()).is_ok_and(|key| key.as_str() == name)
             && tonic::metadata::AsciiMetadataValue::try_from(value.as_str()).is_ok();
         if !good {
-            return Err(D::Error::custom(format!("the header {name:?} is not lower case, or its value is not printable ASCII")));
+            return Err(D::Error::custom(format!(
+                "the header {name:?} is not lower case, or its value is not printable ASCII"
+            )));
         }
     }
     Ok(headers)
@@ -388,7 +407,12 @@ mod tests {
     #[test]
     fn a_reload_says_what_it_cannot_apply() {
         let running = Config::default();
-        let wanted = Config { uplink_listen: ([127, 0, 0, 1], 1).into(), log: "debug".into(), forget_hosts_after_s: 60, ..running.clone() };
+        let wanted = Config {
+            uplink_listen: ([127, 0, 0, 1], 1).into(),
+            log: "debug".into(),
+            forget_hosts_after_s: 60,
+            ..running.clone()
+        };
         assert_eq!(wanted.needs_restart(&running), ["uplink_listen"]);
     }
 }

@@ -58,9 +58,9 @@ pub struct Daemon {
 }
 
 async fn listen(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {address} for {what}: is another collector running, or {what}'s port taken?"))?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("listen on {address} for {what}: is another collector running, or {what}'s port taken?")
+    })?;
     let real = listener.local_addr()?;
     Ok((listener, real))
 }
@@ -68,8 +68,14 @@ async fn listen(what: &str, address: SocketAddr) -> Result<(TcpListener, SocketA
 impl Daemon {
     /// Starts everything. What fails names itself; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self> {
-        std::fs::create_dir_all(&config.state_dir).with_context(|| format!("make the state directory {}", config.state_dir.display()))?;
-        let api_tls = config.api_tls_certificate.as_ref().zip(config.api_tls_key.as_ref()).map(|(certificate, key)| api::tls(certificate, key)).transpose()?;
+        std::fs::create_dir_all(&config.state_dir)
+            .with_context(|| format!("make the state directory {}", config.state_dir.display()))?;
+        let api_tls = config
+            .api_tls_certificate
+            .as_ref()
+            .zip(config.api_tls_key.as_ref())
+            .map(|(certificate, key)| api::tls(certificate, key))
+            .transpose()?;
         api::check_listen(config.api_listen, api_tls.is_some(), config.api_allow_plaintext)?;
         let credentials = certificates::load(&config)?;
         let tokens = Arc::new(Tokens::open(&config.state_dir)?);
@@ -164,7 +170,10 @@ impl Daemon {
         if later.is_empty() {
             tracing::info!("configuration reloaded");
         } else {
-            tracing::warn!(fields = later.join(", "), "configuration reloaded; these fields change with the next start");
+            tracing::warn!(
+                fields = later.join(", "),
+                "configuration reloaded; these fields change with the next start"
+            );
         }
         Ok(())
     }

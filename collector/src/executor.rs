@@ -267,8 +267,7 @@ impl<L: Ledger> Task<L> {
     }
 }
 
-const NO_WEBHOOK: &str =
-    "no webhook is configured: set [webhook] url and secret_file in the collector's configuration";
+const NO_WEBHOOK: &str = "no webhook is configured: set [webhook] url and secret_file in the collector's configuration";
 
 fn withheld(work: &Work, why: String) -> Outcome {
     Outcome::Withheld { detail: format!("{why}{}", tried(work)) }

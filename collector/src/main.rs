@@ -14,7 +14,11 @@ use std::{path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
-#[command(name = "railwatch-collector", version, about = "Collects what the hosts of a GPU cluster say, finds what is wrong, proposes what to do")]
+#[command(
+    name = "railwatch-collector",
+    version,
+    about = "Collects what the hosts of a GPU cluster say, finds what is wrong, proposes what to do"
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -99,7 +103,11 @@ fn act(command: Command) -> Result<()> {
             let source = Source { path: config, overrides };
             let config = Config::load(&source.path, &source.overrides)?;
             let logging = Logging::start(&config)?;
-            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?.block_on(run(config, &source, &logging))
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("start the runtime")?
+                .block_on(run(config, &source, &logging))
         }
         Command::CheckConfig { config } => {
             Config::load(&config, &Overrides::default())?;
@@ -115,7 +123,10 @@ fn act(command: Command) -> Result<()> {
         }
         Command::Pki { action: Pki::Revoke { host, state } } => {
             let serials = certificates::revoke(&state.directory()?, &host)?;
-            anyhow::ensure!(!serials.is_empty(), "no valid certificate was issued for {host:?} here: nothing is revoked");
+            anyhow::ensure!(
+                !serials.is_empty(),
+                "no valid certificate was issued for {host:?} here: nothing is revoked"
+            );
             for serial in serials {
                 println!("revoked {serial}");
             }

@@ -107,7 +107,9 @@ impl Counters {
             missing: Counter::default(),
             frames_submitted: Counter::default(),
             frames_acknowledged: Counter::default(),
-            acknowledge_seconds: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]),
+            acknowledge_seconds: Histogram::new([
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+            ]),
             reloads_refused: Counter::default(),
             configuration_stale: Gauge::default(),
             otlp_points: Counter::default(),
@@ -139,8 +141,16 @@ impl Counters {
         registry.register("uplink_windows", "Windows frames taken", windows);
         registry.register("uplink_samples", "Window samples taken: one series in one window each", samples);
         registry.register("uplink_refused", "Frames, samples, definitions and states refused, by reason", refused);
-        registry.register("uplink_unreadable", "Messages that could not be read, each of which ended its stream", unreadable);
-        registry.register("uplink_streams_rejected", "Streams turned away or ended by the collector, by reason", rejected_streams);
+        registry.register(
+            "uplink_unreadable",
+            "Messages that could not be read, each of which ended its stream",
+            unreadable,
+        );
+        registry.register(
+            "uplink_streams_rejected",
+            "Streams turned away or ended by the collector, by reason",
+            rejected_streams,
+        );
         registry.register("uplink_streams_opened", "Streams opened", streams_opened);
         registry.register("uplink_streams_closed", "Streams ended; opened less closed are open", streams_closed);
         registry.register("uplink_skipped", "Frames that agents cut from their spools at the quota, by kind", skipped);
@@ -151,12 +161,29 @@ impl Counters {
             "Frames stored and acknowledged; submitted less acknowledged are in the queue",
             frames_acknowledged,
         );
-        registry.register_with_unit("uplink_acknowledge", "From taking a frame to acknowledging it", Unit::Seconds, acknowledge_seconds);
-        registry.register("configuration_reloads_refused", "Reloads refused because the file was bad; the old configuration stayed", reloads_refused);
-        registry.register("configuration_stale", "1 while the configuration file is bad and an older one is in force", configuration_stale);
+        registry.register_with_unit(
+            "uplink_acknowledge",
+            "From taking a frame to acknowledging it",
+            Unit::Seconds,
+            acknowledge_seconds,
+        );
+        registry.register(
+            "configuration_reloads_refused",
+            "Reloads refused because the file was bad; the old configuration stayed",
+            reloads_refused,
+        );
+        registry.register(
+            "configuration_stale",
+            "1 while the configuration file is bad and an older one is in force",
+            configuration_stale,
+        );
         registry.register("otlp_points", "Points and log records given to the OTLP exporter", otlp_points);
         registry.register("otlp_delivered", "Points and log records that the OTLP endpoint took", otlp_delivered);
-        registry.register("otlp_dropped", "Points and log records that never reached the OTLP endpoint, by reason", otlp_dropped);
+        registry.register(
+            "otlp_dropped",
+            "Points and log records that never reached the OTLP endpoint, by reason",
+            otlp_dropped,
+        );
         counters
     }
 
@@ -197,8 +224,13 @@ impl OpenIncidents {
 
     fn by_severity(&self) -> [(&'static str, usize); 4] {
         let open = self.open();
-        [("info", Severity::Info), ("warning", Severity::Warning), ("error", Severity::Error), ("critical", Severity::Critical)]
-            .map(|(label, severity)| (label, open.values().filter(|open| **open == severity).count()))
+        [
+            ("info", Severity::Info),
+            ("warning", Severity::Warning),
+            ("error", Severity::Error),
+            ("critical", Severity::Critical),
+        ]
+        .map(|(label, severity)| (label, open.values().filter(|open| **open == severity).count()))
     }
 }
 
@@ -226,7 +258,11 @@ impl Collector for Inside {
         for (name, help, value) in [
             ("store_frames_accepted", "Frames stored", figures.frames_accepted),
             ("store_frames_duplicate", "Frames that had been stored before", figures.frames_duplicate),
-            ("store_frames_missing", "Frames that never came and that no agent's account explains", figures.frames_missing),
+            (
+                "store_frames_missing",
+                "Frames that never came and that no agent's account explains",
+                figures.frames_missing,
+            ),
             ("store_signals", "Signals stored and judged", figures.signals),
             ("store_commits", "Transactions", figures.commits),
             ("store_commits_failed", "Transactions that failed and were tried again", figures.commits_failed),
@@ -242,11 +278,20 @@ impl Collector for Inside {
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
         let seconds = ConstCounter::new(figures.commit_ns as f64 / 1e9);
-        seconds.encode(encoder.encode_descriptor("store_commit_seconds", "Time that transactions took", None, MetricType::Counter)?)?;
+        seconds.encode(encoder.encode_descriptor(
+            "store_commit_seconds",
+            "Time that transactions took",
+            None,
+            MetricType::Counter,
+        )?)?;
         for (name, help, value) in [
             ("hosts_connected", "Hosts with an open stream", figures.hosts_connected),
             ("hosts_watched", "Hosts that should be heard", figures.hosts_watched),
-            ("store_unwritable", "1 while nothing can be stored or acknowledged", u64::from(self.core.store_error().is_some())),
+            (
+                "store_unwritable",
+                "1 while nothing can be stored or acknowledged",
+                u64::from(self.core.store_error().is_some()),
+            ),
             ("halted", "1 while all acting is halted", u64::from(self.core.halted().is_some())),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -315,7 +360,12 @@ impl<T> Table<T> {
         self.rows.push((labels, value));
     }
 
-    fn write<M: EncodeMetric>(self, encoder: &mut DescriptorEncoder, kind: MetricType, metric: impl Fn(T) -> M) -> fmt::Result {
+    fn write<M: EncodeMetric>(
+        self,
+        encoder: &mut DescriptorEncoder,
+        kind: MetricType,
+        metric: impl Fn(T) -> M,
+    ) -> fmt::Result {
         if self.rows.is_empty() {
             return Ok(());
         }
@@ -332,11 +382,15 @@ impl Collector for Fleet {
         let now = Timeline::now();
         let mut up = Table::new("host_up", "1 while a stream of the host's agent is open");
         let mut seen_seconds = Table::new("host_last_seen_seconds", "Since anything was heard from the host");
-        let mut offset = Table::new("host_clock_offset_seconds", "The host's CLOCK_REALTIME less the collector's timeline");
+        let mut offset =
+            Table::new("host_clock_offset_seconds", "The host's CLOCK_REALTIME less the collector's timeline");
         let mut uncertainty = Table::new("host_clock_uncertainty_seconds", "The true offset lies within this");
         let mut series = Table::new("host_series", "Series the host has defined");
         let mut lost = Table::new("host_dropped", "What the host's agent and the collector had to drop");
-        let mut gpu_bytes = Table::new("gpu_allocated_bytes", "Device memory held by all processes of a device, by layer and API; one runtime allocation shows in its driver layer too");
+        let mut gpu_bytes = Table::new(
+            "gpu_allocated_bytes",
+            "Device memory held by all processes of a device, by layer and API; one runtime allocation shows in its driver layer too",
+        );
         let mut gpu_failed = Table::new("gpu_failed_allocations", "Failed allocations of the host's living processes");
         let mut nic = RATES.map(|(_, name, help)| Table::new(name, help));
         let mut nic_up = Table::new("nic_up", "1 while the port's state is up");
@@ -352,7 +406,14 @@ impl Collector for Fleet {
                 offset.push(named(), ns as f64 / 1e9);
             }
             series.push(named(), i64::try_from(host.series.len()).unwrap_or(i64::MAX));
-            lost.push(named(), host.loss.dropped.values().chain(host.rejected_frames.values()).fold(0_u64, |sum, n| sum.saturating_add(*n)));
+            lost.push(
+                named(),
+                host.loss
+                    .dropped
+                    .values()
+                    .chain(host.rejected_frames.values())
+                    .fold(0_u64, |sum, n| sum.saturating_add(*n)),
+            );
             let mut devices: BTreeMap<(Option<i32>, i32, &str), i64> = BTreeMap::new();
             let mut failed = 0_u64;
             for process in host.gpu.processes.iter().filter(|process| process.exited_unix_ns.is_none()) {
@@ -371,12 +432,21 @@ impl Collector for Fleet {
             for ((device, layer, api), bytes) in devices {
                 let device = device.map_or_else(|| "unknown".to_owned(), |device| device.to_string());
                 let layer = if layer == 2 { "driver" } else { "runtime" };
-                let labels = vec![("host", host.name.clone()), ("device", device), ("layer", layer.to_owned()), ("api", api.to_owned())];
+                let labels = vec![
+                    ("host", host.name.clone()),
+                    ("device", device),
+                    ("layer", layer.to_owned()),
+                    ("api", api.to_owned()),
+                ];
                 gpu_bytes.push(labels, bytes);
             }
             for port in host.ports.iter().take(PORTS_PER_HOST_MAX) {
-                let labels = vec![("host", host.name.clone()), ("port", port.name.clone()), ("kind", port.kind.clone())];
-                nic_up.push(labels, i64::from(port.state.eq_ignore_ascii_case("up") || port.state.eq_ignore_ascii_case("active")));
+                let labels =
+                    vec![("host", host.name.clone()), ("port", port.name.clone()), ("kind", port.kind.clone())];
+                nic_up.push(
+                    labels,
+                    i64::from(port.state.eq_ignore_ascii_case("up") || port.state.eq_ignore_ascii_case("active")),
+                );
             }
             rates(&host, &mut nic);
         }
@@ -412,11 +482,19 @@ fn rates(host: &Host, tables: &mut [Table<f64>; 3]) {
         };
         let direction = definition.labels.get("network.io.direction").map_or("", String::as_str);
         // Two series that differ in other labels only are one line here, and the first is shown.
-        if shown.len() == PORTS_PER_HOST_MAX * 6 || !shown.insert((at, &definition.name, &definition.entity_name, direction)) {
+        if shown.len() == PORTS_PER_HOST_MAX * 6
+            || !shown.insert((at, &definition.name, &definition.entity_name, direction))
+        {
             continue;
         }
-        let labels = [("host", &*host.name), ("port", &definition.entity_name), ("series", &definition.name), ("direction", direction)];
-        tables[at].push(labels.map(|(key, value)| (key, value.to_owned())).into(), reading.sum / f64::from(reading.count));
+        let labels = [
+            ("host", &*host.name),
+            ("port", &definition.entity_name),
+            ("series", &definition.name),
+            ("direction", direction),
+        ];
+        tables[at]
+            .push(labels.map(|(key, value)| (key, value.to_owned())).into(), reading.sum / f64::from(reading.count));
     }
 }
 

@@ -55,7 +55,8 @@ impl RunFile {
         };
         let text = serde_json::to_string_pretty(&content).map_err(io::Error::other)? + "\n";
         fs::create_dir_all(directory)?;
-        let (path, temporary) = (directory.join("collector.json"), directory.join(format!(".collector.json.{}", std::process::id())));
+        let (path, temporary) =
+            (directory.join("collector.json"), directory.join(format!(".collector.json.{}", std::process::id())));
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         fs::rename(&temporary, &path)?;

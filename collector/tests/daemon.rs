@@ -9,7 +9,10 @@ use railwatch_wire::v1::{self, agent_message::Body, frame::Body as Frame};
 use std::{fs, time::Duration};
 
 fn source(collector: &Collector) -> Source {
-    Source { path: collector.directory.path().join("collector.toml"), overrides: Collector::overrides(&collector.directory) }
+    Source {
+        path: collector.directory.path().join("collector.toml"),
+        overrides: Collector::overrides(&collector.directory),
+    }
 }
 
 #[tokio::test]
@@ -66,7 +69,8 @@ async fn a_stop_tells_agents_to_come_back_and_loses_nothing_acknowledged() {
 #[tokio::test]
 async fn a_second_collector_on_the_same_state_is_refused_with_the_reason() {
     let collector = Collector::start().await;
-    let config = railwatch_collector::config::Config::load(&source(&collector).path, &source(&collector).overrides).unwrap();
+    let config =
+        railwatch_collector::config::Config::load(&source(&collector).path, &source(&collector).overrides).unwrap();
     let error = match railwatch_collector::daemon::Daemon::start(config).await {
         Ok(_) => panic!("two collectors share a store"),
         Err(error) => format!("{error:#}"),
@@ -83,11 +87,22 @@ async fn prometheus_sees_the_fleet_and_what_vanished_is_gone() {
     let mut agent = collector.agent("a").await;
     collector.until("a", |row| row.clock_uncertainty_us.is_some()).await;
     agent.say(Body::Definitions(v1::Definitions { series: vec![definition(0)] })).await;
-    let balance = |device, bytes| v1::GpuBalance { layer: 1, device: Some(device), allocated_bytes: bytes, api: "cuda".into(), ..v1::GpuBalance::default() };
+    let balance = |device, bytes| v1::GpuBalance {
+        layer: 1,
+        device: Some(device),
+        allocated_bytes: bytes,
+        api: "cuda".into(),
+        ..v1::GpuBalance::default()
+    };
     let process = |pid, balances| v1::GpuProcess { pid, comm: "python".into(), balances, ..v1::GpuProcess::default() };
     let snapshot = |processes| v1::Snapshot {
         gpu: Some(v1::GpuState { processes, coverage: vec![] }),
-        ports: vec![v1::PortState { name: "eth0".into(), kind: "netdev".into(), state: "up".into(), ..v1::PortState::default() }],
+        ports: vec![v1::PortState {
+            name: "eth0".into(),
+            kind: "netdev".into(),
+            state: "up".into(),
+            ..v1::PortState::default()
+        }],
         ..v1::Snapshot::default()
     };
     let both = snapshot(vec![process(7, vec![balance(0, 100), balance(1, 5)]), process(8, vec![balance(0, 11)])]);
@@ -105,7 +120,10 @@ async fn prometheus_sees_the_fleet_and_what_vanished_is_gone() {
         assert!(page.contains(&format!("{line}\n")), "{line}\n{page}");
     }
     let rows = collector.daemon.live().gpu_processes();
-    assert_eq!(rows.iter().map(|row| (row.pid, row.device, row.allocated_bytes)).collect::<Vec<_>>(), [(7, Some(0), 100), (7, Some(1), 5), (8, Some(0), 11)]);
+    assert_eq!(
+        rows.iter().map(|row| (row.pid, row.device, row.allocated_bytes)).collect::<Vec<_>>(),
+        [(7, Some(0), 100), (7, Some(1), 5), (8, Some(0), 11)]
+    );
     agent.say(Body::Snapshot(snapshot(vec![]))).await;
     agent.frame(2, agent::signal("after")).await;
     agent.acknowledged(2).await;

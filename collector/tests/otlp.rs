@@ -32,7 +32,10 @@ struct Receiver {
 
 #[tonic::async_trait]
 impl metrics_service_server::MetricsService for Receiver {
-    async fn export(&self, request: Request<ExportMetricsServiceRequest>) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         if let Some(refusal) = self.refusals.lock().unwrap().pop() {
             return Err(refusal);
         }
@@ -44,7 +47,10 @@ impl metrics_service_server::MetricsService for Receiver {
 
 #[tonic::async_trait]
 impl logs_service_server::LogsService for Receiver {
-    async fn export(&self, request: Request<ExportLogsServiceRequest>) -> Result<Response<ExportLogsServiceResponse>, Status> {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         let _ = self.logs.send(request.into_inner());
         Ok(Response::new(Default::default()))
     }
@@ -70,7 +76,9 @@ async fn endpoint(refusals: Vec<Status>) -> Endpoint {
 }
 
 async fn collector(address: SocketAddr) -> Collector {
-    let text = format!("[otlp]\nendpoint = \"http://{address}\"\ninterval_s = 1\nheaders = {{ authorization = \"Bearer x\" }}\n");
+    let text = format!(
+        "[otlp]\nendpoint = \"http://{address}\"\ninterval_s = 1\nheaders = {{ authorization = \"Bearer x\" }}\n"
+    );
     Collector::start_in(Arc::new(tempfile::tempdir().unwrap()), &text).await
 }
 
@@ -89,7 +97,8 @@ async fn windows_and_incidents_arrive_after_the_endpoint_was_away() {
     agent.say(Body::Definitions(v1::Definitions { series: vec![definition(0)] })).await;
     agent.frame(1, Frame::Windows(windows(1, 2.5))).await;
     let Frame::Signal(down) = signal("eth0 went down") else { unreachable!() };
-    let down = v1::Signal { name: "nic.link.down".into(), severity: v1::Severity::Error.into(), previous: Some(1.0), ..down };
+    let down =
+        v1::Signal { name: "nic.link.down".into(), severity: v1::Severity::Error.into(), previous: Some(1.0), ..down };
     agent.frame(2, Frame::Signal(down)).await;
     agent.acknowledged(2).await;
 
@@ -134,7 +143,10 @@ async fn export_is_off_unless_configured_and_a_reload_switches_it() {
     assert!(endpoint.metrics.try_recv().is_err());
     let path = collector.directory.path().join("collector.toml");
     std::fs::write(&path, format!("[otlp]\nendpoint = \"http://{}\"\ninterval_s = 1\n", endpoint.address)).unwrap();
-    let source = railwatch_collector::daemon::Source { path: path.clone(), overrides: Collector::overrides(&collector.directory) };
+    let source = railwatch_collector::daemon::Source {
+        path: path.clone(),
+        overrides: Collector::overrides(&collector.directory),
+    };
     collector.daemon.reload(&source, None).await.unwrap();
     tokio::time::timeout(agent::PATIENCE, endpoint.metrics.recv()).await.unwrap().unwrap();
     std::fs::write(&path, "").unwrap();

@@ -47,7 +47,12 @@ async fn a_hello_that_cannot_be_taken_is_told_why() {
     agent.frame(1, signal("before hello")).await;
     assert_eq!(agent.rejected().await.reason(), Reason::Malformed);
     witness.is_well().await;
-    assert!(collector.metrics().await.contains("railwatch_collector_uplink_streams_rejected_total{reason=\"host_name\"} 1\n"));
+    assert!(
+        collector
+            .metrics()
+            .await
+            .contains("railwatch_collector_uplink_streams_rejected_total{reason=\"host_name\"} 1\n")
+    );
 }
 
 #[tokio::test]
@@ -90,7 +95,12 @@ async fn what_cannot_be_read_ends_its_stream_with_a_status_and_nothing_else() {
         let (got, message) = agent.ended().await;
         assert_eq!(got, code, "{message}");
         assert!(message.contains(says), "{message}");
-        assert!(collector.metrics().await.contains(&format!("railwatch_collector_uplink_unreadable_total{{reason=\"{reason}\"}}")));
+        assert!(
+            collector
+                .metrics()
+                .await
+                .contains(&format!("railwatch_collector_uplink_unreadable_total{{reason=\"{reason}\"}}"))
+        );
         witness.is_well().await;
     }
 }
@@ -154,9 +164,13 @@ async fn a_bad_frame_is_counted_by_reason_and_acknowledged_with_the_rest() {
     assert_eq!(row.seen, row.delivered + row.dropped);
     let page = collector.metrics().await;
     for (reason, count) in expected {
-        assert!(page.contains(&format!("railwatch_collector_uplink_refused_total{{reason=\"{reason}\"}} {count}\n")), "{reason}\n{page}");
+        assert!(
+            page.contains(&format!("railwatch_collector_uplink_refused_total{{reason=\"{reason}\"}} {count}\n")),
+            "{reason}\n{page}"
+        );
     }
-    let shown: Vec<_> = collector.daemon.live().host("a").lock().series.iter().map(|series| series.reading.last).collect();
+    let shown: Vec<_> =
+        collector.daemon.live().host("a").lock().series.iter().map(|series| series.reading.last).collect();
     assert_eq!(shown, [2.0; 4], "the newest good window is what is shown");
     witness.is_well().await;
 }
@@ -166,7 +180,9 @@ async fn series_beyond_the_limit_are_refused_and_the_first_ones_go_on() {
     let collector = Collector::start().await;
     let mut witness = Witness::of(&collector).await;
     let mut agent = collector.agent("a").await;
-    let batch = |begin: usize| encoded(Body::Definitions(v1::Definitions { series: (begin..begin + 20_000).map(definition).collect() }));
+    let batch = |begin: usize| {
+        encoded(Body::Definitions(v1::Definitions { series: (begin..begin + 20_000).map(definition).collect() }))
+    };
     agent.say_raw(batch(0)).await;
     // Beyond the limit every definition is refused, whichever it is: one batch stands for all.
     let (beyond, batches) = (batch(20_000), 49);
@@ -231,7 +247,10 @@ async fn only_a_certificate_of_this_ca_that_is_not_revoked_gets_in() {
     let other = Collector::start().await;
     let stranger = collector.channel(other.credentials("a")).await;
     assert!(stranger.is_err(), "the stranger's CA does not vouch for this collector");
-    let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", collector.daemon.addresses().uplink)).unwrap().connect().await;
+    let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", collector.daemon.addresses().uplink))
+        .unwrap()
+        .connect()
+        .await;
     let refused = match plain {
         Err(_) => true,
         Ok(channel) => agent::Agent::attach(channel).await.next().await.is_none_or(|answer| answer.is_err()),
@@ -271,7 +290,8 @@ async fn after_a_restart_a_stream_goes_on_after_what_was_acknowledged() {
     agent.acknowledged(50).await;
     drop(agent);
     let collector = collector.restart().await;
-    let (mut agent, answer) = collector.open("a", v1::Hello { first_sequence: 41, next_sequence: 53, ..hello("a") }).await;
+    let (mut agent, answer) =
+        collector.open("a", v1::Hello { first_sequence: 41, next_sequence: 53, ..hello("a") }).await;
     let Answer::Welcome(welcome) = answer else { panic!("{answer:?}") };
     assert_eq!((welcome.acknowledged_through, welcome.collector_epoch), (50, 2));
     // An agent that did not hear the last acknowledgements sends some again.
@@ -290,7 +310,13 @@ async fn a_link_that_goes_down_is_an_incident_before_its_frame_is_a_second_old()
     let mut agent = collector.agent("a").await;
     collector.until("a", |row| row.clock_uncertainty_us.is_some()).await;
     let Frame::Signal(down) = signal("eth0 went down") else { unreachable!() };
-    let down = v1::Signal { name: "nic.link.down".into(), severity: v1::Severity::Error.into(), value: 0.0, previous: Some(1.0), ..down };
+    let down = v1::Signal {
+        name: "nic.link.down".into(),
+        severity: v1::Severity::Error.into(),
+        value: 0.0,
+        previous: Some(1.0),
+        ..down
+    };
     agent.frame(1, Frame::Signal(down)).await;
     agent.acknowledged(1).await;
     let end = std::time::Instant::now() + agent::PATIENCE;

@@ -69,7 +69,10 @@ async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> R
     // A page of a large fleet takes milliseconds to write: not on a thread that serves sockets.
     match tokio::task::spawn_blocking(move || format.encode(&registry)).await {
         Ok(Ok(page)) => ([(header::CONTENT_TYPE, format.content_type())], page).into_response(),
-        Ok(Err(_)) | Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written; see the daemon's log\n").into_response(),
+        Ok(Err(_)) | Err(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written; see the daemon's log\n")
+                .into_response()
+        }
     }
 }
 

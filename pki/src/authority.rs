@@ -122,7 +122,10 @@ impl DevelopmentCa {
         let certificate = files::read_certificates(certificate_path)?
             .into_iter()
             .find(|der| parse(der).is_ok_and(|parsed| parsed.public_key().raw == spki))
-            .ok_or_else(|| PkiError::KeyMismatch { key: key_path.to_owned(), certificate: certificate_path.to_owned() })?;
+            .ok_or_else(|| PkiError::KeyMismatch {
+                key: key_path.to_owned(),
+                certificate: certificate_path.to_owned(),
+            })?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(sign("with the CA's certificate"))?;
         Ok(Self { directory: directory.to_owned(), certificate, issuer })
     }
@@ -184,7 +187,11 @@ impl DevelopmentCa {
         let serial = match parse(certificate.der()) {
             Ok(parsed) => Serial::new(parsed.raw_serial()),
             Err(error) => {
-                return Err(PkiError::Unusable { path: self.trust(), expected: "to sign readable certificates", found: error.to_string() });
+                return Err(PkiError::Unusable {
+                    path: self.trust(),
+                    expected: "to sign readable certificates",
+                    found: error.to_string(),
+                });
             }
         };
         let _lock = Self::lock(&self.directory)?;
@@ -195,7 +202,9 @@ impl DevelopmentCa {
             .append(true)
             .mode(0o600)
             .open(&path)
-            .and_then(|mut record| record.write_all(format!("{serial}\t{holder}\t{until}\n").as_bytes()).and_then(|()| record.sync_data()))
+            .and_then(|mut record| {
+                record.write_all(format!("{serial}\t{holder}\t{until}\n").as_bytes()).and_then(|()| record.sync_data())
+            })
             .map_err(files::io("record the new certificate in", &path))?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem(), serial })
     }
@@ -283,7 +292,13 @@ impl DevelopmentCa {
 
     fn lock(directory: &Path) -> Result<File, PkiError> {
         let path = directory.join(".lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(files::io("open", &path))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(files::io("open", &path))?;
         file.lock().map_err(files::io("lock", &path))?;
         Ok(file)
     }
@@ -292,9 +307,19 @@ impl DevelopmentCa {
 /// RFC 5280 section 5.3.1.
 fn reason(code: u8) -> Option<RevocationReason> {
     use RevocationReason::*;
-    [Unspecified, KeyCompromise, CaCompromise, AffiliationChanged, Superseded, CessationOfOperation, CertificateHold, PrivilegeWithdrawn, AaCompromise]
-        .into_iter()
-        .find(|reason| *reason as u8 == code)
+    [
+        Unspecified,
+        KeyCompromise,
+        CaCompromise,
+        AffiliationChanged,
+        Superseded,
+        CessationOfOperation,
+        CertificateHold,
+        PrivilegeWithdrawn,
+        AaCompromise,
+    ]
+    .into_iter()
+    .find(|reason| *reason as u8 == code)
 }
 
 fn common_name(name: &str) -> DistinguishedName {

@@ -71,7 +71,8 @@ impl AgentConnector {
     /// For the collector at `address` (`HOST:PORT`), whose certificate must carry `name`: a DNS name or an IP
     /// address.
     pub fn new(address: &str, name: &str, credentials: Arc<Credentials>) -> Result<Self, crate::PkiError> {
-        let name = ServerName::try_from(name.to_owned()).map_err(|_| crate::PkiError::BadName { name: name.to_owned() })?;
+        let name =
+            ServerName::try_from(name.to_owned()).map_err(|_| crate::PkiError::BadName { name: name.to_owned() })?;
         Ok(Self { address: address.to_owned(), name, credentials, refusal: Refusal::default() })
     }
 
@@ -127,7 +128,11 @@ impl AsyncWrite for AgentStream {
         Pin::new(&mut self.tls).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tls).poll_write_vectored(cx, bytes)
     }
 

@@ -230,7 +230,13 @@ fn fingerprints(files: &CredentialFiles) -> Vec<Fingerprint> {
         .flatten()
         .map(|path| {
             let found = std::fs::metadata(path).ok()?;
-            Some((found.dev(), found.ino(), found.len(), (found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())))
+            Some((
+                found.dev(),
+                found.ino(),
+                found.len(),
+                (found.mtime(), found.mtime_nsec()),
+                (found.ctime(), found.ctime_nsec()),
+            ))
         })
         .collect()
 }

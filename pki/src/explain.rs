@@ -12,7 +12,9 @@ pub fn explain(error: &std::io::Error) -> String {
 
 fn explain_tls(error: &Error) -> String {
     let text = match error {
-        Error::NoCertificatesPresented => "the peer presented no certificate: is it a Railwatch agent with `certificate` and `key` configured?",
+        Error::NoCertificatesPresented => {
+            "the peer presented no certificate: is it a Railwatch agent with `certificate` and `key` configured?"
+        }
         Error::InvalidCertificate(certificate) => match certificate {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "the peer's certificate has expired: issue a new one for it (`railwatch-collector pki issue HOST`); is this host's clock right?"
@@ -20,7 +22,9 @@ fn explain_tls(error: &Error) -> String {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "the peer's certificate is not valid yet: is this host's clock right (`timedatectl`)?"
             }
-            CertificateError::Revoked => "the peer's certificate was revoked: issue a new one if the host may come back",
+            CertificateError::Revoked => {
+                "the peer's certificate was revoked: issue a new one if the host may come back"
+            }
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the peer's certificate is of a CA that is not in the trust bundle: is it of another installation, or is a CA being replaced and missing here?"
             }
@@ -37,9 +41,13 @@ fn explain_tls(error: &Error) -> String {
                 "the peer says that our certificate is expired or not valid yet: issue a new one, and compare both clocks"
             }
             AlertDescription::CertificateRevoked => "the peer says that our certificate was revoked: ask for a new one",
-            AlertDescription::UnknownCA => "the peer does not trust the CA of our certificate: are both of the same installation?",
+            AlertDescription::UnknownCA => {
+                "the peer does not trust the CA of our certificate: are both of the same installation?"
+            }
             AlertDescription::CertificateRequired => "the peer requires a certificate and we sent none",
-            AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => "the peer refuses our certificate: is it for this role?",
+            AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
+                "the peer refuses our certificate: is it for this role?"
+            }
             _ => return format!("the peer ended the handshake: {error}"),
         },
         Error::InvalidMessage(_) => "the peer does not speak TLS here: is it the right port (7700 is the uplink)?",

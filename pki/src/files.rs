@@ -32,7 +32,11 @@ pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PkiError> 
     let metadata = fs::metadata(path).map_err(io("open", path))?;
     let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     if metadata.mode() & forbidden != 0 {
-        return Err(PkiError::KeyTooOpen { path: path.to_owned(), mode: metadata.mode() & 0o7777, owner: metadata.uid() });
+        return Err(PkiError::KeyTooOpen {
+            path: path.to_owned(),
+            mode: metadata.mode() & 0o7777,
+            owner: metadata.uid(),
+        });
     }
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| PkiError::Unusable {
         path: path.to_owned(),
@@ -44,15 +48,19 @@ pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PkiError> 
 pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let bytes = read(path)?;
     let unusable = |found: String| PkiError::Unusable { path: path.to_owned(), expected: "certificates in PEM", found };
-    let found: Vec<_> =
-        CertificateDer::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|error| unusable(error.to_string()))?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unusable(error.to_string()))?;
     if found.is_empty() { Err(unusable(format!("none in {} bytes", bytes.len()))) } else { Ok(found) }
 }
 
 pub(crate) fn read_revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, PkiError> {
     let bytes = read(path)?;
-    let unusable =
-        |found: String| PkiError::Unusable { path: path.to_owned(), expected: "revocation lists in PEM (`X509 CRL`)", found };
+    let unusable = |found: String| PkiError::Unusable {
+        path: path.to_owned(),
+        expected: "revocation lists in PEM (`X509 CRL`)",
+        found,
+    };
     let found: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| unusable(error.to_string()))?;

@@ -14,7 +14,9 @@ pub struct HostName(String);
 
 /// Why a text is not a host name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no host name: {why}; expected lower-case letters, digits and '-' in labels joined by dots, e.g. gpu-017.pod2")]
+#[error(
+    "{text:?} is no host name: {why}; expected lower-case letters, digits and '-' in labels joined by dots, e.g. gpu-017.pod2"
+)]
 pub struct HostNameError {
     text: String,
     why: &'static str,
@@ -72,8 +74,23 @@ mod tests {
             assert!(HostName::parse(good).is_ok(), "{good}");
         }
         for bad in [
-            "", ".", "a.", ".a", "a..b", "-a", "a-", "a.-b", "A", "a_b", "a/b", "../etc", "a b", "a\0", "bücher",
-            &"a".repeat(64), &["a"; 128].join("."),
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "-a",
+            "a-",
+            "a.-b",
+            "A",
+            "a_b",
+            "a/b",
+            "../etc",
+            "a b",
+            "a\0",
+            "bücher",
+            &"a".repeat(64),
+            &["a"; 128].join("."),
         ] {
             assert!(HostName::parse(bad).is_err(), "{bad}");
         }

@@ -30,7 +30,11 @@ impl Serial {
         if text.is_empty() || !text.len().is_multiple_of(2) || !text.is_ascii() {
             return None;
         }
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect::<Option<Vec<_>>>().map(|raw| Self::new(&raw))
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
+            .collect::<Option<Vec<_>>>()
+            .map(|raw| Self::new(&raw))
     }
 }
 

@@ -19,7 +19,10 @@ pub struct Revoked {
 impl Revoked {
     /// Reads `lists`, each of which one of the CAs in `trust` must have signed.
     pub(crate) fn read(
-        lists: &[CertificateRevocationListDer<'_>], lists_path: &Path, trust: &[CertificateDer<'_>], trust_path: &Path,
+        lists: &[CertificateRevocationListDer<'_>],
+        lists_path: &Path,
+        trust: &[CertificateDer<'_>],
+        trust_path: &Path,
     ) -> Result<Self, PkiError> {
         let mut entries = HashSet::new();
         for der in lists {
@@ -32,10 +35,15 @@ impl Revoked {
                 ca.subject().as_raw() == list.issuer().as_raw() && list.verify_signature(ca.public_key()).is_ok()
             });
             if !signed {
-                return Err(PkiError::ForeignRevocationList { list: lists_path.to_owned(), trust: trust_path.to_owned() });
+                return Err(PkiError::ForeignRevocationList {
+                    list: lists_path.to_owned(),
+                    trust: trust_path.to_owned(),
+                });
             }
             let issuer = list.issuer().as_raw();
-            entries.extend(list.iter_revoked_certificates().map(|entry| (issuer.to_vec(), Serial::new(entry.raw_serial()))));
+            entries.extend(
+                list.iter_revoked_certificates().map(|entry| (issuer.to_vec(), Serial::new(entry.raw_serial()))),
+            );
         }
         Ok(Self { entries })
     }

@@ -65,7 +65,9 @@ impl PeerStream {
 
 /// Accepts on `listener` until the returned stream is dropped. For tonic's `serve_with_incoming`.
 pub fn incoming(
-    listener: TcpListener, credentials: Arc<Credentials>, limits: HandshakeLimits,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    limits: HandshakeLimits,
 ) -> (ReceiverStream<io::Result<PeerStream>>, Arc<HandshakeCounts>) {
     let counts = Arc::new(HandshakeCounts::default());
     let (ready, stream) = mpsc::channel(limits.at_once_max.max(1));
@@ -74,7 +76,10 @@ pub fn incoming(
 }
 
 async fn accept(
-    listener: TcpListener, credentials: Arc<Credentials>, limits: HandshakeLimits, counts: Arc<HandshakeCounts>,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    limits: HandshakeLimits,
+    counts: Arc<HandshakeCounts>,
     ready: mpsc::Sender<io::Result<PeerStream>>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.at_once_max.max(1)));
@@ -145,7 +150,11 @@ impl AsyncWrite for PeerStream {
         Pin::new(&mut self.tls).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tls).poll_write_vectored(cx, bytes)
     }
 

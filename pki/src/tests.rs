@@ -47,7 +47,9 @@ impl Site {
 }
 
 /// Says the peer's name to each connection, then echoes.
-async fn serve(credentials: Arc<Credentials>) -> (String, Arc<HandshakeCounts>, tokio::sync::mpsc::UnboundedReceiver<PeerIdentity>) {
+async fn serve(
+    credentials: Arc<Credentials>,
+) -> (String, Arc<HandshakeCounts>, tokio::sync::mpsc::UnboundedReceiver<PeerIdentity>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (mut connections, counts) =
@@ -106,7 +108,8 @@ async fn strangers_are_refused_and_told_why() {
 
     // Trusts our CA, holds a certificate of another.
     other.agent("gpu-1");
-    let wrong_ca = Credentials::load(CredentialFiles { trust: site.ca.trust(), revoked: None, ..other.files("gpu-1") }).unwrap();
+    let wrong_ca =
+        Credentials::load(CredentialFiles { trust: site.ca.trust(), revoked: None, ..other.files("gpu-1") }).unwrap();
     assert!(echo(&address, wrong_ca).await.unwrap_err().contains("does not trust the CA"));
 
     // Does not trust our CA: the agent itself refuses.
@@ -127,11 +130,14 @@ async fn strangers_are_refused_and_told_why() {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(site.ca.certificate().clone()).unwrap();
         rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13]).unwrap()
-            .with_root_certificates(roots).with_no_client_auth()
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
     };
     let tcp = TcpStream::connect(&address).await.unwrap();
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(bare)).connect("127.0.0.1".try_into().unwrap(), tcp).await.unwrap();
+    let mut stream =
+        tokio_rustls::TlsConnector::from(Arc::new(bare)).connect("127.0.0.1".try_into().unwrap(), tcp).await.unwrap();
     assert!(again(&mut stream).await.unwrap_err().contains("sent none"));
     let mut tcp = TcpStream::connect(&address).await.unwrap();
     tcp.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -203,7 +209,8 @@ async fn rotation_of_ca_and_certificates_loses_no_connection() {
     assert!(matches!(old_agent.reload(), Reload::Reloaded));
     echo(&address, old_agent.clone()).await.unwrap();
     for kind in ["key", "pem"] {
-        std::fs::copy(new.path().join(format!("collector.{kind}")), old.path().join(format!("collector.{kind}"))).unwrap();
+        std::fs::copy(new.path().join(format!("collector.{kind}")), old.path().join(format!("collector.{kind}")))
+            .unwrap();
     }
     assert!(matches!(collector.reload(), Reload::Reloaded));
     echo(&address, old_agent).await.unwrap();
@@ -262,7 +269,11 @@ fn material_that_would_fail_later_is_refused_at_once_with_the_reason() {
     let now = SystemTime::now();
     let error = |name: &str| Credentials::load(site.files(name)).err().unwrap().to_string();
 
-    site.ca.issue_agent_between(&host, now - HOUR * 72..now - HOUR * 48).unwrap().write(site.path(), "expired").unwrap();
+    site.ca
+        .issue_agent_between(&host, now - HOUR * 72..now - HOUR * 48)
+        .unwrap()
+        .write(site.path(), "expired")
+        .unwrap();
     assert!(error("expired").contains("2 days ago") && error("expired").contains("expired.pem"));
     site.ca.issue_agent_between(&host, now + HOUR..now + HOUR * 2).unwrap().write(site.path(), "early").unwrap();
     assert!(error("early").contains("timedatectl"));
@@ -284,7 +295,9 @@ fn the_ca_is_made_once_and_its_key_is_private() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("pki");
     let made: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| DevelopmentCa::open_or_create(&path).unwrap().certificate().to_vec())).collect();
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| DevelopmentCa::open_or_create(&path).unwrap().certificate().to_vec()))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(made.iter().all(|certificate| certificate == &made[0]));

@@ -205,10 +205,8 @@ impl Installation {
 
     /// Waits until the collector has the host connected.
     pub fn connected(&self) -> Result<()> {
-        eventually("the host's connection", || {
-            Ok(self.rows(&["hosts"])?.iter().find(|row| heard(row, HOST)).map(drop))
-        })
-        .with_context(|| format!("agent:\n{}\ncollector:\n{}", self.agent.log_text(), self.collector.log_text()))
+        eventually("the host's connection", || Ok(self.rows(&["hosts"])?.iter().find(|row| heard(row, HOST)).map(drop)))
+            .with_context(|| format!("agent:\n{}\ncollector:\n{}", self.agent.log_text(), self.collector.log_text()))
     }
 
     /// Waits until the coverage report shows a GPU library of process `pid` attached.

@@ -71,8 +71,11 @@ impl Host {
             limitations: Vec::new(),
         };
         outbox.send(AgentMessage { body: Some(agent_message::Body::Hello(hello)) }).await?;
-        let mut answers =
-            UplinkClient::new(channel).attach(ReceiverStream::new(messages)).await.context("open the stream")?.into_inner();
+        let mut answers = UplinkClient::new(channel)
+            .attach(ReceiverStream::new(messages))
+            .await
+            .context("open the stream")?
+            .into_inner();
         let welcome = match answers.message().await?.and_then(|message| message.body) {
             Some(collector_message::Body::Welcome(welcome)) => welcome,
             other => bail!("the collector did not welcome {host}: {other:?}"),

@@ -19,8 +19,11 @@ fn output(command: &mut Command) -> Result<(bool, String)> {
 #[test]
 fn units_stay_under_the_promised_exposure() -> Result<()> {
     for unit in ["railwatch-agent.service", "railwatch-collector.service"] {
-        let (_, text) =
-            output(Command::new("systemd-analyze").args(["security", "--offline=true", "--no-pager"]).arg(deploy("systemd").join(unit)))?;
+        let (_, text) = output(
+            Command::new("systemd-analyze")
+                .args(["security", "--offline=true", "--no-pager"])
+                .arg(deploy("systemd").join(unit)),
+        )?;
         let exposure: f64 = text
             .lines()
             .find_map(|line| line.split_once("Overall exposure level for")?.1.split_once(": ")?.1.split(' ').next())
@@ -45,7 +48,8 @@ fn units_hold_no_setting_that_systemd_does_not_know() -> Result<()> {
 
 #[test]
 fn manifests_are_valid_under_the_published_schemas() -> Result<()> {
-    let python = std::env::var("RAILWATCH_PYTHON").context("run this through `cargo xtask test`: it makes the Python environment")?;
+    let python = std::env::var("RAILWATCH_PYTHON")
+        .context("run this through `cargo xtask test`: it makes the Python environment")?;
     let validator = PathBuf::from(python).with_file_name("kubernetes-validate");
     for version in ["1.28", "1.34"] {
         let (valid, text) = output(

@@ -58,7 +58,8 @@ fn metrics_and_incidents_reach_the_official_python_implementation() -> Result<()
     let items = eventually("a metric of this host and the incident as a log record", || {
         let items = received(&output)?;
         let metric = items.iter().any(|item| item["kind"] == "metric" && item["resource"]["host.name"] == HOST);
-        let log = items.iter().any(|item| item["kind"] == "log" && item.to_string().contains(&program.pid().to_string()));
+        let log =
+            items.iter().any(|item| item["kind"] == "log" && item.to_string().contains(&program.pid().to_string()));
         Ok((metric && log).then_some(items))
     })
     .with_context(|| installation.collector.log_text())?;

@@ -88,8 +88,10 @@ fn prometheus_scrapes_both_daemons_and_promtool_is_content() -> Result<()> {
         Ok((up.len() == 2).then_some(()))
     })?;
     ensure!(
-        !query("count({__name__=~\"railwatch_.*\"})".replace('{', "%7B").replace('}', "%7D").replace('"', "%22").as_str())?
-            .is_empty(),
+        !query(
+            "count({__name__=~\"railwatch_.*\"})".replace('{', "%7B").replace('}', "%7D").replace('"', "%22").as_str()
+        )?
+        .is_empty(),
         "Prometheus stored no series of ours"
     );
     Ok(())

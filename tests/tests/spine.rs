@@ -23,12 +23,26 @@ fn row(installation: &Installation, pid: u32, layer: &str, settled: impl Fn(&Val
 fn a_balance_on_the_screen_is_the_program_s_own_to_the_byte() -> Result<()> {
     let installation = Installation::start(&Options::default())?;
     let mut driver = Driver::start(&[
-        "--threads", "8", "--iterations", "3000", "--fail-percent", "5", "--keep", "7", "--device", "3", "--hold", "60", "--wait",
+        "--threads",
+        "8",
+        "--iterations",
+        "3000",
+        "--fail-percent",
+        "5",
+        "--keep",
+        "7",
+        "--device",
+        "3",
+        "--hold",
+        "60",
+        "--wait",
     ])?;
     installation.attached(driver.pid())?;
     driver.go()?;
     let balance = driver.balance()?;
-    let shown = row(&installation, driver.pid(), "runtime", |row| row["allocs"] == balance["allocs"] && row["frees"] == balance["frees"])?;
+    let shown = row(&installation, driver.pid(), "runtime", |row| {
+        row["allocs"] == balance["allocs"] && row["frees"] == balance["frees"]
+    })?;
     for field in ["allocated_bytes", "allocs", "frees", "failed_allocs", "device"] {
         ensure!(shown[field] == balance[field], "{field}: shown {shown:#}, own {balance:#}");
     }
@@ -38,12 +52,12 @@ fn a_balance_on_the_screen_is_the_program_s_own_to_the_byte() -> Result<()> {
 
     let pid = driver.pid();
     drop(driver);
-    row(&installation, pid, "runtime", |row| row["allocated_bytes"] == 0)
-        .context("kill -9 gives everything back")?;
+    row(&installation, pid, "runtime", |row| row["allocated_bytes"] == 0).context("kill -9 gives everything back")?;
 
     let hosts = installation.rows(&["hosts"])?;
     let host = hosts.iter().find(|row| row["host"] == HOST).context("the host is listed")?;
-    for field in ["boot_id", "last_seen_ms", "clock_offset_us", "clock_uncertainty_us", "seen", "delivered", "dropped"] {
+    for field in ["boot_id", "last_seen_ms", "clock_offset_us", "clock_uncertainty_us", "seen", "delivered", "dropped"]
+    {
         ensure!(!host[field].is_null(), "{field} is missing: {host:#}");
     }
     let number = |field: &str| host[field].as_u64().unwrap_or(u64::MAX);

@@ -18,8 +18,7 @@ pub const PROTOCOL_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
 /// The highest version both sides speak, or `None`.
 pub fn negotiate(theirs_min: u32, theirs_max: u32) -> Option<u32> {
     let common = theirs_max.min(*PROTOCOL_VERSIONS.end());
-    (common >= theirs_min && common >= *PROTOCOL_VERSIONS.start() && theirs_min <= theirs_max)
-        .then_some(common)
+    (common >= theirs_min && common >= *PROTOCOL_VERSIONS.start() && theirs_min <= theirs_max).then_some(common)
 }
 
 #[cfg(test)]
@@ -28,7 +27,8 @@ mod tests {
 
     #[test]
     fn the_highest_common_version_is_taken_and_none_where_there_is_none() {
-        for (theirs, expected) in [((1, 1), Some(1)), ((1, 9), Some(1)), ((2, 9), None), ((0, 0), None), ((5, 1), None)] {
+        for (theirs, expected) in [((1, 1), Some(1)), ((1, 9), Some(1)), ((2, 9), None), ((0, 0), None), ((5, 1), None)]
+        {
             assert_eq!(negotiate(theirs.0, theirs.1), expected, "{theirs:?}");
         }
     }

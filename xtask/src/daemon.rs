@@ -181,13 +181,14 @@ pub struct Listen {
 /// The `collector` command line of a build, in `HOME/collector`.
 pub fn collector_command(home: &Path, run_dir: &Path, listen: &Listen) -> Result<Command> {
     let mut command = Command::new(program("railwatch-collector")?);
-    command
-        .arg("run")
-        .arg("--state-dir")
-        .arg(home.join("collector"))
-        .arg("--run-dir")
-        .arg(run_dir)
-        .args(["--uplink-listen", &listen.uplink, "--api-listen", &listen.api, "--metrics-listen", &listen.metrics]);
+    command.arg("run").arg("--state-dir").arg(home.join("collector")).arg("--run-dir").arg(run_dir).args([
+        "--uplink-listen",
+        &listen.uplink,
+        "--api-listen",
+        &listen.api,
+        "--metrics-listen",
+        &listen.metrics,
+    ]);
     Ok(command)
 }
 

@@ -25,8 +25,7 @@ pub fn build() -> Result<()> {
         let built = compile(&root, &linker, arch)?;
         let kept = root.join(object(arch));
         std::fs::create_dir_all(kept.parent().context("the object has a folder")?)?;
-        std::fs::copy(&built, &kept)
-            .with_context(|| format!("copying {} to {}", built.display(), kept.display()))?;
+        std::fs::copy(&built, &kept).with_context(|| format!("copying {} to {}", built.display(), kept.display()))?;
         println!("{}", object(arch));
     }
     std::fs::write(root.join(SUMS), sums(&root)?).with_context(|| format!("writing {SUMS}"))?;

@@ -21,8 +21,7 @@ pub const EBPF: &[&str] = &[
 ];
 
 /// What the tests start: network namespaces, capability tools, Python, systemd-analyze.
-pub const TESTS: &[&str] =
-    &["iproute2", "libcap2-bin", "python3", "python3-venv", "systemd", "unzip", "util-linux"];
+pub const TESTS: &[&str] = &["iproute2", "libcap2-bin", "python3", "python3-venv", "systemd", "unzip", "util-linux"];
 
 /// What `cargo xtask bench probe` compares with.
 pub const BENCHES: &[&str] = &["bpftrace"];
@@ -74,8 +73,7 @@ pub fn unpacked(into: &Path, names: &[&str], with_dependencies: bool) -> Result<
     } else {
         apt.arg("download").current_dir(&archives);
     }
-    shell::quiet(apt.args(names))
-        .context("is the Debian mirror reachable, and did `apt-get update` run?")?;
+    shell::quiet(apt.args(names)).context("is the Debian mirror reachable, and did `apt-get update` run?")?;
     for entry in fs::read_dir(&archives)? {
         let path = entry?.path();
         if path.extension() == Some(OsStr::new("deb")) {

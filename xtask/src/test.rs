@@ -5,11 +5,7 @@
 
 use crate::{ebpf, packages, proto, shell, shell::Step, vm};
 use anyhow::{Context, Result, ensure};
-use std::{
-    path::PathBuf,
-    process::Command,
-    time::Instant,
-};
+use std::{path::PathBuf, process::Command, time::Instant};
 
 /// The kernels besides the running one that the kernel half must work on.
 const KERNELS: &[&str] = &["6.1", "6.12"];
@@ -133,9 +129,14 @@ fn kernels(environment: &Environment) -> Result<()> {
 
 /// The integration test binaries of `package` whose names begin with `prefix`, built.
 fn test_binaries(package: &str, prefix: &str) -> Result<Vec<PathBuf>> {
-    let messages = shell::output(
-        Command::new("cargo").args(["test", "--package", package, "--no-run", "--message-format", "json"]),
-    )?;
+    let messages = shell::output(Command::new("cargo").args([
+        "test",
+        "--package",
+        package,
+        "--no-run",
+        "--message-format",
+        "json",
+    ]))?;
     let mut found = Vec::new();
     for line in messages.lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;

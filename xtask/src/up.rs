@@ -68,8 +68,7 @@ pub fn up(options: &Options) -> Result<()> {
 
     let step = Step::begin("start the collector");
     let listen = Listen { uplink: address(7700), api: address(7701), metrics: address(7702) };
-    let mut collector =
-        Daemon::start(&home, "collector", &mut daemon::collector_command(&home, &run_dir, &listen)?)?;
+    let mut collector = Daemon::start(&home, "collector", &mut daemon::collector_command(&home, &run_dir, &listen)?)?;
     let pid = collector.pid();
     let Some(run) = collector.wait_for(stopped, || RunFile::read(&run_dir).filter(|run| run.pid == pid))? else {
         return Ok(());
@@ -203,7 +202,9 @@ mod tests {
 
     #[test]
     fn durations_are_whole_numbers_with_a_unit() {
-        for (text, seconds) in [("30s", Some(30)), ("5m", Some(300)), ("1h", Some(3600)), ("7", Some(7)), ("x", None), ("3d", None)] {
+        for (text, seconds) in
+            [("30s", Some(30)), ("5m", Some(300)), ("1h", Some(3600)), ("7", Some(7)), ("x", None), ("3d", None)]
+        {
             assert_eq!(duration(text).ok().map(|duration| duration.as_secs()), seconds, "{text}");
         }
     }

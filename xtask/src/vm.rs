@@ -298,7 +298,10 @@ fn load_order(dependencies: &str, wanted: &[&str]) -> Vec<String> {
     let mut order: Vec<String> = Vec::new();
     for name in wanted {
         let Some((module, needs)) = dependencies.lines().filter_map(|line| line.split_once(':')).find(|(path, _)| {
-            Path::new(path).file_name().and_then(OsStr::to_str).is_some_and(|file| file.split('.').next() == Some(*name))
+            Path::new(path)
+                .file_name()
+                .and_then(OsStr::to_str)
+                .is_some_and(|file| file.split('.').next() == Some(*name))
         }) else {
             continue; // built into this kernel
         };

@@ -11,7 +11,9 @@ use crate::sync::Syncer;
 use crate::{Control, UplinkOptions};
 use railwatch_pki::Credentials;
 use railwatch_wire::PROTOCOL_VERSIONS;
-use railwatch_wire::v1::{AgentMessage, Definitions, Frame, Hello, Reject, Signal, Welcome, Windows, agent_message, frame};
+use railwatch_wire::v1::{
+    AgentMessage, Definitions, Frame, Hello, Reject, Signal, Welcome, Windows, agent_message, frame,
+};
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -97,7 +99,9 @@ impl Driver {
             }
             let woken = {
                 let (room, events, welcomed) = match &mut session {
-                    Some(session) => (Some(session.link.frames.clone()), Some(&mut session.link.events), session.welcomed.is_some()),
+                    Some(session) => {
+                        (Some(session.link.frames.clone()), Some(&mut session.link.events), session.welcomed.is_some())
+                    }
                     None => (None, None, false),
                 };
                 tokio::select! {
@@ -130,7 +134,10 @@ impl Driver {
                         break;
                     }
                     if target != self.options.target {
-                        tracing::info!(address = target.address, "the uplink is pointed at another collector or other files");
+                        tracing::info!(
+                            address = target.address,
+                            "the uplink is pointed at another collector or other files"
+                        );
                         self.options.target = target;
                         self.credentials = None;
                         if let Some(session) = session.take() {
@@ -194,7 +201,8 @@ impl Driver {
                 credentials.clone()
             }
             None => {
-                let loaded = Credentials::load(self.options.target.credentials.clone()).map_err(|error| error.to_string())?;
+                let loaded =
+                    Credentials::load(self.options.target.credentials.clone()).map_err(|error| error.to_string())?;
                 self.credentials = Some(loaded.clone());
                 loaded
             }
@@ -264,8 +272,10 @@ impl Driver {
             return Some((why, Some(PERMANENT)));
         }
         tracing::info!(
-            address = self.options.target.address, version = welcome.collector_version,
-            acknowledged_through = welcome.acknowledged_through, "connected to the collector"
+            address = self.options.target.address,
+            version = welcome.collector_version,
+            acknowledged_through = welcome.acknowledged_through,
+            "connected to the collector"
         );
         session.welcomed = Some(Instant::now());
         self.state.connections += 1;
@@ -302,7 +312,8 @@ impl Driver {
             if session.pending.is_empty() {
                 let Some(frame) = self.spool.next() else { return false };
                 if let Some(frame::Body::Windows(windows)) = &frame.body {
-                    let new: Vec<u64> = windows.series.iter().copied().filter(|id| session.defined.insert(*id)).collect();
+                    let new: Vec<u64> =
+                        windows.series.iter().copied().filter(|id| session.defined.insert(*id)).collect();
                     for ids in new.chunks(DEFINITIONS_AT_ONCE) {
                         let definitions = Definitions { series: self.spool.definitions(ids) };
                         session.pending.push_back(message(agent_message::Body::Definitions(definitions)));

@@ -49,7 +49,14 @@ pub(crate) struct Book {
 
 impl Book {
     pub fn new(stream_id: [u8; 16]) -> Self {
-        Self { stream_id, acknowledged: 0, next_sequence: 1, next_signal: 1, next_windows: 1, assigned: VecDeque::new() }
+        Self {
+            stream_id,
+            acknowledged: 0,
+            next_sequence: 1,
+            next_signal: 1,
+            next_windows: 1,
+            assigned: VecDeque::new(),
+        }
     }
 
     pub fn next_index(&mut self, queue: Queue) -> &mut u64 {
@@ -158,7 +165,9 @@ impl Journal {
             Err(error) => {
                 self.errors += 1;
                 self.retry_at = Some(Instant::now() + RETRY);
-                tracing::error!("cannot write the spool's journal: {error}; if the agent is killed before it can, frames may arrive twice");
+                tracing::error!(
+                    "cannot write the spool's journal: {error}; if the agent is killed before it can, frames may arrive twice"
+                );
             }
         }
     }
@@ -212,7 +221,8 @@ fn read(bytes: &[u8]) -> Option<Book> {
     stream_id.copy_from_slice(&header[8..24]);
     let mut book = Book::new(stream_id);
     book.acknowledged = u64_at(header, 24);
-    (book.next_sequence, book.next_signal, book.next_windows) = (u64_at(header, 32), u64_at(header, 40), u64_at(header, 48));
+    (book.next_sequence, book.next_signal, book.next_windows) =
+        (u64_at(header, 32), u64_at(header, 40), u64_at(header, 48));
     for entry in bytes[HEADER_BYTES..].chunks_exact(ENTRY_BYTES) {
         let queue = match entry[0] {
             _ if !crc_holds(entry) => break,

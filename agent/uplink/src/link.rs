@@ -12,7 +12,8 @@ use railwatch_pki::{AgentConnector, Credentials};
 use railwatch_wire::limits::MESSAGE_BYTES_MAX;
 use railwatch_wire::v1::uplink_client::UplinkClient;
 use railwatch_wire::v1::{
-    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Snapshot, Welcome, agent_message, collector_message,
+    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Snapshot, Welcome, agent_message,
+    collector_message,
 };
 use std::error::Error;
 use std::future::Future;
@@ -110,7 +111,10 @@ pub(crate) fn message(body: agent_message::Body) -> AgentMessage {
 }
 
 async fn converse(
-    connector: AgentConnector, outgoing: Outgoing, answers: mpsc::WeakSender<AgentMessage>, report: &mpsc::Sender<Event>,
+    connector: AgentConnector,
+    outgoing: Outgoing,
+    answers: mpsc::WeakSender<AgentMessage>,
+    report: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
     // The connector does TLS and knows the address; tonic wants a URI for its headers.
     let channel = Endpoint::from_static("http://railwatch.uplink")
@@ -148,12 +152,8 @@ async fn converse(
                 let _ = report.send(Event::Acknowledged(ack.through_sequence)).await;
             }
             Some(collector_message::Body::ClockProbe(ClockProbe { id })) => {
-                let reply = ClockReply {
-                    id,
-                    received_mono_ns: mono_ns(),
-                    received_unix_ns: unix_ns(),
-                    ..Default::default()
-                };
+                let reply =
+                    ClockReply { id, received_mono_ns: mono_ns(), received_unix_ns: unix_ns(), ..Default::default() };
                 // A probe whose answer finds no place would be answered late, and mislead: leave it out.
                 answer(&answers, agent_message::Body::ClockReply(reply));
             }

@@ -83,7 +83,10 @@ impl Segment {
 impl Log {
     /// Opens the log in `directory`, or one in memory. `definitions` gets the bodies of all definitions found.
     pub fn open(
-        directory: Option<PathBuf>, boot_id: &str, segment_bytes_max: u64, mut definitions: impl FnMut(&[u8]),
+        directory: Option<PathBuf>,
+        boot_id: &str,
+        segment_bytes_max: u64,
+        mut definitions: impl FnMut(&[u8]),
     ) -> io::Result<Self> {
         let mut log = Self {
             directory: directory.clone(),
@@ -145,16 +148,22 @@ impl Log {
             Kind::Segment => segment.anchor = segment.anchor.take().or_else(|| anchor(record.body)),
             Kind::Definitions => definitions(record.body),
             Kind::Frame => {
-                if let (true, Ok(delta), Ok(offset)) =
-                    (record.index >= expected, u32::try_from(record.index - first_index.min(record.index)), u32::try_from(record.offset))
-                {
+                if let (true, Ok(delta), Ok(offset)) = (
+                    record.index >= expected,
+                    u32::try_from(record.index - first_index.min(record.index)),
+                    u32::try_from(record.offset),
+                ) {
                     segment.frames.push((delta, offset));
                     expected = record.index + 1;
                 }
             }
         });
         if met.damaged > 0 {
-            tracing::error!(places = met.damaged, "spool segment {} is damaged; what was lost is counted as skipped", path.display());
+            tracing::error!(
+                places = met.damaged,
+                "spool segment {} is damaged; what was lost is counted as skipped",
+                path.display()
+            );
         }
         self.damaged += met.damaged;
         Ok(segment)
@@ -185,7 +194,9 @@ impl Log {
             let Some(segment) = self.segments.back_mut() else { continue };
             let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
             let undefined: Vec<u64> = series.iter().copied().filter(|id| !segment.defined.contains(id)).collect();
-            if !undefined.is_empty() && let Some(definitions) = definitions(&undefined) {
+            if !undefined.is_empty()
+                && let Some(definitions) = definitions(&undefined)
+            {
                 record::write(&mut bytes, Kind::Definitions, index, &definitions);
             }
             let offset = segment.bytes + bytes.len() as u64;
@@ -249,7 +260,9 @@ impl Log {
         self.disk_errors += 1;
         self.disk_retry_at = Some(Instant::now() + DISK_RETRY);
         let directory = self.directory.as_deref().unwrap_or(Path::new("")).display();
-        let text = format!("cannot {doing} the spool in {directory}: {error}; frames are kept in memory, and lost if the agent ends");
+        let text = format!(
+            "cannot {doing} the spool in {directory}: {error}; frames are kept in memory, and lost if the agent ends"
+        );
         if self.trouble.as_ref() != Some(&text) {
             tracing::error!("{text}");
             self.trouble = Some(text);
@@ -260,9 +273,17 @@ impl Log {
     fn begin(&mut self, first_index: u64, in_memory: bool) {
         let anchor = Anchor { boot_id: self.boot_id.clone(), mono_ns: mono_ns(), unix_ns: unix_ns() };
         let mut head = Vec::new();
-        record::write(&mut head, Kind::Segment, first_index, format!("{} {} {}", anchor.boot_id, anchor.mono_ns, anchor.unix_ns).as_bytes());
+        record::write(
+            &mut head,
+            Kind::Segment,
+            first_index,
+            format!("{} {} {}", anchor.boot_id, anchor.mono_ns, anchor.unix_ns).as_bytes(),
+        );
         let mut medium = None;
-        if !in_memory && self.disk_may_be_tried() && let Some(directory) = &self.directory {
+        if !in_memory
+            && self.disk_may_be_tried()
+            && let Some(directory) = &self.directory
+        {
             let path = directory.join(format!("{first_index:020}.seg"));
             let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
             match made.and_then(|file| file.write_all_at(&head, 0).map(|()| file)) {
@@ -278,7 +299,14 @@ impl Log {
         }
         let medium = medium.unwrap_or_else(|| Medium::Memory(head.clone()));
         let bytes = head.len() as u64;
-        self.segments.push_back(Segment { first_index, frames: Vec::new(), bytes, medium, anchor: Some(anchor), defined: HashSet::new() });
+        self.segments.push_back(Segment {
+            first_index,
+            frames: Vec::new(),
+            bytes,
+            medium,
+            anchor: Some(anchor),
+            defined: HashSet::new(),
+        });
         self.active = true;
     }
 
@@ -299,7 +327,9 @@ impl Log {
         let offset = u64::from(segment.frames[inside].1);
         let end = segment.frames.get(inside + 1).map_or(segment.bytes, |(_, next)| u64::from(*next));
         let found = match &segment.medium {
-            Medium::Memory(memory) => memory.get(offset as usize..).and_then(|bytes| record::frame(bytes, index)).map(<[u8]>::to_vec),
+            Medium::Memory(memory) => {
+                memory.get(offset as usize..).and_then(|bytes| record::frame(bytes, index)).map(<[u8]>::to_vec)
+            }
             Medium::Disk { path, .. } => {
                 let mut bytes = vec![0; usize::try_from(end - offset).ok()?];
                 // Twice: a file that was kept open may have become stale.
@@ -307,7 +337,8 @@ impl Log {
                     if self.reader.as_ref().is_none_or(|(first, _)| *first != segment.first_index) {
                         self.reader = File::open(path).ok().map(|file| (segment.first_index, file));
                     }
-                    let read = self.reader.as_ref().is_some_and(|(_, file)| file.read_exact_at(&mut bytes, offset).is_ok());
+                    let read =
+                        self.reader.as_ref().is_some_and(|(_, file)| file.read_exact_at(&mut bytes, offset).is_ok());
                     let body = read.then(|| record::frame(&bytes, index).map(<[u8]>::to_vec)).flatten();
                     if body.is_none() {
                         self.reader = None;
@@ -325,7 +356,9 @@ impl Log {
 
     /// Drops whole segments in which nothing at or after `index` is held.
     pub fn drop_before(&mut self, index: u64) {
-        while self.segments.front().is_some_and(|segment| segment.end() <= index) && (self.segments.len() > 1 || !self.active) {
+        while self.segments.front().is_some_and(|segment| segment.end() <= index)
+            && (self.segments.len() > 1 || !self.active)
+        {
             self.remove(0);
         }
     }
@@ -349,7 +382,8 @@ impl Log {
             self.close();
         }
         let segment = &self.segments[at];
-        let wanted = segment.frames.iter().filter(|(delta, _)| segment.first_index + u64::from(*delta) >= wanted_from).count();
+        let wanted =
+            segment.frames.iter().filter(|(delta, _)| segment.first_index + u64::from(*delta) >= wanted_from).count();
         self.remove(at);
         Some(wanted as u64)
     }
@@ -377,7 +411,10 @@ impl Log {
     pub fn frames_from(&self, index: u64) -> u64 {
         self.segments
             .iter()
-            .map(|segment| segment.frames.len() - segment.frames.partition_point(|(delta, _)| segment.first_index + u64::from(*delta) < index))
+            .map(|segment| {
+                segment.frames.len()
+                    - segment.frames.partition_point(|(delta, _)| segment.first_index + u64::from(*delta) < index)
+            })
             .sum::<usize>() as u64
     }
 
@@ -394,5 +431,9 @@ impl Log {
 
 fn anchor(body: &[u8]) -> Option<Anchor> {
     let mut words = std::str::from_utf8(body).ok()?.split(' ');
-    Some(Anchor { boot_id: words.next()?.to_owned(), mono_ns: words.next()?.parse().ok()?, unix_ns: words.next()?.parse().ok()? })
+    Some(Anchor {
+        boot_id: words.next()?.to_owned(),
+        mono_ns: words.next()?.parse().ok()?,
+        unix_ns: words.next()?.parse().ok()?,
+    })
 }

@@ -109,7 +109,8 @@ impl Spool {
             Err(error) => {
                 let why = format!(
                     "the directory {} cannot be used: {error}; frames are kept in memory ({} bytes at most) and lost if the agent ends",
-                    options.directory.display(), options.memory_bytes_max
+                    options.directory.display(),
+                    options.memory_bytes_max
                 );
                 tracing::error!("spool: {why}");
                 match Self::open_in(None, &options, &series) {
@@ -128,7 +129,8 @@ impl Spool {
         let mut lock = None;
         if let Some(directory) = &directory {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"))?;
+            let file =
+                OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"))?;
             file.try_lock().map_err(|_| io::Error::other("another agent uses it"))?;
             lock = Some(file);
         }
@@ -163,7 +165,10 @@ impl Spool {
         windows.skip_to(book.next_windows);
         let former_boot_windows = windows.drop_former_boots();
         if former_boot_windows > 0 {
-            tracing::warn!(frames = former_boot_windows, "windows from before the last boot are dropped and counted as skipped");
+            tracing::warn!(
+                frames = former_boot_windows,
+                "windows from before the last boot are dropped and counted as skipped"
+            );
         }
         journal.rewrite(&book)?;
         let mut spool = Self {
@@ -212,7 +217,8 @@ impl Spool {
     pub fn welcome(&mut self, acknowledged_through: u64) {
         if acknowledged_through >= self.book.next_sequence {
             tracing::error!(
-                acknowledged_through, next_sequence = self.book.next_sequence,
+                acknowledged_through,
+                next_sequence = self.book.next_sequence,
                 "the collector has more of this stream than the journal knows: the host lost power, or the spool is an old copy; frames may arrive twice"
             );
         }
@@ -322,7 +328,12 @@ impl Spool {
         let bytes = if assigned.queue == Queue::Windows { bytes } else { 0 };
         self.in_flight_bytes.push_back(bytes);
         self.in_flight_bytes_sum += bytes;
-        Some(Frame { sequence: assigned.sequence, skipped_signals: skipped.0, skipped_windows: skipped.1, body: Some(body) })
+        Some(Frame {
+            sequence: assigned.sequence,
+            skipped_signals: skipped.0,
+            skipped_windows: skipped.1,
+            body: Some(body),
+        })
     }
 
     fn drop_acknowledged(&mut self) {
@@ -339,7 +350,9 @@ impl Spool {
     }
 
     fn keep_quota(&mut self) {
-        for (place, bytes_max) in [(Place::Disk, self.options.disk_bytes_max), (Place::Memory, self.options.memory_bytes_max)] {
+        for (place, bytes_max) in
+            [(Place::Disk, self.options.disk_bytes_max), (Place::Memory, self.options.memory_bytes_max)]
+        {
             while self.signals.bytes(place) + self.windows.bytes(place) > bytes_max {
                 let windows = self.wanted_from(Queue::Windows);
                 if let Some(cut) = self.windows.drop_oldest(place, windows) {

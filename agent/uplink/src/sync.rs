@@ -21,7 +21,9 @@ impl Syncer {
         std::thread::Builder::new().name("railwatch-sync".into()).spawn(move || {
             for error in received.into_iter().flatten().filter_map(|file| file.sync_data().err()) {
                 if counted.fetch_add(1, Ordering::Relaxed) == 0 {
-                    tracing::error!("cannot sync the spool to disk: {error}; after a power cut unacknowledged frames may be missing");
+                    tracing::error!(
+                        "cannot sync the spool to disk: {error}; after a power cut unacknowledged frames may be missing"
+                    );
                 }
             }
         })?;

@@ -53,9 +53,13 @@ fn an_agent_killed_mid_write_loses_and_doubles_nothing() {
     for run in 0..runs {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "child"])
-            .env("SITE", site.dir.path()).env("RUN", run.to_string()).env("ADDRESS", &address)
-            .stdout(Stdio::null()).stderr(Stdio::null())
-            .spawn().unwrap();
+            .env("SITE", site.dir.path())
+            .env("RUN", run.to_string())
+            .env("ADDRESS", &address)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let note = site.dir.path().join(format!("spooled.{run}"));
         eventually("the child is under way", || note.exists());
         std::thread::sleep(Duration::from_millis(7 * run % 50));
@@ -90,8 +94,13 @@ fn an_agent_killed_mid_write_loses_and_doubles_nothing() {
     });
     for run in 0..runs {
         let payloads = by_run.remove(&run).unwrap_or_default();
-        assert_eq!(payloads, (0..payloads.len() as u64).collect::<Vec<_>>(), "run {run}: each once, none missing before the kill");
-        let known: u64 = std::fs::read_to_string(site.dir.path().join(format!("spooled.{run}"))).unwrap().parse().unwrap_or(0);
+        assert_eq!(
+            payloads,
+            (0..payloads.len() as u64).collect::<Vec<_>>(),
+            "run {run}: each once, none missing before the kill"
+        );
+        let known: u64 =
+            std::fs::read_to_string(site.dir.path().join(format!("spooled.{run}"))).unwrap().parse().unwrap_or(0);
         assert!(payloads.len() as u64 >= known, "run {run}: {} of {known} that were spooled", payloads.len());
     }
     running.kill();
@@ -109,7 +118,9 @@ impl Tmpfs {
                 println!("SKIPPED: cannot mount a tmpfs: {error}");
                 None
             }
-            Err(error) => panic!("this test needs to mount a tmpfs (run it as root, or set RAILWATCH_ALLOW_SKIP=1): {error}"),
+            Err(error) => {
+                panic!("this test needs to mount a tmpfs (run it as root, or set RAILWATCH_ALLOW_SKIP=1): {error}")
+            }
         }
     }
 }
@@ -140,7 +151,12 @@ fn a_full_disk_is_said_and_survived_and_used_again() {
     eventually("everything is acknowledged", || settled(&uplink.state()));
     site.stored(|stored| {
         let limits = &stored.hellos.last().unwrap().limitations;
-        assert!(limits.iter().any(|limit| limit.what == "spool"), "{} hellos, {limits:?} {state:?} {:?}", stored.hellos.len(), uplink.state());
+        assert!(
+            limits.iter().any(|limit| limit.what == "spool"),
+            "{} hellos, {limits:?} {state:?} {:?}",
+            stored.hellos.len(),
+            uplink.state()
+        );
     });
     let mut payload = count;
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -192,7 +208,11 @@ fn a_read_only_disk_is_said_and_survived() {
     let (uplink, thread) = Uplink::start(site.options(&running.address)).unwrap();
     uplink.signal(signal(0)).unwrap();
     eventually("everything is acknowledged", || settled(&uplink.state()));
-    assert!(uplink.state().limitations.iter().any(|limit| limit.why.contains("Read-only")), "{:?}", uplink.state().limitations);
+    assert!(
+        uplink.state().limitations.iter().any(|limit| limit.why.contains("Read-only")),
+        "{:?}",
+        uplink.state().limitations
+    );
     assert_eq!(site.stored(|stored| signals_of(stored)), [0]);
     uplink.stop();
     thread.join().unwrap();

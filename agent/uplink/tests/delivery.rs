@@ -61,7 +61,11 @@ fn a_collector_killed_at_random_gets_every_frame_once_and_in_order() {
             assert_eq!(windows_of(stored), frames, "seed {seed}");
             assert_eq!(stored.undefined, 0, "seed {seed}: series are defined on every connection before they are used");
             let sequences: Vec<u64> = stored.frames.iter().map(|frame| frame.sequence).collect();
-            assert_eq!(sequences, (1..=signals + frames.len() as u64).collect::<Vec<_>>(), "seed {seed}: no gap without loss");
+            assert_eq!(
+                sequences,
+                (1..=signals + frames.len() as u64).collect::<Vec<_>>(),
+                "seed {seed}: no gap without loss"
+            );
             assert_eq!(stored.frames.iter().map(|frame| frame.skipped_signals).sum::<u64>(), 0, "seed {seed}");
             // What a full queue refused after the last windows has no frame yet to tell it.
             assert!(stored.frames.iter().map(|frame| frame.skipped_windows).sum::<u64>() <= refused, "seed {seed}");
@@ -195,14 +199,17 @@ fn state_is_sent_whole_on_each_connection_and_silence_is_short() {
     uplink.snapshot(Snapshot { taken_mono_ns: 2, loss: Some(loss.clone()), ..Default::default() }).unwrap();
     eventually("both parts came", || {
         site.stored(|stored| {
-            stored.snapshots.iter().any(|s| s.loss.as_ref() == Some(&loss)) && stored.snapshots.iter().any(|s| s.ports == [port.clone()])
+            stored.snapshots.iter().any(|s| s.loss.as_ref() == Some(&loss))
+                && stored.snapshots.iter().any(|s| s.ports == [port.clone()])
         })
     });
     running.kill();
     site.stored(|stored| stored.snapshots.clear());
     let running = site.listen(&address);
     eventually("all parts come in one", || {
-        site.stored(|stored| stored.snapshots.first().is_some_and(|s| s.loss.as_ref() == Some(&loss) && s.ports == [port.clone()]))
+        site.stored(|stored| {
+            stored.snapshots.first().is_some_and(|s| s.loss.as_ref() == Some(&loss) && s.ports == [port.clone()])
+        })
     });
     site.stored(|stored| (stored.longest_silence, stored.snapshots.clear()).1);
     std::thread::sleep(Duration::from_millis(1500));
@@ -303,7 +310,9 @@ fn missing_certificates_and_a_missing_disk_are_states_and_not_ends() {
     options.spool.directory = site.dir.path().join("file/spool");
     let (uplink, thread) = Uplink::start(UplinkOptions { ..options }).unwrap();
     uplink.signal(signal(0)).unwrap();
-    eventually("the missing key is told", || uplink.state().last_error.is_some_and(|error| error.contains("absent.key")));
+    eventually("the missing key is told", || {
+        uplink.state().last_error.is_some_and(|error| error.contains("absent.key"))
+    });
     uplink.point_at(good);
     eventually("everything is acknowledged", || settled(&uplink.state()));
     site.stored(|stored| {
@@ -311,7 +320,10 @@ fn missing_certificates_and_a_missing_disk_are_states_and_not_ends() {
         let limits = &stored.hellos[0].limitations;
         assert!(limits.iter().any(|limit| limit.what == "spool" && limit.why.contains("file/spool")), "{limits:?}");
     });
-    assert_eq!(uplink.signal(railwatch_wire::v1::Signal { summary: "x".repeat(5 << 20), ..Default::default() }), Err(Refused::TooLarge));
+    assert_eq!(
+        uplink.signal(railwatch_wire::v1::Signal { summary: "x".repeat(5 << 20), ..Default::default() }),
+        Err(Refused::TooLarge)
+    );
     uplink.stop();
     thread.join().unwrap();
     running.kill();

@@ -46,8 +46,16 @@ fn a_sample_costs_at_most_50_bytes_and_a_signal_is_stored_within_50_ms() {
         let already = site.stored(|stored| stored.frames.len());
         for payload in 0..count {
             match what {
-                "signals" => while uplink.signal(signal(payload)).is_err() { std::thread::sleep(Duration::from_micros(200)) },
-                _ => while uplink.windows(windows(payload, 0, 200)).is_err() { std::thread::sleep(Duration::from_micros(200)) },
+                "signals" => {
+                    while uplink.signal(signal(payload)).is_err() {
+                        std::thread::sleep(Duration::from_micros(200))
+                    }
+                }
+                _ => {
+                    while uplink.windows(windows(payload, 0, 200)).is_err() {
+                        std::thread::sleep(Duration::from_micros(200))
+                    }
+                }
             }
         }
         eventually("all are stored", || site.stored(|stored| stored.frames.len() - already) as u64 == count);
@@ -61,7 +69,9 @@ fn a_sample_costs_at_most_50_bytes_and_a_signal_is_stored_within_50_ms() {
 /// Time on a processor of this process's uplink threads (proc(5): schedstat, nanoseconds).
 fn uplink_cpu() -> Duration {
     let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
-    let of_uplink = |path: &std::path::PathBuf| std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("railwatch-"));
+    let of_uplink = |path: &std::path::PathBuf| {
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("railwatch-"))
+    };
     let on_cpu = |path: std::path::PathBuf| {
         let text = std::fs::read_to_string(path.join("schedstat")).unwrap();
         text.split(' ').next().unwrap().parse::<u64>().unwrap()

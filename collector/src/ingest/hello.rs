@@ -49,10 +49,18 @@ pub fn judge(hello: &v1::Hello, certified_host: &str) -> Result<Accepted, v1::Re
         return malformed(format!("Hello.stream_id has {} bytes, expected 16", hello.stream_id.len()));
     };
     if hello.boot_id.is_empty() || hello.boot_id.len() > limits::NAME_BYTES_MAX {
-        return malformed("Hello.boot_id is empty or too long, expected the text of /proc/sys/kernel/random/boot_id".into());
+        return malformed(
+            "Hello.boot_id is empty or too long, expected the text of /proc/sys/kernel/random/boot_id".into(),
+        );
     }
-    if [&hello.agent_version, &hello.kernel_release, &hello.architecture].iter().any(|text| text.len() > limits::NAME_BYTES_MAX) {
-        return malformed(format!("a version or architecture in Hello is longer than {} bytes", limits::NAME_BYTES_MAX));
+    if [&hello.agent_version, &hello.kernel_release, &hello.architecture]
+        .iter()
+        .any(|text| text.len() > limits::NAME_BYTES_MAX)
+    {
+        return malformed(format!(
+            "a version or architecture in Hello is longer than {} bytes",
+            limits::NAME_BYTES_MAX
+        ));
     }
     let too_long = |limitation: &v1::Limitation| {
         limitation.what.len() > limits::NAME_BYTES_MAX || limitation.why.len() > limits::TEXT_BYTES_MAX

@@ -55,7 +55,13 @@ impl Newest {
         }
     }
 
-    fn check(mono_ns: u64, newest_ns: u64, backwards_ns: u64, clock: &Estimate, now: Timestamp) -> Result<Timestamp, Refusal> {
+    fn check(
+        mono_ns: u64,
+        newest_ns: u64,
+        backwards_ns: u64,
+        clock: &Estimate,
+        now: Timestamp,
+    ) -> Result<Timestamp, Refusal> {
         let at = clock.map(mono_ns);
         if at.0 > now.0.saturating_add(clock.uncertainty_ns).saturating_add(AHEAD_MAX_NS) {
             return Err(Refusal::TimeAhead);

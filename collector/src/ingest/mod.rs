@@ -58,12 +58,13 @@ struct Uplink(Arc<Shared>);
 impl uplink_server::Uplink for Uplink {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::CollectorMessage, Status>> + Send>>;
 
-    async fn attach(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
-        let peer = request
-            .extensions()
-            .get::<PeerIdentity>()
-            .cloned()
-            .ok_or_else(|| Status::unauthenticated("the connection carries no identity: a client certificate is needed"))?;
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let peer = request.extensions().get::<PeerIdentity>().cloned().ok_or_else(|| {
+            Status::unauthenticated("the connection carries no identity: a client certificate is needed")
+        })?;
         let (answers, queue) = mpsc::channel(session::ANSWERS_QUEUED_MAX);
         tokio::spawn(session::serve(Arc::clone(&self.0), peer, request.into_inner(), answers));
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
@@ -76,7 +77,8 @@ pub fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
 ) -> (impl Future<Output = Result<(), tonic::transport::Error>>, Arc<HandshakeCounts>) {
-    let (connections, counts) = railwatch_pki::incoming(listener, Arc::clone(&shared.credentials), HandshakeLimits::default());
+    let (connections, counts) =
+        railwatch_pki::incoming(listener, Arc::clone(&shared.credentials), HandshakeLimits::default());
     let stop = shared.stop.clone();
     let service = uplink_server::UplinkServer::new(Uplink(shared)).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
     let server = Server::builder()

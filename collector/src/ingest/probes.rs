@@ -64,7 +64,9 @@ mod tests {
         let mut probes = Probes::default();
         let first = probes.next(Timestamp(10));
         let second = probes.next(Timestamp(20));
-        let mut sent = |id| probes.answered(&ClockReply { id, ..ClockReply::default() }, Timestamp(30)).map(|exchange| exchange.sent);
+        let mut sent = |id| {
+            probes.answered(&ClockReply { id, ..ClockReply::default() }, Timestamp(30)).map(|exchange| exchange.sent)
+        };
         assert_eq!(sent(second.id), Ok(Timestamp(20)));
         assert_eq!(sent(first.id), Ok(Timestamp(10)));
         assert!(sent(first.id).is_err(), "answered before");

@@ -5,8 +5,7 @@
 //! rest, so that it does not stand before its stream for ever. Never: an acknowledgement of what the core has not stored.
 
 use super::{
-    Shared,
-    hello,
+    Shared, hello,
     mapping::{self, Newest},
     probes::{self, Probes},
     refusal::Refusal,
@@ -128,7 +127,11 @@ fn unreadable(shared: &Shared, status: &Status) -> End {
         // The agent or the network broke the call; nothing was sent that could not be read.
         _ => return End::Broken,
     };
-    if reason == "malformed" && !status.message().contains("decode") && !status.message().contains("EOF") && !status.message().contains("compress") {
+    if reason == "malformed"
+        && !status.message().contains("decode")
+        && !status.message().contains("EOF")
+        && !status.message().contains("compress")
+    {
         return End::Broken;
     }
     shared.counters.unreadable.get_or_create(&ReasonLabel { reason }).inc();
@@ -139,9 +142,18 @@ fn unreadable(shared: &Shared, status: &Status) -> End {
     })
 }
 
-async fn opened(shared: &Arc<Shared>, peer: &PeerIdentity, inbound: &mut Streaming<v1::AgentMessage>, answers: &Answers) -> End {
+async fn opened(
+    shared: &Arc<Shared>,
+    peer: &PeerIdentity,
+    inbound: &mut Streaming<v1::AgentMessage>,
+    answers: &Answers,
+) -> End {
     let malformed = |message: &str| {
-        End::Rejected(v1::Reject { reason: v1::reject::Reason::Malformed.into(), message: message.to_owned(), retry_after_ms: 60_000 })
+        End::Rejected(v1::Reject {
+            reason: v1::reject::Reason::Malformed.into(),
+            message: message.to_owned(),
+            retry_after_ms: 60_000,
+        })
     };
     if shared.credentials.is_revoked(peer) {
         return End::Rejected(revoked(peer));
@@ -165,7 +177,9 @@ async fn opened(shared: &Arc<Shared>, peer: &PeerIdentity, inbound: &mut Streami
     let attached = shared.core.attach(&host, &hello.boot_id, accepted.stream_id, hello.first_sequence).await;
     let core = match attached {
         Ok(core) => core,
-        Err(error) => return End::Failed(Status::unavailable(format!("the collector cannot take streams now: {error}"))),
+        Err(error) => {
+            return End::Failed(Status::unavailable(format!("the collector cannot take streams now: {error}")));
+        }
     };
     let acknowledged = core.acknowledged();
     let through = *acknowledged.borrow();
@@ -375,8 +389,14 @@ impl Session<'_> {
             Err(_) => self.refuse(Refusal::ClockReply, 1),
             Ok(step) => {
                 if let Some(step_ns) = step {
-                    tracing::warn!(host = &*self.host, step_us = step_ns / 1000, "the host's CLOCK_REALTIME was stepped; nothing here rests on it");
-                    self.shared.live.announce(Change::HostClockStepped { host: self.host.to_string(), step_us: step_ns / 1000 });
+                    tracing::warn!(
+                        host = &*self.host,
+                        step_us = step_ns / 1000,
+                        "the host's CLOCK_REALTIME was stepped; nothing here rests on it"
+                    );
+                    self.shared
+                        .live
+                        .announce(Change::HostClockStepped { host: self.host.to_string(), step_us: step_ns / 1000 });
                 }
                 self.release().await?;
             }
@@ -401,8 +421,14 @@ impl Session<'_> {
         let now = Timeline::now();
         if self.clock(now).is_none() {
             let newest = self.held.iter().map(stamp).max().unwrap_or(0);
-            tracing::warn!(host = &*self.host, "the agent answers no clock probe: its instants are known to within 10 s only");
-            self.one_way = Some(Estimate { offset_ns: now.0.wrapping_sub(newest).cast_signed(), uncertainty_ns: ONE_WAY_UNCERTAINTY_NS });
+            tracing::warn!(
+                host = &*self.host,
+                "the agent answers no clock probe: its instants are known to within 10 s only"
+            );
+            self.one_way = Some(Estimate {
+                offset_ns: now.0.wrapping_sub(newest).cast_signed(),
+                uncertainty_ns: ONE_WAY_UNCERTAINTY_NS,
+            });
         }
         while let Some(frame) = self.held.pop_front() {
             self.take(frame, now).await?;
@@ -428,7 +454,12 @@ impl Session<'_> {
                     }
                 }
                 if missing > 0 {
-                    tracing::warn!(host = &*self.host, sequence = frame.sequence, missing, "frames are missing from the stream without explanation");
+                    tracing::warn!(
+                        host = &*self.host,
+                        sequence = frame.sequence,
+                        missing,
+                        "frames are missing from the stream without explanation"
+                    );
                 }
             }
         }
@@ -440,10 +471,9 @@ impl Session<'_> {
         self.shared.counters.frames_submitted.inc();
         self.submitted = sequence;
         self.measured.get_or_insert_with(|| (sequence, Instant::now()));
-        self.core
-            .submit(Frame { sequence, skipped_signals, skipped_windows, body })
-            .await
-            .map_err(|error| End::Failed(Status::unavailable(format!("the collector cannot store frames now: {error}"))))
+        self.core.submit(Frame { sequence, skipped_signals, skipped_windows, body }).await.map_err(|error| {
+            End::Failed(Status::unavailable(format!("the collector cannot store frames now: {error}")))
+        })
     }
 
     /// Takes what is in a frame; a signal is for the core, windows are for live state.

@@ -223,7 +223,10 @@ mod tests {
             ..v1::SeriesDefinition::default()
         };
         assert_eq!(definition(&good), Ok(()));
-        assert_eq!(definition(&v1::SeriesDefinition { id: good.id + 1, ..good.clone() }), Err(Refusal::SeriesIdentifier));
+        assert_eq!(
+            definition(&v1::SeriesDefinition { id: good.id + 1, ..good.clone() }),
+            Err(Refusal::SeriesIdentifier)
+        );
         assert_eq!(definition(&v1::SeriesDefinition { name: String::new(), ..good }), Err(Refusal::Name));
     }
 

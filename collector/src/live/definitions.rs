@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn hosts_share_a_definition_and_one_that_says_otherwise_is_kept_apart() {
         let definitions = Definitions::default();
-        let wire = SeriesDefinition { id: 7, name: "network.io".into(), unit: "By".into(), ..SeriesDefinition::default() };
+        let wire =
+            SeriesDefinition { id: 7, name: "network.io".into(), unit: "By".into(), ..SeriesDefinition::default() };
         let (first, second) = (definitions.share(wire.clone()), definitions.share(wire.clone()));
         assert!(Arc::ptr_eq(&first, &second));
         let other = definitions.share(SeriesDefinition { unit: "1".into(), ..wire });

@@ -161,7 +161,10 @@ mod tests {
         let mut host = Host::new("h", Timestamp(1));
         let hello = |boot: &str| v1::Hello { boot_id: boot.into(), ..v1::Hello::default() };
         host.opened(hello("a"), 1, Timestamp(2));
-        host.take(v1::Snapshot { loss: Some(v1::LossAccount { seen: 5, delivered: 5, ..Default::default() }), ..Default::default() });
+        host.take(v1::Snapshot {
+            loss: Some(v1::LossAccount { seen: 5, delivered: 5, ..Default::default() }),
+            ..Default::default()
+        });
         host.opened(hello("a"), 2, Timestamp(3));
         assert_eq!(host.loss.seen, 5);
         host.opened(hello("b"), 3, Timestamp(4));
@@ -171,7 +174,12 @@ mod tests {
     #[test]
     fn an_absent_part_of_a_snapshot_changes_nothing() {
         let mut host = Host::new("h", Timestamp(1));
-        let port = |state: &str| v1::PortState { name: "eth0".into(), kind: "netdev".into(), state: state.into(), ..Default::default() };
+        let port = |state: &str| v1::PortState {
+            name: "eth0".into(),
+            kind: "netdev".into(),
+            state: state.into(),
+            ..Default::default()
+        };
         host.take(v1::Snapshot { ports: vec![port("up")], ..Default::default() });
         assert_eq!(host.take(v1::Snapshot::default()), (false, vec![]));
         assert_eq!(host.ports.len(), 1);

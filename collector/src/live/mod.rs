@@ -84,7 +84,9 @@ impl Live {
             return Arc::clone(cell);
         }
         let mut hosts = self.0.hosts.write().unwrap_or_else(PoisonError::into_inner);
-        let cell = hosts.entry(host.to_owned()).or_insert_with(|| Arc::new(HostCell(Mutex::new(Host::new(host, Timeline::now())))));
+        let cell = hosts
+            .entry(host.to_owned())
+            .or_insert_with(|| Arc::new(HostCell(Mutex::new(Host::new(host, Timeline::now())))));
         Arc::clone(cell)
     }
 

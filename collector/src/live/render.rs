@@ -3,8 +3,8 @@
 use super::{
     Host, Series, rfc3339,
     rows::{
-        CollectiveRow, CommunicatorRow, GpuCallRow, GpuCoverageRow, GpuFailureRow, GpuProcessRow, HostRow, LimitationRow, NicRow,
-        SeriesRow, SourceRow,
+        CollectiveRow, CommunicatorRow, GpuCallRow, GpuCoverageRow, GpuFailureRow, GpuProcessRow, HostRow,
+        LimitationRow, NicRow, SeriesRow, SourceRow,
     },
 };
 use railwatch_engine::Timestamp;
@@ -166,7 +166,9 @@ pub(super) fn nic(host: &Host) -> Vec<NicRow> {
         .iter()
         .map(|port| {
             let mut series = by_port.get(port.name.as_str()).cloned().unwrap_or_default();
-            series.sort_by(|a, b| (&a.definition.name, &a.definition.labels).cmp(&(&b.definition.name, &b.definition.labels)));
+            series.sort_by(|a, b| {
+                (&a.definition.name, &a.definition.labels).cmp(&(&b.definition.name, &b.definition.labels))
+            });
             NicRow {
                 host: host.name.clone(),
                 port: port.name.clone(),

@@ -91,7 +91,12 @@ impl SeriesTable {
 
     /// Takes a definition: asks whether there is a place before `definition` makes anything of it.
     /// Defining a series again changes nothing unless its meaning differs.
-    pub fn define(&mut self, id: u64, now: Timestamp, definition: impl FnOnce() -> Arc<Definition>) -> Result<(), Undefined> {
+    pub fn define(
+        &mut self,
+        id: u64,
+        now: Timestamp,
+        definition: impl FnOnce() -> Arc<Definition>,
+    ) -> Result<(), Undefined> {
         if let Some(slot) = self.index.get(&id) {
             self.slots[*slot as usize].definition = definition();
             return Ok(());
@@ -184,7 +189,8 @@ mod tests {
     use railwatch_wire::{limits, v1};
 
     fn defined(table: &mut SeriesTable, id: u64, now: Timestamp) -> Result<(), Undefined> {
-        let wire = v1::SeriesDefinition { id, name: format!("s{id}"), monotonic: true, ..v1::SeriesDefinition::default() };
+        let wire =
+            v1::SeriesDefinition { id, name: format!("s{id}"), monotonic: true, ..v1::SeriesDefinition::default() };
         table.define(id, now, || Definitions::default().share(wire))
     }
 

@@ -99,9 +99,13 @@ impl Client {
         let mut endpoint = Endpoint::from_shared(uri.clone())?.timeout(timeout).connect_timeout(timeout);
         if endpoint.uri().scheme_str() == Some("https") {
             let trust = config.tls_trust.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_TRUST));
-            endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&trust)?)))?;
+            endpoint =
+                endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&trust)?)))?;
         }
-        let headers = config.headers.iter().map(|(name, value)| Ok((AsciiMetadataKey::from_bytes(name.as_bytes())?, value.parse()?)));
+        let headers = config
+            .headers
+            .iter()
+            .map(|(name, value)| Ok((AsciiMetadataKey::from_bytes(name.as_bytes())?, value.parse()?)));
         let headers = headers.collect::<Result<_>>().context("the headers")?;
         let jobs_max = usize::try_from(config.queue_requests_max).unwrap_or(usize::MAX);
         let queue = Arc::new(Queue::new(jobs_max, counters));
@@ -171,11 +175,15 @@ impl Client {
 fn may_try_again(code: Code) -> bool {
     use Code::{Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable, Unknown};
     // Unknown is what a broken connection shows as.
-    matches!(code, Cancelled | DeadlineExceeded | ResourceExhausted | Aborted | OutOfRange | Unavailable | DataLoss | Unknown)
+    matches!(
+        code,
+        Cancelled | DeadlineExceeded | ResourceExhausted | Aborted | OutOfRange | Unavailable | DataLoss | Unknown
+    )
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("read the CAs for the OTLP endpoint from {}; set otlp.tls_trust", path.display()))
+    std::fs::read(path)
+        .with_context(|| format!("read the CAs for the OTLP endpoint from {}; set otlp.tls_trust", path.display()))
 }
 
 #[cfg(test)]

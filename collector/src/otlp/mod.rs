@@ -59,7 +59,8 @@ impl Handle {
         if let Some(endpoint) = &config.endpoint {
             let (incidents, receiver) = mpsc::channel(INCIDENTS_QUEUED_MAX);
             tracing::info!(endpoint, interval_s = config.interval_s, "exporting over OTLP");
-            let task = tokio::spawn(export(self.0.live.clone(), config.clone(), Arc::clone(&self.0.counters), receiver));
+            let task =
+                tokio::spawn(export(self.0.live.clone(), config.clone(), Arc::clone(&self.0.counters), receiver));
             *running = Some(Running { config: config.clone(), incidents, task });
         }
     }
@@ -101,7 +102,13 @@ async fn export(live: Live, config: Otlp, counters: Arc<Counters>, incidents: mp
 }
 
 /// Puts requests into the queue.
-async fn gather(live: Live, config: &Otlp, counters: &Counters, mut incidents: mpsc::Receiver<Incident>, queue: &Queue) {
+async fn gather(
+    live: Live,
+    config: &Otlp,
+    counters: &Counters,
+    mut incidents: mpsc::Receiver<Incident>,
+    queue: &Queue,
+) {
     let mut ticks = tokio::time::interval(Duration::from_secs(config.interval_s));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut batch = Vec::new();

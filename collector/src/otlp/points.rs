@@ -24,7 +24,8 @@ const STALE_AFTER_NS: u64 = 60_000_000_000;
 
 /// Points in a request.
 pub fn count(request: &ExportMetricsServiceRequest) -> u64 {
-    let metrics = request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
+    let metrics =
+        request.resource_metrics.iter().flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
     metrics
         .map(|metric| match &metric.data {
             Some(Data::Sum(sum)) => sum.data_points.len(),
@@ -40,7 +41,8 @@ pub fn requests(live: &Live, now: Timestamp) -> Vec<ExportMetricsServiceRequest>
     let (mut resources, mut points) = (vec![], 0);
     for cell in live.cells() {
         let host = cell.lock();
-        let fresh: Vec<_> = host.series.iter().filter(|series| series.reading.end.0.saturating_add(STALE_AFTER_NS) > now.0).collect();
+        let fresh: Vec<_> =
+            host.series.iter().filter(|series| series.reading.end.0.saturating_add(STALE_AFTER_NS) > now.0).collect();
         for chunk in fresh.chunks(POINTS_PER_REQUEST_MAX) {
             if points + chunk.len() > POINTS_PER_REQUEST_MAX {
                 requests.push(ExportMetricsServiceRequest { resource_metrics: std::mem::take(&mut resources) });
@@ -66,7 +68,11 @@ fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
         name: name.to_owned(),
         unit: unit.to_owned(),
         data: Some(if monotonic {
-            Data::Sum(Sum { data_points, aggregation_temporality: AggregationTemporality::Cumulative.into(), is_monotonic: true })
+            Data::Sum(Sum {
+                data_points,
+                aggregation_temporality: AggregationTemporality::Cumulative.into(),
+                is_monotonic: true,
+            })
         } else {
             Data::Gauge(Gauge { data_points })
         }),
@@ -81,7 +87,11 @@ fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
     ResourceMetrics {
         resource: Some(Resource { attributes, ..Resource::default() }),
         scope_metrics: vec![ScopeMetrics {
-            scope: Some(InstrumentationScope { name: "railwatch".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..InstrumentationScope::default() }),
+            scope: Some(InstrumentationScope {
+                name: "railwatch".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..InstrumentationScope::default()
+            }),
             metrics: metrics.collect(),
             ..ScopeMetrics::default()
         }],
@@ -91,9 +101,11 @@ fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
 
 fn point(series: &Series) -> NumberDataPoint {
     let definition = &series.definition;
-    let entity = [("railwatch.entity.kind", &definition.entity_kind), ("railwatch.entity.name", &definition.entity_name)];
+    let entity =
+        [("railwatch.entity.kind", &definition.entity_kind), ("railwatch.entity.name", &definition.entity_name)];
     let mut attributes: Vec<_> = definition.labels.iter().map(|(key, value)| keyed(key, text(value))).collect();
-    attributes.extend(entity.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| keyed(key, text(value))));
+    attributes
+        .extend(entity.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| keyed(key, text(value))));
     let value = if definition.monotonic {
         Value::AsInt(i64::try_from(series.total).unwrap_or(i64::MAX))
     } else {
@@ -124,7 +136,12 @@ mod tests {
         let ids: Vec<u64> = (0..series as u64).collect();
         let cell = live.host(host);
         for id in &ids {
-            let wire = v1::SeriesDefinition { id: *id, name: format!("s{}", id % 2), monotonic: id % 2 == 0, ..v1::SeriesDefinition::default() };
+            let wire = v1::SeriesDefinition {
+                id: *id,
+                name: format!("s{}", id % 2),
+                monotonic: id % 2 == 0,
+                ..v1::SeriesDefinition::default()
+            };
             cell.lock().series.define(*id, Timestamp(5), || live.definitions().share(wire)).unwrap();
         }
         let column = vec![1.5; series];
@@ -151,7 +168,10 @@ mod tests {
         let Some(Data::Sum(sum)) = &metrics[0].data else { panic!("{metrics:?}") };
         let point = &sum.data_points[0];
         assert!(sum.is_monotonic);
-        assert_eq!((point.start_time_unix_nano, point.time_unix_nano, &point.value), (5, NOW.0, &Some(Value::AsInt(7))));
+        assert_eq!(
+            (point.start_time_unix_nano, point.time_unix_nano, &point.value),
+            (5, NOW.0, &Some(Value::AsInt(7)))
+        );
         let Some(Data::Gauge(gauge)) = &metrics[1].data else { panic!("{metrics:?}") };
         assert_eq!(gauge.data_points[0].value, Some(Value::AsDouble(1.5)));
     }

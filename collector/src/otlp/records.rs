@@ -24,13 +24,25 @@ pub fn keyed(key: &str, value: AnyValue) -> KeyValue {
 
 /// Records in a request.
 pub fn count(request: &ExportLogsServiceRequest) -> u64 {
-    request.resource_logs.iter().flat_map(|resource| &resource.scope_logs).map(|scope| scope.log_records.len() as u64).sum()
+    request
+        .resource_logs
+        .iter()
+        .flat_map(|resource| &resource.scope_logs)
+        .map(|scope| scope.log_records.len() as u64)
+        .sum()
 }
 
 /// One record per change of an incident.
 pub fn request(incidents: &[Incident], now: Timestamp) -> ExportLogsServiceRequest {
-    let scope = InstrumentationScope { name: "railwatch".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), ..InstrumentationScope::default() };
-    let attributes = vec![keyed("service.name", text("railwatch-collector")), keyed("service.version", text(env!("CARGO_PKG_VERSION")))];
+    let scope = InstrumentationScope {
+        name: "railwatch".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..InstrumentationScope::default()
+    };
+    let attributes = vec![
+        keyed("service.name", text("railwatch-collector")),
+        keyed("service.version", text(env!("CARGO_PKG_VERSION"))),
+    ];
     ExportLogsServiceRequest {
         resource_logs: vec![ResourceLogs {
             resource: Some(Resource { attributes, ..Resource::default() }),
@@ -68,7 +80,10 @@ fn record(incident: &Incident, now: Timestamp) -> LogRecord {
     ];
     if let Some(first) = incident.hypotheses.first() {
         attributes.push(keyed("railwatch.hypothesis.fault_mode", text(&first.fault_mode)));
-        attributes.push(keyed("railwatch.hypothesis.posterior", AnyValue { value: Some(Value::DoubleValue(first.posterior)) }));
+        attributes.push(keyed(
+            "railwatch.hypothesis.posterior",
+            AnyValue { value: Some(Value::DoubleValue(first.posterior)) },
+        ));
     }
     if let Some(since) = incident.incomplete_since {
         attributes.push(keyed("railwatch.incomplete_since_unix_ns", whole(since.0)));

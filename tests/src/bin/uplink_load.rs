@@ -106,7 +106,11 @@ async fn futures_join<T>(futures: impl Iterator<Item = impl Future<Output = Resu
                 *done = Some(output);
             }
         }
-        if running.iter().all(|(_, done)| done.is_some()) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if running.iter().all(|(_, done)| done.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
     running.into_iter().filter_map(|(_, done)| done).collect()
@@ -222,7 +226,8 @@ async fn incidents(options: &Options, host: &Host, first: u64, start: Instant) -
             attributes: [("code".to_owned(), "2".to_owned())].into(),
             ..Signal::default()
         };
-        host.frame(Frame { sequence: first + index, body: Some(frame::Body::Signal(signal)), ..Frame::default() }).await?;
+        host.frame(Frame { sequence: first + index, body: Some(frame::Body::Signal(signal)), ..Frame::default() })
+            .await?;
         let wanted = format!("\"{process}\"");
         loop {
             // The stream must go on while this waits.

@@ -72,12 +72,21 @@ pub fn measure(options: &Options) -> Result<Vec<Figures>> {
     let home = std::path::absolute(format!("target/bench/probe-{}", std::process::id()))?;
     fs::create_dir_all(&home)?;
     let step = Step::begin("build the tracer and the loop");
-    shell::run(Command::new("cargo").args(["build", "--release", "--package", "railwatch-gpu", "--example", "trace_probe"]))?;
+    shell::run(Command::new("cargo").args([
+        "build",
+        "--release",
+        "--package",
+        "railwatch-gpu",
+        "--example",
+        "trace_probe",
+    ]))?;
     let looper = home.join("loop");
     shell::run(Command::new("gcc").args(["-O2", "-o"]).arg(&looper).arg("tests/fixtures/bench/loop.c").arg("-ldl"))?;
     let pair = home.join("libpair.so");
     // The functions are naked: `push %rbp` first, as in the real library.
-    shell::run(Command::new("gcc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&pair).arg("tests/fixtures/bench/pair.c"))?;
+    shell::run(
+        Command::new("gcc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&pair).arg("tests/fixtures/bench/pair.c"),
+    )?;
     step.done();
     let cases = [
         Case {
@@ -94,7 +103,8 @@ pub fn measure(options: &Options) -> Result<Vec<Figures>> {
 }
 
 fn compare(case: &Case, options: &Options, home: &Path, looper: &Path) -> Result<Figures> {
-    let step = Step::begin(&format!("{}: {} rounds of {} turns, three ways", case.function, options.rounds, options.calls));
+    let step =
+        Step::begin(&format!("{}: {} rounds of {} turns, three ways", case.function, options.rounds, options.calls));
     let turn = || turn_ns(looper, case, options.calls);
     let (mut untraced, mut traced, mut bpftrace) = (Vec::new(), Vec::new(), Vec::new());
     let (mut counted, mut lost) = (0, 0);
@@ -172,7 +182,10 @@ impl Peer {
         // One perf event for each probe, and one for each CPU's buffer.
         let complete = PROBES + std::thread::available_parallelism()?.get();
         while perf_events(peer.0.id())? < complete {
-            ensure!(peer.0.try_wait()?.is_none() && Instant::now() < end, "bpftrace did not attach: see its own output");
+            ensure!(
+                peer.0.try_wait()?.is_none() && Instant::now() < end,
+                "bpftrace did not attach: see its own output"
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -180,7 +193,10 @@ impl Peer {
     }
 
     fn end(&mut self) -> Result<()> {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?), nix::sys::signal::Signal::SIGINT)?;
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?),
+            nix::sys::signal::Signal::SIGINT,
+        )?;
         self.0.wait()?;
         Ok(())
     }
@@ -199,8 +215,8 @@ const PROBES: usize = 6;
 
 /// Perf events that a process holds.
 fn perf_events(pid: u32) -> Result<usize> {
-    let held = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten().filter(|entry| {
-        fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[perf_event]")
-    });
+    let held = fs::read_dir(format!("/proc/{pid}/fd"))?
+        .flatten()
+        .filter(|entry| fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[perf_event]"));
     Ok(held.count())
 }

@@ -2,12 +2,14 @@
 //! the faults a test asks for. It outlives its server, as a store outlives a killed collector.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use railwatch_pki::{CredentialFiles, Credentials, DevelopmentCa, HandshakeLimits, HostName, LEAF_LIFE, PeerIdentity, incoming};
+use railwatch_pki::{
+    CredentialFiles, Credentials, DevelopmentCa, HandshakeLimits, HostName, LEAF_LIFE, PeerIdentity, incoming,
+};
 use railwatch_uplink::{SpoolOptions, Target, UplinkHandle, UplinkOptions, UplinkState};
 use railwatch_wire::v1::uplink_server::{Uplink, UplinkServer};
 use railwatch_wire::v1::{
-    Ack, AgentMessage, ClockProbe, ClockReply, CollectorMessage, Frame, Hello, Reject, SeriesDefinition, Signal, Snapshot, Welcome,
-    Windows, agent_message, collector_message, frame,
+    Ack, AgentMessage, ClockProbe, ClockReply, CollectorMessage, Frame, Hello, Reject, SeriesDefinition, Signal,
+    Snapshot, Welcome, Windows, agent_message, collector_message, frame,
 };
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -151,7 +153,11 @@ pub fn credentials(pki: &Path, name: &str) -> CredentialFiles {
 
 pub fn options(site: &Path, address: &str) -> UplinkOptions {
     UplinkOptions {
-        target: Target { address: address.into(), server_name: "127.0.0.1".into(), credentials: credentials(site, HOST) },
+        target: Target {
+            address: address.into(),
+            server_name: "127.0.0.1".into(),
+            credentials: credentials(site, HOST),
+        },
         spool: SpoolOptions::in_directory(site.join("spool")),
         host: HOST.into(),
         agent_version: "0.1.0".into(),
@@ -170,7 +176,10 @@ impl Uplink for Collector {
         let (out, outgoing) = mpsc::channel(64);
         let this = self.clone();
         tokio::spawn(async move {
-            let Ok(Some(AgentMessage { body: Some(agent_message::Body::Hello(hello)) })) = incoming.message().await else { return };
+            let Ok(Some(AgentMessage { body: Some(agent_message::Body::Hello(hello)) })) = incoming.message().await
+            else {
+                return;
+            };
             let faults = this.faults.lock().unwrap().clone();
             let stream = hello.stream_id.clone();
             let acknowledged = {
@@ -235,7 +244,8 @@ impl Uplink for Collector {
                             } else {
                                 *through = frame.sequence;
                                 if let Some(frame::Body::Windows(windows)) = &frame.body {
-                                    stored.undefined += windows.series.iter().filter(|id| !defined.contains(*id)).count() as u64;
+                                    stored.undefined +=
+                                        windows.series.iter().filter(|id| !defined.contains(*id)).count() as u64;
                                 }
                                 stored.frames.push(frame);
                             }
@@ -334,20 +344,26 @@ pub fn windows(payload: u64, first: u64, count: u64) -> Windows {
 
 pub fn define(uplink: &UplinkHandle, ids: std::ops::Range<u64>) {
     for id in ids {
-        uplink.define(SeriesDefinition { id, name: format!("series.{id}"), unit: "1".into(), ..Default::default() }).unwrap();
+        uplink
+            .define(SeriesDefinition { id, name: format!("series.{id}"), unit: "1".into(), ..Default::default() })
+            .unwrap();
     }
 }
 
 /// Payloads of stored signals, in the order stored.
 pub fn signals_of(stored: &Stored) -> Vec<u64> {
     let bodies = stored.frames.iter().filter_map(|frame| frame.body.as_ref());
-    bodies.filter_map(|body| if let frame::Body::Signal(signal) = body { Some(signal.value as u64) } else { None }).collect()
+    bodies
+        .filter_map(|body| if let frame::Body::Signal(signal) = body { Some(signal.value as u64) } else { None })
+        .collect()
 }
 
 /// Payloads of stored windows, in the order stored.
 pub fn windows_of(stored: &Stored) -> Vec<u64> {
     let bodies = stored.frames.iter().filter_map(|frame| frame.body.as_ref());
-    bodies.filter_map(|body| if let frame::Body::Windows(windows) = body { Some(windows.start_mono_ns) } else { None }).collect()
+    bodies
+        .filter_map(|body| if let frame::Body::Windows(windows) = body { Some(windows.start_mono_ns) } else { None })
+        .collect()
 }
 
 pub fn settled(state: &UplinkState) -> bool {
