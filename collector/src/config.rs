@@ -235,6 +235,7 @@ impl Config {
         if config.api_tls_certificate.is_some() != config.api_tls_key.is_some() {
             return Err("api_tls_certificate and api_tls_key belong together: set both or none".into());
         }
+        config.engine.check().map_err(|error| error.to_string())?;
         Ok(config)
     }
 
@@ -387,6 +388,8 @@ mod tests {
             ("[otlp]\nendpoint = \"\"", &["line 2", "http://HOST:4317"]),
             ("[otlp.headers]\nAuthorization = \"x\"", &["Authorization", "lower case"]),
             ("[engine]\nsilent_after_s = 1", &["line 2", "silent_after_s"]),
+            ("[engine]\nsilent_after_ms = 1", &["engine.silent_after_ms", "1 ms is less than two heartbeats"]),
+            ("[engine]\nautomatic = [\"reboot\"]", &["engine.automatic", "reboot", "cordon_node"]),
             ("log = ", &["line 1"]),
             ("tls_key = \"k\"", &["tls_certificate", "belong together"]),
             ("tls_key = \"k\"\ntls_certificate = \"c\"", &["tls_trust"]),
