@@ -139,6 +139,7 @@ pub(crate) enum Request {
     Halt {
         halted: bool,
         actor: String,
+        reason: String,
         reply: oneshot::Sender<Result<(), CoreError>>,
     },
     Reconfigure {
@@ -236,14 +237,14 @@ impl CoreHandle {
     /// Halts all acting: the switch is on disk when this returns, whether or not the store can be written.
     pub async fn halt(&self, actor: &str, reason: &str) -> Result<(), HaltError> {
         halt::set(&self.state_dir, &Halt { actor: actor.to_owned(), reason: reason.to_owned() })?;
-        self.tell_halt(true, actor).await;
+        self.tell_halt(true, actor, reason).await;
         Ok(())
     }
 
     /// Lets acting go on. Returns whether it was halted.
     pub async fn release(&self, actor: &str) -> Result<bool, HaltError> {
         let was = halt::clear(&self.state_dir)?;
-        self.tell_halt(false, actor).await;
+        self.tell_halt(false, actor, "").await;
         Ok(was)
     }
 
@@ -253,9 +254,10 @@ impl CoreHandle {
     }
 
     /// The core reads the switch itself within 100 ms; told, it notes the actor at once.
-    async fn tell_halt(&self, halted: bool, actor: &str) {
+    async fn tell_halt(&self, halted: bool, actor: &str, reason: &str) {
         let (reply, answer) = oneshot::channel();
-        if self.ask(Request::Halt { halted, actor: actor.to_owned(), reply }).await.is_ok() {
+        let (actor, reason) = (actor.to_owned(), reason.to_owned());
+        if self.ask(Request::Halt { halted, actor, reason, reply }).await.is_ok() {
             let _ = answer.await;
         }
     }

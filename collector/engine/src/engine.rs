@@ -130,7 +130,7 @@ impl Engine {
             Event::OrderFinished { idempotency_key, outcome } => {
                 self.order_finished(&idempotency_key, outcome, &mut effects);
             }
-            Event::Halt { halted, actor } => self.halt(halted, actor, &mut effects),
+            Event::Halt { halted, actor, reason } => self.halt(halted, actor, &reason, &mut effects),
         }
         effects
     }

@@ -132,6 +132,9 @@ pub enum Event {
         halted: bool,
         /// Who.
         actor: String,
+        /// Why, in their words; empty where they gave none.
+        #[serde(default)]
+        reason: String,
     },
 }
 

@@ -3,11 +3,13 @@
 use super::counters::CoreCounters;
 use super::{Arrived, CoreConfig, CoreError, CoreLedger, Link, Published, Request, StartError, VerdictError};
 use crate::clock::Timeline;
-use crate::executor::{Executor, Job, halt};
+use crate::executor::halt::{self, Halt};
+use crate::executor::{Executor, Job};
 use railwatch_engine::{
-    Decision, DecisionState, Effect, Engine, Event, KnownHost, Logged, Options, Order, Outcome, Recorder, Timestamp,
+    AuditEntry, Decision, DecisionState, Effect, Engine, Event, KnownHost, Logged, Options, Order, Outcome, Recorder,
+    Timestamp,
 };
-use railwatch_store::{Batch, FrameBody, FrameVerdict, OrderState, Retention, Store, StoreError};
+use railwatch_store::{AuditFilter, Batch, FrameBody, FrameVerdict, OrderState, Retention, Store, StoreError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,8 +84,9 @@ impl Task {
     ) -> Result<Self, StartError> {
         let CoreConfig { engine: options, retention, state_dir, webhook } = config;
         let now = Timeline::now();
-        let halted = halt::is_set(&state_dir);
-        let restored = store.restore(now, halted.as_ref().map(|halt| halt.actor.clone()))?;
+        let halted_by = halted_on_record(&store, halt::is_set(&state_dir).as_ref())?;
+        let halted = halted_by.is_some();
+        let restored = store.restore(now, halted_by)?;
         let resumed = store.resume_orders()?;
         let mut pending = Pending::default();
         pending.batch.log([Logged::Restored(Box::new(restored.clone()))], now);
@@ -100,7 +103,7 @@ impl Task {
             state_dir,
             connections: BTreeMap::new(),
             generation: 0,
-            halted: halted.is_some(),
+            halted,
             pending,
             ticks: 0,
             last_tick: Instant::now(),
@@ -108,6 +111,8 @@ impl Task {
             deferred: Vec::new(),
             store,
         };
+        // What was thrown or released while no collector ran becomes known, and a line of the audit, before any order.
+        task.watch_halt(now);
         for (order, attempts) in resumed {
             task.resume(order, attempts)?;
         }
@@ -253,9 +258,9 @@ impl Task {
                 let judged = self.verdict(decision, actor, approve, note, now);
                 self.pending.judged.push((reply, judged));
             }
-            Request::Halt { halted, actor, reply } => {
+            Request::Halt { halted, actor, reason, reply } => {
                 self.halted = halted;
-                self.step(Event::Halt { halted, actor }, now);
+                self.step(Event::Halt { halted, actor, reason }, now);
                 self.pending.done.push((reply, Ok(())));
             }
             Request::Reconfigure { engine, retention, reply } => {
@@ -378,8 +383,10 @@ impl Task {
         let halt = halt::is_set(&self.state_dir);
         if halt.is_some() != self.halted {
             self.halted = halt.is_some();
-            let actor = halt.map_or_else(|| "someone".to_owned(), |halt| halt.actor);
-            self.step(Event::Halt { halted: self.halted, actor }, now);
+            let by_hand =
+                || Halt { actor: "someone".to_owned(), reason: format!("the file {} was removed", halt::FILE) };
+            let Halt { actor, reason } = halt.unwrap_or_else(by_hand);
+            self.step(Event::Halt { halted: self.halted, actor, reason }, now);
         }
     }
 
@@ -491,6 +498,18 @@ impl Task {
             self.order_finished(key, attempts, Outcome::Withheld { detail }, Timeline::now());
         }
     }
+}
+
+/// Who halted acting as the audit has it: `None` where its last word is a release, or where the switch was thrown anew
+/// since. The last word is looked for among the newest lines; where it is not, a halt is put on record once more.
+fn halted_on_record(store: &Store, switch: Option<&Halt>) -> Result<Option<String>, StoreError> {
+    let newest = store.reader()?.audit(&AuditFilter { after: None, limit: 0 })?;
+    let last =
+        newest.into_iter().map(|(_, entry)| entry).find(|entry| matches!(entry.what.as_str(), "halt" | "release"));
+    let is_same = |entry: &AuditEntry| {
+        switch.is_none_or(|halt| entry.actor == halt.actor && entry.detail.ends_with(&halt.reason))
+    };
+    Ok(last.filter(|entry| entry.what == "halt" && is_same(entry)).map(|entry| entry.actor))
 }
 
 impl Pending {

@@ -374,3 +374,50 @@ async fn a_thousand_hosts_share_commits_and_all_are_acknowledged() {
     assert_eq!(totals.counters["signals_accepted"], 1_000);
     core.stop().await;
 }
+
+/// Halts and releases in the audit, oldest first: who, what, why.
+fn halts(core: &CoreHandle) -> Vec<(String, String, String)> {
+    let audit = core.reader().unwrap().audit(&AuditFilter { after: Some(0), limit: 0 }).unwrap();
+    let lines = audit.into_iter().map(|(_, line)| (line.actor, line.what, line.detail));
+    lines.filter(|(_, what, _)| what == "halt" || what == "release").collect()
+}
+
+#[tokio::test]
+async fn every_halt_and_release_is_one_line_of_the_audit_with_who_and_why_whether_or_not_a_collector_ran() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = |who: &str, what: &str, why: &str| (who.to_owned(), what.to_owned(), why.to_owned());
+    let halt = |actor: &str, reason: &str| halt::Halt { actor: actor.to_owned(), reason: reason.to_owned() };
+    let mut expected = Vec::new();
+
+    let core = spawn(directory.path(), None);
+    core.halt("bob", "storm").await.unwrap();
+    expected.push(line("bob", "halt", "nothing is carried out: storm"));
+    assert_eq!(halts(&core), expected);
+    core.stop().await;
+
+    // A restart repeats nothing.
+    let core = spawn(directory.path(), None);
+    core.stop().await;
+    assert_eq!(halts(&core), expected);
+
+    halt::clear(directory.path()).unwrap();
+    let core = spawn(directory.path(), None);
+    core.stop().await;
+    expected.push(line("someone", "release", "acting goes on: the file HALT was removed"));
+    assert_eq!(halts(&core), expected);
+
+    halt::set(directory.path(), &halt("ana", "wrong rack")).unwrap();
+    let core = spawn(directory.path(), None);
+    core.stop().await;
+    expected.push(line("ana", "halt", "nothing is carried out: wrong rack"));
+    assert_eq!(halts(&core), expected);
+
+    // Released and thrown again by somebody else while nothing ran.
+    halt::set(directory.path(), &halt("eve", "")).unwrap();
+    let core = spawn(directory.path(), None);
+    expected.push(line("eve", "halt", "nothing is carried out"));
+    assert!(core.release("ana").await.unwrap());
+    expected.push(line("ana", "release", "acting goes on"));
+    assert_eq!(halts(&core), expected);
+    core.stop().await;
+}

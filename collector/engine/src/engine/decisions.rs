@@ -238,12 +238,13 @@ impl Engine {
         effects.push(Effect::Decision(decision.clone()));
     }
 
-    pub(super) fn halt(&mut self, halted: bool, actor: String, effects: &mut Vec<Effect>) {
+    pub(super) fn halt(&mut self, halted: bool, actor: String, reason: &str, effects: &mut Vec<Effect>) {
         if halted == self.halted_by.is_some() {
             return;
         }
         let (what, detail) = if halted { ("halt", "nothing is carried out") } else { ("release", "acting goes on") };
-        self.audit(&actor, what, detail.to_owned(), effects);
+        let detail = if reason.is_empty() { detail.to_owned() } else { format!("{detail}: {reason}") };
+        self.audit(&actor, what, detail, effects);
         self.halted_by = halted.then_some(actor);
         self.review_all(effects);
     }

@@ -157,11 +157,11 @@ impl World {
             }
             ["halt", actor] => {
                 self.halted_by = Some((*actor).to_owned());
-                self.step(Event::Halt { halted: true, actor: (*actor).to_owned() });
+                self.step(Event::Halt { halted: true, actor: (*actor).to_owned(), reason: String::new() });
             }
             ["release", actor] => {
                 self.halted_by = None;
-                self.step(Event::Halt { halted: false, actor: (*actor).to_owned() });
+                self.step(Event::Halt { halted: false, actor: (*actor).to_owned(), reason: String::new() });
             }
             ["restart", away_ms] => self.restart(away_ms.parse().unwrap()),
             _ => panic!("not a line of a scenario: {line:?}"),
