@@ -5,6 +5,8 @@
 //! `token-read` and `token-approve`. It is read again when it changes, and a bad one leaves the old in force.
 //! Never: a token in a log, an answer or an error; a caller with a good token held up by others' bad ones.
 
+pub mod keys;
+
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -30,16 +32,16 @@ const FAILURES_PER_S: f64 = 1.0;
 
 const HEADER: &str = "\
 # Tokens of the collector's HTTP API: hashes only. Changes take effect with the next call.
-#   make one:     openssl rand -hex 32 > my-token; chmod 600 my-token
-#   its sha256:   tr -d '\\n' < my-token | sha256sum
-#   revoke one:   delete its block
+#   make one:     railwatch-collector token add NAME --role read
+#   or by hand:   openssl rand -hex 32 > my-token; chmod 600 my-token; tr -d '\\n' < my-token | sha256sum
+#   revoke one:   railwatch-collector token remove NAME, or delete its block
 #   role:         \"read\", or \"approve\", which also reads, judges decisions and halts
 #   expires:      optional, such as 2027-01-31T12:00:00Z
 # The name is what the audit says.
 ";
 
 /// What a token may do. The greater includes the lesser.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// See everything.
@@ -340,18 +342,31 @@ fn instant(at: &toml::value::Datetime) -> Option<SystemTime> {
 fn create(dir: &Path, path: &Path) -> io::Result<()> {
     let mut text = HEADER.to_owned();
     for role in [Role::Read, Role::Approve] {
-        let mut secret = [0; 32];
-        File::open("/dev/urandom")?.read_exact(&mut secret)?;
-        let token = format!("railwatch_{role}_{}", hex(&secret));
+        let (token, block) = make(&role.to_string(), role, None)?;
         private(&dir.join(format!("token-{role}")), &format!("{token}\n"))?;
-        let hash = hex(&Sha256::digest(token.as_bytes()));
-        text.push_str(&format!("\n[[token]]\nname = \"{role}\"\nrole = \"{role}\"\nsha256 = \"{hash}\"\n"));
+        text.push('\n');
+        text.push_str(&block);
     }
     private(path, &text)?;
     File::open(dir)?.sync_all()
 }
 
-/// Writes `path` for its owner alone, whole or not at all.
+/// A new token, and its block for the file.
+fn make(name: &str, role: Role, expires: Option<&str>) -> io::Result<(String, String)> {
+    let mut secret = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    let token = format!("railwatch_{role}_{}", hex(&secret));
+    let hash = hex(&Sha256::digest(token.as_bytes()));
+    let name = toml::Value::String(name.to_owned());
+    let mut block = format!("[[token]]\nname = {name}\nrole = \"{role}\"\nsha256 = \"{hash}\"\n");
+    if let Some(expires) = expires {
+        block.push_str(&format!("expires = {expires}\n"));
+    }
+    Ok((token, block))
+}
+
+/// Writes `path` for its owner alone, whole or not at all. Root writes for the owner of the file there was, or of the
+/// directory: the collector may run as another user.
 fn private(path: &Path, text: &str) -> io::Result<()> {
     let fresh = path.with_extension("new");
     if fresh.exists() {
@@ -360,6 +375,10 @@ fn private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    let owner = std::fs::metadata(path).or_else(|_| std::fs::metadata(path.parent().unwrap_or(path)))?;
+    if file.metadata()?.uid() == 0 && owner.uid() != 0 {
+        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
     std::fs::rename(&fresh, path)
 }
 

@@ -4,13 +4,14 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use railwatch_collector::{
+    auth::{Role, keys},
     certificates,
     config::{Config, Overrides, PATH_DEFAULT},
     daemon::{Daemon, Source},
     logging::Logging,
 };
 use sd_notify::NotifyState;
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -45,6 +46,51 @@ enum Command {
         #[command(subcommand)]
         action: Pki,
     },
+    /// Tokens of the HTTP API; a running collector takes a change with the next call
+    Token {
+        #[command(subcommand)]
+        action: Token,
+    },
+}
+
+#[derive(Subcommand)]
+enum Token {
+    /// Make a token and print it, once: the collector keeps its hash alone
+    Add {
+        /// Whose it is: the actor in the audit
+        name: String,
+        /// What it may do; approve also reads, judges decisions and halts
+        #[arg(long)]
+        role: Role,
+        /// How long it is good, such as 12h or 30d; for ever where not said
+        #[arg(long, value_name = "TIME", value_parser = span)]
+        expires: Option<Duration>,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Remove a token
+    Remove {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// List tokens: name, role and end
+    List {
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+/// `90m`, `12h`, `30d`, `8w`; ten years at most.
+fn span(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(|end: char| end.is_ascii_alphabetic()).len());
+    let unit_s = [("m", 60), ("h", 3_600), ("d", 86_400), ("w", 7 * 86_400)].iter().find(|(name, _)| *name == unit);
+    let seconds = unit_s.and_then(|(_, unit_s)| number.parse::<u64>().ok()?.checked_mul(*unit_s));
+    seconds
+        .filter(|seconds| (60..=3_660 * 86_400).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "expected a whole number of m, h, d or w, such as 30d, ten years at most".to_owned())
 }
 
 #[derive(Subcommand)]
@@ -132,6 +178,22 @@ fn act(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Token { action: Token::Add { name, role, expires, state } } => {
+            println!("{}", keys::add(&state.directory()?, &name, role, expires)?);
+            Ok(())
+        }
+        Command::Token { action: Token::Remove { name, state } } => {
+            keys::remove(&state.directory()?, &name)?;
+            println!("removed {name}");
+            Ok(())
+        }
+        Command::Token { action: Token::List { state } } => {
+            for keys::Listed { name, role, expires, expired } in keys::list(&state.directory()?)? {
+                let end = expires.map_or_else(|| "never".to_owned(), |end| end + if expired { " (over)" } else { "" });
+                println!("{name:24} {role:8} {end}");
+            }
+            Ok(())
+        }
     }
 }
 
@@ -145,6 +207,11 @@ async fn run(config: Config, source: &Source, logging: &Logging) -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            why = daemon.failed() => {
+                tracing::error!("{why:#}");
+                daemon.stop().await;
+                return Err(why);
+            }
             _ = hang_up.recv() => {
                 notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]);
                 // A refused reload is logged and counted where it happens, and the daemon goes on as it was.
@@ -163,5 +230,24 @@ async fn run(config: Config, source: &Source, logging: &Logging) -> Result<()> {
 fn notify(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+    use std::time::Duration;
+
+    #[test]
+    fn a_span_has_a_unit_and_a_bound() {
+        for (text, hours) in
+            [("90m", Some(1.5)), ("12h", Some(12.0)), ("30d", Some(720.0)), ("1w", Some(168.0))].into_iter().chain(
+                ["", "d", "30", "0d", "-1d", "1.5h", "9999w", "1y", "18446744073709551615d", "1d "]
+                    .map(|text| (text, None)),
+            )
+        {
+            let expected = hours.map(|hours: f64| Duration::from_secs_f64(hours * 3600.0));
+            assert_eq!(span(text).ok(), expected, "{text:?}");
+        }
     }
 }
