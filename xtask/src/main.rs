@@ -1,5 +1,6 @@
 //! What people run while developing: `cargo xtask --help`.
 
+mod arm64;
 mod bench;
 mod daemon;
 mod ebpf;
@@ -41,6 +42,8 @@ enum Command {
         #[command(subcommand)]
         action: Kept,
     },
+    /// Everything built for arm64 and run there, under emulation
+    Arm64,
     /// Run a command on another kernel (6.1 or 6.12), under emulation, with this host's userland
     Vm {
         /// The kernel series: 6.1 or 6.12
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
         Command::Test(options) => test::test(&options),
         Command::Ebpf { action: Kept::Build } => ebpf::build(),
         Command::Ebpf { action: Kept::Check } => ebpf::check(),
+        Command::Arm64 => arm64::arm64(),
         Command::Bench { bench } => bench::bench(&bench),
         Command::Proto { action: Kept::Build } => proto::build(),
         Command::Proto { action: Kept::Check } => proto::check(),
