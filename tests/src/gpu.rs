@@ -87,8 +87,15 @@ pub struct Driver(Child);
 impl Driver {
     /// Starts it on the fixture's CUDA runtime.
     pub fn start(arguments: &[&str]) -> Result<Self> {
+        Self::start_under(&["env"], arguments)
+    }
+
+    /// Starts it as the end of another command, as `unshare ... driver ...`.
+    pub fn start_under(command: &[&str], arguments: &[&str]) -> Result<Self> {
         let folder = fixtures()?;
-        let process = Command::new(folder.join("driver"))
+        let process = Command::new(command[0])
+            .args(&command[1..])
+            .arg(folder.join("driver"))
             .arg("--library")
             .arg(folder.join("libcudart.so"))
             .args(arguments)
@@ -98,9 +105,14 @@ impl Driver {
         Ok(Self(process))
     }
 
-    /// Its process.
+    /// The process that was started; where its command does not `exec`, the driver is a child of it.
     pub fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Whether its threads are at work still.
+    pub fn works(&self) -> bool {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid())).is_ok_and(|tasks| tasks.count() > 1)
     }
 
     /// Lets it begin, where it was started with `--wait`.

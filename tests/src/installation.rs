@@ -126,6 +126,10 @@ pub struct Options {
     pub collector_toml: String,
     /// The agent's configuration file.
     pub agent_toml: String,
+    /// More arguments of the agent.
+    pub agent_arguments: Vec<String>,
+    /// Leaves the kernel half unpinned, so that it ends with the agent.
+    pub no_pin: bool,
 }
 
 /// Both daemons.
@@ -135,6 +139,7 @@ pub struct Installation {
     /// The collector.
     pub collector: Daemon,
     run: Value,
+    uplink: String,
     folder: TempDir,
 }
 
@@ -144,7 +149,6 @@ impl Installation {
         let folder = tempfile::Builder::new().prefix("railwatch-").tempdir()?;
         let path = |name: &str| folder.path().join(name).display().to_string();
         fs::write(path("collector.toml"), &options.collector_toml)?;
-        fs::write(path("agent.toml"), &options.agent_toml)?;
         let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let run_dir = path("run");
         fs::create_dir_all(&run_dir)?;
@@ -172,41 +176,39 @@ impl Installation {
         )?;
         let run = run_file(folder.path(), &collector)?;
 
-        let pki = path("agent-pki");
-        let issued = Command::new(program("railwatch-collector")?)
-            .args(["pki", "issue", HOST, "--state-dir", &path("collector"), "--out", &pki])
-            .output()?;
-        ensure!(issued.status.success(), "pki issue: {}", String::from_utf8_lossy(&issued.stderr));
-        let agent = Daemon::start(
-            &program("railwatch-agent")?,
-            &words(&[
-                "run",
-                "--config",
-                &path("agent.toml"),
-                "--state-dir",
-                &path("agent"),
-                "--pki-dir",
-                &pki,
-                "--collector",
-                &uplink,
-                "--host-name",
-                HOST,
-                "--metrics-listen",
-                &format!("127.0.0.1:{}", free_port()?),
-                "--pin-dir",
-                &pins(folder.path()).display().to_string(),
-            ]),
-            folder.path().join("agent.log"),
-        )?;
-        let installation = Self { agent, collector, run, folder };
+        let agent = start_agent(folder.path(), &uplink, HOST, options)?;
+        let installation = Self { agent, collector, run, uplink, folder };
         installation.connected()?;
         Ok(installation)
     }
 
+    /// Starts a further agent, named `host`, on this kernel and waits until it is connected.
+    pub fn add_agent(&self, host: &str, options: &Options) -> Result<Daemon> {
+        let agent = start_agent(self.folder.path(), &self.uplink, host, options)?;
+        self.host_connected(host).with_context(|| agent.log_text())?;
+        Ok(agent)
+    }
+
     /// Waits until the collector has the host connected.
     pub fn connected(&self) -> Result<()> {
-        eventually("the host's connection", || Ok(self.rows(&["hosts"])?.iter().find(|row| heard(row, HOST)).map(drop)))
+        self.host_connected(HOST)
             .with_context(|| format!("agent:\n{}\ncollector:\n{}", self.agent.log_text(), self.collector.log_text()))
+    }
+
+    fn host_connected(&self, host: &str) -> Result<()> {
+        eventually("the host's connection", || Ok(self.rows(&["hosts"])?.iter().find(|row| heard(row, host)).map(drop)))
+    }
+
+    /// The row of process `pid` in a layer, once it satisfies `settled`.
+    pub fn process_row(&self, pid: u32, layer: &str, settled: impl Fn(&Value) -> bool) -> Result<Value> {
+        let mut last = Value::Null;
+        eventually("the process's row", || {
+            let rows = self.rows(&["gpu", "processes"])?;
+            let found = rows.into_iter().find(|row| row["pid"] == pid && row["layer"] == layer);
+            last = found.clone().unwrap_or(Value::Null);
+            Ok(found.filter(&settled))
+        })
+        .with_context(|| format!("last seen: {last:#}\n{}", self.agent.log_text()))
     }
 
     /// Waits until the coverage report shows a GPU library of process `pid` attached.
@@ -253,7 +255,7 @@ impl Installation {
 
     /// The rows of a listing, with every field there is.
     pub fn rows(&self, arguments: &[&str]) -> Result<Vec<Value>> {
-        let live = ["hosts", "gpu", "nic"].contains(&arguments[0]);
+        let live = ["hosts", "gpu"].contains(&arguments[0]);
         let full = live.then_some("--full");
         let arguments: Vec<_> = arguments.iter().copied().chain(["-o", "json"]).chain(full).collect();
         let output = self.railwatch("read", &arguments)?;
@@ -264,7 +266,44 @@ impl Installation {
     }
 }
 
-/// Where the kernel half of the installation in `folder` is pinned.
+/// Starts the agent of `host` with files of its own: `agent...` for [`HOST`], `agent-NAME...` for others.
+fn start_agent(folder: &Path, uplink: &str, host: &str, options: &Options) -> Result<Daemon> {
+    let name = if host == HOST { "agent".to_owned() } else { format!("agent-{host}") };
+    let path = |suffix: &str| folder.join(format!("{name}{suffix}")).display().to_string();
+    fs::write(path(".toml"), &options.agent_toml)?;
+    let issued = Command::new(program("railwatch-collector")?)
+        .args(["pki", "issue", host, "--state-dir"])
+        .arg(folder.join("collector"))
+        .args(["--out", &path("-pki")])
+        .output()?;
+    ensure!(issued.status.success(), "pki issue: {}", String::from_utf8_lossy(&issued.stderr));
+    let mut arguments: Vec<String> = [
+        "run",
+        "--config",
+        &path(".toml"),
+        "--state-dir",
+        &path(""),
+        "--pki-dir",
+        &path("-pki"),
+        "--collector",
+        uplink,
+        "--host-name",
+        host,
+        "--metrics-listen",
+        &format!("127.0.0.1:{}", free_port()?),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    if options.no_pin {
+        arguments.push("--no-pin".into());
+    } else {
+        arguments.extend(["--pin-dir".into(), pins(folder).join(&name).display().to_string()]);
+    }
+    arguments.extend(options.agent_arguments.iter().cloned());
+    Daemon::start(&program("railwatch-agent")?, &arguments, folder.join(format!("{name}.log")))
+}
+
+/// Where the kernel halves of the installation in `folder` are pinned.
 fn pins(folder: &Path) -> PathBuf {
     Path::new("/sys/fs/bpf").join(folder.file_name().unwrap_or_default())
 }

@@ -5,19 +5,6 @@ use railwatch_tests::{
     gpu::{Caller, Driver},
     installation::{HOST, Installation, Options, eventually},
 };
-use serde_json::Value;
-
-/// The row of a process in a layer, once it satisfies `settled`.
-fn row(installation: &Installation, pid: u32, layer: &str, settled: impl Fn(&Value) -> bool) -> Result<Value> {
-    let mut last = Value::Null;
-    eventually("the process's row", || {
-        let rows = installation.rows(&["gpu", "processes"])?;
-        let found = rows.into_iter().find(|row| row["pid"] == pid && row["layer"] == layer);
-        last = found.clone().unwrap_or(Value::Null);
-        Ok(found.filter(&settled))
-    })
-    .with_context(|| format!("last seen: {last:#}\n{}", installation.agent.log_text()))
-}
 
 #[test]
 fn a_balance_on_the_screen_is_the_program_s_own_to_the_byte() -> Result<()> {
@@ -40,7 +27,7 @@ fn a_balance_on_the_screen_is_the_program_s_own_to_the_byte() -> Result<()> {
     installation.attached(driver.pid())?;
     driver.go()?;
     let balance = driver.balance()?;
-    let shown = row(&installation, driver.pid(), "runtime", |row| {
+    let shown = installation.process_row(driver.pid(), "runtime", |row| {
         row["allocs"] == balance["allocs"] && row["frees"] == balance["frees"]
     })?;
     for field in ["allocated_bytes", "allocs", "frees", "failed_allocs", "device"] {
@@ -52,7 +39,7 @@ fn a_balance_on_the_screen_is_the_program_s_own_to_the_byte() -> Result<()> {
 
     let pid = driver.pid();
     drop(driver);
-    row(&installation, pid, "runtime", |row| row["allocated_bytes"] == 0).context("kill -9 gives everything back")?;
+    installation.process_row(pid, "runtime", |row| row["allocated_bytes"] == 0).context("kill -9 gives everything back")?;
 
     let hosts = installation.rows(&["hosts"])?;
     let host = hosts.iter().find(|row| row["host"] == HOST).context("the host is listed")?;
@@ -72,7 +59,7 @@ fn a_process_that_was_there_before_the_agent_is_marked() -> Result<()> {
     let installation = Installation::start(&Options::default())?;
     installation.attached(early.pid())?;
     early.call("cudaMalloc &1 4096")?;
-    let shown = row(&installation, early.pid(), "runtime", |row| row["allocs"] == 1)?;
+    let shown = installation.process_row(early.pid(), "runtime", |row| row["allocs"] == 1)?;
     ensure!(shown["incomplete_since"].is_string(), "it may hold what nobody saw: {shown:#}");
     Ok(())
 }
@@ -83,11 +70,11 @@ fn balances_survive_kill_9_of_the_agent() -> Result<()> {
     let mut program = Caller::start(&["libcudart.so"])?;
     installation.attached(program.pid())?;
     program.call("cudaMalloc &0 1000")?;
-    row(&installation, program.pid(), "runtime", |row| row["allocated_bytes"] == 1000)?;
+    installation.process_row(program.pid(), "runtime", |row| row["allocated_bytes"] == 1000)?;
     installation.agent.kill()?;
     program.call("cudaMalloc &1 234")?;
     installation.agent.restart()?;
-    let shown = row(&installation, program.pid(), "runtime", |row| {
+    let shown = installation.process_row(program.pid(), "runtime", |row| {
         row["allocated_bytes"] == 1234 || !row["incomplete_since"].is_null()
     })?;
     ensure!(
@@ -95,7 +82,7 @@ fn balances_survive_kill_9_of_the_agent() -> Result<()> {
         "the kernel half stays pinned over a restart: {shown:#}"
     );
     program.call("cudaFree @0")?;
-    row(&installation, program.pid(), "runtime", |row| row["allocated_bytes"] == 234)?;
+    installation.process_row(program.pid(), "runtime", |row| row["allocated_bytes"] == 234)?;
     Ok(())
 }
 

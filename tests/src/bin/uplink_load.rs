@@ -156,6 +156,7 @@ async fn windows(host: &Host, count: usize, start: Instant, end: Instant) -> Res
             delta: rates.iter().map(|rate| *rate as u64).collect(),
             resets: vec![0; count],
             incomplete_since_mono_ns: None,
+            flags: vec![],
         };
         at_ns += 1_000_000;
         let frame = Frame { sequence, body: Some(frame::Body::Windows(columns)), ..Frame::default() };
