@@ -115,7 +115,13 @@ impl Daemon {
             }
         });
         let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone());
-        let inside = Inside { core: core.clone(), incidents, handshakes, api: api_state.counters() };
+        let inside = Inside {
+            core: core.clone(),
+            incidents,
+            handshakes,
+            api: api_state.counters(),
+            tokens: Arc::clone(&tokens),
+        };
         registry.register_collector(Box::new(inside));
         let is_tls = api_tls.is_some();
         tasks.spawn(api::serve(api_listener, api_tls, api_state, stop.clone()));
@@ -178,6 +184,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// Returns when the collector cannot go on, with the reason. It would answer, and store and judge nothing.
+    pub async fn failed(&self) -> anyhow::Error {
+        self.core.stopped().await;
+        anyhow::anyhow!(
+            "the core's thread ended: nothing can be stored, judged or acknowledged any more. Agents keep what was not \
+             acknowledged; start the collector again, and report the panic that the log shows before this line"
+        )
+    }
+
     /// Ends everything in order.
     pub async fn stop(mut self) {
         drop(self.run_file.take());
@@ -203,5 +218,81 @@ async fn forget(live: Live, stop: CancellationToken) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+    use super::{Config, Daemon};
+    use std::{net::SocketAddr, path::Path, time::Duration};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    async fn start(directory: &Path) -> Daemon {
+        let any = ([127, 0, 0, 1], 0).into();
+        let config = Config {
+            state_dir: directory.join("state"),
+            run_dir: Some(directory.join("run")),
+            uplink_listen: any,
+            api_listen: any,
+            metrics_listen: any,
+            ..Config::default()
+        };
+        Daemon::start(config).await.unwrap()
+    }
+
+    /// What `address` answers to a request for `path` without a token.
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn every_way_a_call_or_a_watcher_ends_badly_is_on_the_page() {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = start(directory.path()).await;
+        let addresses = daemon.addresses();
+        assert!(get(addresses.api, "/v1/hosts").await.starts_with("HTTP/1.1 401"));
+        std::fs::write(directory.path().join("state/tokens"), "[[token]]\nname = 7").unwrap();
+        daemon.tokens.reload();
+        let page = get(addresses.metrics, "/metrics").await;
+        for line in [
+            "api_requests_denied_total 1",
+            "api_token_failures_total 1",
+            "api_token_reloads_refused_total 1",
+            "api_watchers_total 0",
+            "api_watchers_stuck_total 0",
+            "api_changes_missed_total 0",
+            "api_connections_refused_total 0",
+            "api_connections_broken_total 0",
+            "engine_incidents_refused_total 0",
+        ] {
+            assert!(page.contains(&format!("\nrailwatch_collector_{line}\n")), "{line}\n{page}");
+        }
+        daemon.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_collector_whose_core_died_ends_with_the_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = start(directory.path()).await;
+        let run_file = directory.path().join("run/collector.json");
+        assert!(run_file.exists());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), daemon.failed()).await.is_err(),
+            "nothing is wrong yet"
+        );
+        daemon.core.stop().await;
+        let why = tokio::time::timeout(Duration::from_secs(10), daemon.failed()).await.unwrap().to_string();
+        assert!(why.contains("core") && why.contains("start the collector again"), "{why}");
+        daemon.stop().await;
+        assert!(!run_file.exists(), "nobody is led to a collector that is gone");
     }
 }

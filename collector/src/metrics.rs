@@ -6,6 +6,7 @@
 
 use crate::{
     api,
+    auth::Tokens,
     clock::Timeline,
     core::{CoreHandle, LATENCY_BOUNDS_MS},
     live::{Host, Live},
@@ -244,6 +245,8 @@ pub struct Inside {
     pub handshakes: Arc<HandshakeCounts>,
     /// The API.
     pub api: Arc<api::counters::Counters>,
+    /// Its tokens.
+    pub tokens: Arc<Tokens>,
 }
 
 impl fmt::Debug for Inside {
@@ -273,6 +276,39 @@ impl Collector for Inside {
             ("api_requests_forbidden", "API requests whose token may not do that", self.api.forbidden.get()),
             ("api_requests_refused", "API requests refused otherwise", self.api.refused.get()),
             ("api_requests_failed", "API requests that failed here", self.api.failed.get()),
+            ("api_watchers", "Watchers that began", self.api.watchers.get()),
+            ("api_watchers_stuck", "Watchers cut off because they did not read", self.api.watchers_stuck.get()),
+            ("api_changes_missed", "Changes that slow watchers were told they missed", self.api.changes_missed.get()),
+            (
+                "api_connections_refused",
+                "Connections to the API closed at once because there were too many",
+                self.api.connections_refused.get(),
+            ),
+            (
+                "api_connections_broken",
+                "Connections to the API that ended in an error: bad TLS, bad HTTP, too slow",
+                self.api.connections_broken.get(),
+            ),
+            ("api_token_failures", "API calls with a bad token or none", self.tokens.failures()),
+            (
+                "api_token_reloads_refused",
+                "Changed tokens files refused; the tokens read before stayed in force",
+                self.tokens.bad_reloads(),
+            ),
+            ("engine_frames_repeated", "Frames that came to the engine twice", figures.engine.frames_repeated),
+            ("engine_signals_unread", "Signals that no detector reads", figures.engine.signals_unread),
+            ("engine_signals_late", "Signals that came long after the fact", figures.engine.signals_late),
+            (
+                "engine_incidents_refused",
+                "Faults that became no incident because too many are open",
+                figures.engine.incidents_refused,
+            ),
+            (
+                "engine_histories_refused",
+                "Late stories not told because too many are being told",
+                figures.engine.histories_refused,
+            ),
+            ("engine_hosts_refused", "Hosts not watched because too many are", figures.engine.hosts_refused),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
