@@ -16,9 +16,10 @@ use railwatch_abi::maps::{
     Late, Loss, Process, ProcessKey, Thread, Totals, TotalsKey,
 };
 
-/// Live allocations. Not preallocated: a host needs thousands, and may have a quarter of a million.
+/// Live allocations. Not preallocated: a training process holds some thousands, and 131,072 would be 18 MiB at once,
+/// for 75 ns less of 4,300 per malloc and free.
 #[map]
-pub static ALLOCATIONS: HashMap<AllocationKey, Allocation> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+pub static ALLOCATIONS: HashMap<AllocationKey, Allocation> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 /// Balances.
 #[map]
 pub static TOTALS: HashMap<TotalsKey, Totals> = HashMap::with_max_entries(8_192, BPF_F_NO_PREALLOC);

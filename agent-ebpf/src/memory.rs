@@ -224,8 +224,13 @@ pub fn allocated(regs: &Regs, thread: &mut Thread, layer: usize, cookie: Cookie,
     let size = if cookie.size_rule() == SizeRule::Bytes as u8 {
         arg(args, cookie.arg(1))
     } else {
-        computed(args, cookie.0, process)
+        let pending = &mut thread.pending[layer];
+        computed(pending, cookie.0, process);
+        // By way of memory: the verifier would follow each path of the computation to the end of the program.
+        // SAFETY: a live field.
+        unsafe { (&raw const pending.begun).read_volatile() }
     };
+    let args = &thread.pending[layer].args;
     if cookie.device_rule() != DeviceRule::Current as u8 {
         match located(args, cookie) {
             Some((false, at)) => device = at,
@@ -310,37 +315,51 @@ fn replace(key: &AllocationKey) -> u32 {
     0
 }
 
-/// Bytes of an allocation whose size is computed: pitched and array memory.
+/// Bytes of an allocation whose size is computed (pitched and array memory), left in `begun`.
 #[inline(never)]
-fn computed(args: &[u64; SLOTS], cookie: u64, process: u64) -> u64 {
-    match logical_bytes(args, Cookie(cookie)) {
-        Some(bytes) => bytes,
+fn computed(pending: &mut Pending, cookie: u64, process: u64) -> u32 {
+    pending.begun = match shape(&pending.args, Cookie(cookie)) {
+        Some(shape) => shape.bytes(),
         None => {
             report::lost(process, Reason::Unreadable);
             0
         }
-    }
+    };
+    0
 }
 
-/// Widths, heights and depths of 0 stand for 1 in arrays of fewer dimensions.
+/// An extent of 0 stands for 1, in arrays of fewer dimensions. Without a branch, of which the verifier follows each.
 #[inline(always)]
 const fn at_least_1(extent: u64) -> u64 {
-    if extent == 0 { 1 } else { extent }
+    extent + (extent.wrapping_sub(1) >> 63)
 }
 
-/// Bytes of a mipmap chain: each level halves each extent, down to 1.
-#[inline(always)]
-fn chain(element: u64, mut extents: [u64; 3], levels: u64) -> u64 {
-    let mut bytes = 0;
-    for level in 0..16 {
-        if level >= levels {
-            break;
-        }
-        bytes += element * at_least_1(extents[0]) * at_least_1(extents[1]) * at_least_1(extents[2]);
-        extents = [extents[0] / 2, extents[1] / 2, extents[2] / 2];
-    }
-    bytes
+/// So many elements of so many bytes, in so many mipmap levels.
+struct Shape {
+    element: u64,
+    extents: [u64; 3],
+    levels: u64,
 }
+
+impl Shape {
+    /// Bytes of all levels: each halves each extent, down to 1.
+    #[inline(always)]
+    fn bytes(self) -> u64 {
+        let [mut width, mut height, mut depth] = self.extents;
+        let mut bytes = 0u64;
+        for level in 0..MIPMAP_MAX {
+            if level >= self.levels {
+                break;
+            }
+            bytes += self.element * at_least_1(width) * at_least_1(height) * at_least_1(depth);
+            (width, height, depth) = (width / 2, height / 2, depth / 2);
+        }
+        bytes
+    }
+}
+
+/// Mipmap levels that are followed: an extent of 2^16 and more does not exist.
+const MIPMAP_MAX: u64 = 17;
 
 /// A struct of three words: in saved stack words, or behind the pointer that stands for it.
 #[inline(always)]
@@ -367,7 +386,7 @@ fn format_bytes(address: u64) -> Option<u64> {
 }
 
 #[inline(always)]
-fn logical_bytes(args: &[u64; SLOTS], cookie: Cookie) -> Option<u64> {
+fn shape(args: &[u64; SLOTS], cookie: Cookie) -> Option<Shape> {
     const PITCH: u8 = SizeRule::Pitch as u8;
     const PITCH_3D: u8 = SizeRule::Pitch3d as u8;
     const ARRAY: u8 = SizeRule::Array as u8;
@@ -377,36 +396,32 @@ fn logical_bytes(args: &[u64; SLOTS], cookie: Cookie) -> Option<u64> {
     const MIPMAP: u8 = SizeRule::Mipmap as u8;
     const DRIVER_MIPMAP: u8 = SizeRule::DriverMipmap as u8;
     let first = arg(args, cookie.arg(1));
-    match cookie.size_rule() {
-        PITCH => Some(user::read::<u64>(first)? * arg(args, cookie.arg(2))),
+    let levels = |role| arg(args, cookie.arg(role)) & 0xffff_ffff;
+    Some(match cookie.size_rule() {
+        PITCH => Shape { element: user::read(first)?, extents: [arg(args, cookie.arg(2)), 1, 1], levels: 1 },
         PITCH_3D => {
-            let pitch: u64 = user::read(arg(args, cookie.arg(0)) + 8)?;
             let [_, height, depth] = extent(args, cookie.arg(1))?;
-            Some(pitch * height * depth)
+            // A cudaPitchedPtr: the address, then the pitch.
+            Shape { element: user::read(arg(args, cookie.arg(0)) + 8)?, extents: [height, depth, 1], levels: 1 }
         }
         ARRAY => {
             let extents = [arg(args, cookie.arg(2)), arg(args, cookie.arg(3)), 1];
-            Some(chain(channel_bytes(first)?, extents, 1))
+            Shape { element: channel_bytes(first)?, extents, levels: 1 }
         }
-        ARRAY_3D => Some(chain(channel_bytes(first)?, extent(args, cookie.arg(2))?, 1)),
+        ARRAY_3D => Shape { element: channel_bytes(first)?, extents: extent(args, cookie.arg(2))?, levels: 1 },
         MIPMAP => {
-            let levels = arg(args, cookie.arg(3)) & 0xffff_ffff;
-            Some(chain(channel_bytes(first)?, extent(args, cookie.arg(2))?, levels))
+            Shape { element: channel_bytes(first)?, extents: extent(args, cookie.arg(2))?, levels: levels(3) }
         }
         DRIVER_ARRAY => {
             let [width, height]: [u64; 2] = user::read(first)?;
-            Some(chain(format_bytes(first + 16)?, [width, height, 1], 1))
+            Shape { element: format_bytes(first + 16)?, extents: [width, height, 1], levels: 1 }
         }
-        DRIVER_ARRAY_3D | DRIVER_MIPMAP => {
-            let levels = if cookie.size_rule() == DRIVER_MIPMAP {
-                arg(args, cookie.arg(2)) & 0xffff_ffff
-            } else {
-                1
-            };
-            Some(chain(format_bytes(first + 24)?, user::read(first)?, levels))
+        DRIVER_ARRAY_3D => Shape { element: format_bytes(first + 24)?, extents: user::read(first)?, levels: 1 },
+        DRIVER_MIPMAP => {
+            Shape { element: format_bytes(first + 24)?, extents: user::read(first)?, levels: levels(2) }
         }
-        _ => Some(0),
-    }
+        _ => Shape { element: 0, extents: [0; 3], levels: 0 },
+    })
 }
 
 /// Where physical memory lies: (in the host, device ordinal).

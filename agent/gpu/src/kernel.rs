@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 
 use railwatch_abi::cookie::Layer;
 use railwatch_abi::event::{EventKind, RawEvent};
-use railwatch_abi::maps::{Config, LAYERS, Late, Loss as RawLoss, Plain, Process, ProcessKey, REASONS, Reason, tgid_of};
+use railwatch_abi::maps::{
+    Config, LAYERS, Late, Loss as RawLoss, Plain, Process, ProcessKey, REASONS, Reason, tgid_of,
+};
 
 pub use attach::{AttachError, Attached, AttachmentId, Method};
 
@@ -69,7 +71,9 @@ pub enum LoadError {
     )]
     Lockdown,
     /// A map could not be made.
-    #[error("creating the BPF map {name}: {source}; kernels before 5.15 are not supported, and the agent's memory limit counts BPF maps")]
+    #[error(
+        "creating the BPF map {name}: {source}; kernels before 5.15 are not supported, and the agent's memory limit counts BPF maps"
+    )]
     Map {
         /// Which.
         name: String,
@@ -215,16 +219,15 @@ impl Kernel {
                 continue;
             }
             let fd = parsed.load(program, 0)?;
-            let link = sys::raw_tracepoint(fd.as_fd(), name).map_err(|source| LoadError::Tracepoint {
-                name: name.to_str().unwrap_or("sched"),
-                source,
-            })?;
+            let link = sys::raw_tracepoint(fd.as_fd(), name)
+                .map_err(|source| LoadError::Tracepoint { name: name.to_str().unwrap_or("sched"), source })?;
             if let Some(pins) = &pins {
                 pins.keep_link(link.as_fd(), program);
             }
             tracepoints.push(link);
         }
-        let attacher = attach::Attacher::new(options.method);
+        let mut attacher = attach::Attacher::new(options.method);
+        attacher.prepare(&parsed)?;
         let cpus = possible_cpus();
         let mut kernel = Self {
             parsed,
@@ -414,8 +417,7 @@ fn preconditions() -> Result<(), LoadError> {
 
 /// Fills the configuration in, and says what this kernel does not tell.
 fn configure(options: &Options, off: &mut Vec<Off>) -> Config {
-    let mut config =
-        Config { event_cap: options.event_cap, stacks: u32::from(options.stacks), ..Config::default() };
+    let mut config = Config { event_cap: options.event_cap, stacks: u32::from(options.stacks), ..Config::default() };
     match &options.scope {
         Scope::Host => {}
         Scope::Cgroup { id, level, .. } => {
@@ -442,8 +444,7 @@ fn configure(options: &Options, off: &mut Vec<Off>) -> Config {
     };
     config.task_signal = find("task_struct", &["signal"], "the end of a process whose first thread ended before");
     config.signal_live = find("signal_struct", &["live"], "the end of a process whose first thread ended before");
-    config.task_start_boottime =
-        find("task_struct", &["start_boottime"], "device of threads older than the agent");
+    config.task_start_boottime = find("task_struct", &["start_boottime"], "device of threads older than the agent");
     if config.scope_netns != 0 {
         config.task_nsproxy = find("task_struct", &["nsproxy"], "scope by network namespace");
         config.nsproxy_net = find("nsproxy", &["net_ns"], "scope by network namespace");

@@ -125,6 +125,15 @@ impl Attacher {
         }
     }
 
+    /// Loads the programs that attaching will want first, so that the first attach does not wait for the verifier.
+    pub fn prepare(&mut self, parsed: &Parsed) -> Result<(), LoadError> {
+        if self.wanted == Some(Method::PerfEvent) || self.no_multi {
+            programs(&mut self.perf, parsed, 0).map(drop)
+        } else {
+            programs(&mut self.multi, parsed, sys::ATTACH_UPROBE_MULTI).map(drop)
+        }
+    }
+
     pub fn attach(
         &mut self,
         parsed: &Parsed,
@@ -190,12 +199,7 @@ impl Attacher {
         Ok(Attached { id, points: points.len() - failures.len(), already: false, method, failures })
     }
 
-    fn attach_multi(
-        &mut self,
-        parsed: &Parsed,
-        path: &CString,
-        points: &[Point],
-    ) -> Result<[OwnedFd; 2], AttachError> {
+    fn attach_multi(&mut self, parsed: &Parsed, path: &CString, points: &[Point]) -> Result<[OwnedFd; 2], AttachError> {
         let programs = programs(&mut self.multi, parsed, sys::ATTACH_UPROBE_MULTI)?;
         let offsets: Vec<_> = points.iter().map(|point| point.offset).collect();
         let cookies: Vec<_> = points.iter().map(|point| point.cookie).collect();
@@ -222,10 +226,9 @@ impl Attacher {
     ) -> Result<(), AttachError> {
         let pmu = match self.pmu {
             Some(pmu) => pmu,
-            None => *self.pmu.insert(uprobe_pmu().map_err(|source| AttachError::File {
-                path: PathBuf::from(UPROBE_PMU),
-                source,
-            })?),
+            None => *self
+                .pmu
+                .insert(uprobe_pmu().map_err(|source| AttachError::File { path: PathBuf::from(UPROBE_PMU), source })?),
         };
         let programs = programs(&mut self.perf, parsed, 0)?;
         for point in points {
@@ -251,11 +254,7 @@ impl Attacher {
     }
 }
 
-fn programs<'a>(
-    slot: &'a mut Option<Programs>,
-    parsed: &Parsed,
-    attach_type: u32,
-) -> Result<&'a Programs, LoadError> {
+fn programs<'a>(slot: &'a mut Option<Programs>, parsed: &Parsed, attach_type: u32) -> Result<&'a Programs, LoadError> {
     Ok(match slot {
         Some(programs) => programs,
         None => slot.insert(Programs {
@@ -280,9 +279,7 @@ fn resolve(points: &[(SymbolId, u64)]) -> Vec<Point> {
 }
 
 fn fingerprint(points: &[Point]) -> u64 {
-    points.iter().fold(BASIS, |hash, point| {
-        fnv(fnv(hash, &point.offset.to_le_bytes()), &point.cookie.to_le_bytes())
-    })
+    points.iter().fold(BASIS, |hash, point| fnv(fnv(hash, &point.offset.to_le_bytes()), &point.cookie.to_le_bytes()))
 }
 
 const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe/type";

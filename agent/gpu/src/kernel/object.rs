@@ -182,9 +182,20 @@ fn is_data(name: &str) -> bool {
 fn storage_types(value_size: u32) -> Vec<u8> {
     let strings = b"\0int\0long\0";
     let types: [u32; 14] = [
-        1, 1 << 24, 4, 1 << 24 | 32, // 1: int, signed, 32 bits
-        5, 1 << 24, 8, 64, // 2: long, 64 bits
-        0, 3 << 24, 0, 2, 1, value_size / 8, // 3: array of 2, indexed by 1
+        1,
+        1 << 24,
+        4,
+        1 << 24 | 32, // 1: int, signed, 32 bits
+        5,
+        1 << 24,
+        8,
+        64, // 2: long, 64 bits
+        0,
+        3 << 24,
+        0,
+        2,
+        1,
+        value_size / 8, // 3: array of 2, indexed by 1
     ];
     let length = size_of_val(&types) as u32;
     let header = [0x1_eb9f, 24, 0, length, length, strings.len() as u32];

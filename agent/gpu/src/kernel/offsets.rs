@@ -112,11 +112,11 @@ fn word(data: &[u8], at: usize) -> Option<u32> {
 fn extra(info: u32) -> Option<usize> {
     let members = info as usize & 0xffff;
     Some(match info >> 24 & 0x1f {
-        1 | 14 | 17 => 4,                       // int, variable, declaration tag
-        2 | 7..=12 | 16 | 18 => 0,              // pointer, forward, qualifiers, function, float, type tag
-        3 => 12,                                // array
+        1 | 14 | 17 => 4,                         // int, variable, declaration tag
+        2 | 7..=12 | 16 | 18 => 0,                // pointer, forward, qualifiers, function, float, type tag
+        3 => 12,                                  // array
         STRUCT | UNION | 15 | 19 => members * 12, // data section and 64-bit enum too
-        6 | 13 => members * 8,                  // enum, function prototype
+        6 | 13 => members * 8,                    // enum, function prototype
         _ => return None,
     })
 }

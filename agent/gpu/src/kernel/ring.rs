@@ -29,14 +29,7 @@ unsafe impl Send for Ring {}
 fn map(fd: BorrowedFd<'_>, length: usize, protection: i32, offset: usize) -> Result<NonNull<u8>> {
     // SAFETY: a fresh mapping of a live descriptor, at an address of the kernel's choice.
     let at = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            length,
-            protection,
-            libc::MAP_SHARED,
-            fd.as_raw_fd(),
-            offset as libc::off_t,
-        )
+        libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, fd.as_raw_fd(), offset as libc::off_t)
     };
     if at == libc::MAP_FAILED {
         return Err(Error::last_os_error());

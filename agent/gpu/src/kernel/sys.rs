@@ -92,20 +92,23 @@ pub fn map_create(spec: &MapSpec<'_>) -> Result<OwnedFd> {
     }
     let (btf_fd, btf_key, btf_value) =
         spec.btf.map_or((0, 0, 0), |(fd, key, value)| (fd.as_raw_fd() as u32, key, value));
-    bpf_fd(MAP_CREATE, &mut Attr {
-        kind: spec.kind,
-        key_size: spec.key_size,
-        value_size: spec.value_size,
-        max_entries: spec.max_entries,
-        flags: spec.flags,
-        inner: 0,
-        numa_node: 0,
-        name: short_name(spec.name),
-        ifindex: 0,
-        btf_fd,
-        btf_key,
-        btf_value,
-    })
+    bpf_fd(
+        MAP_CREATE,
+        &mut Attr {
+            kind: spec.kind,
+            key_size: spec.key_size,
+            value_size: spec.value_size,
+            max_entries: spec.max_entries,
+            flags: spec.flags,
+            inner: 0,
+            numa_node: 0,
+            name: short_name(spec.name),
+            ifindex: 0,
+            btf_fd,
+            btf_key,
+            btf_value,
+        },
+    )
 }
 
 #[repr(C)]
@@ -119,49 +122,43 @@ struct Element {
 
 /// Writes an element from bytes.
 pub fn map_update_bytes(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> Result<()> {
-    bpf(MAP_UPDATE, &mut Element {
-        map: map.as_raw_fd() as u32,
-        pad: 0,
-        key: address(key),
-        value: address(value),
-        flags,
-    })
+    bpf(
+        MAP_UPDATE,
+        &mut Element { map: map.as_raw_fd() as u32, pad: 0, key: address(key), value: address(value), flags },
+    )
     .map(drop)
 }
 
 /// Writes an element.
 pub fn map_update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V, flags: u64) -> Result<()> {
-    bpf(MAP_UPDATE, &mut Element {
-        map: map.as_raw_fd() as u32,
-        pad: 0,
-        key: address(key),
-        value: address(value),
-        flags,
-    })
+    bpf(
+        MAP_UPDATE,
+        &mut Element { map: map.as_raw_fd() as u32, pad: 0, key: address(key), value: address(value), flags },
+    )
     .map(drop)
 }
 
 /// Reads an element into `values`, which holds one value (or one per CPU). `false` where there is none.
 pub fn map_lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, values: &mut [V]) -> Result<bool> {
-    let done = bpf(MAP_LOOKUP, &mut Element {
-        map: map.as_raw_fd() as u32,
-        pad: 0,
-        key: address(key),
-        value: values.as_mut_ptr().addr() as u64,
-        flags: 0,
-    });
+    let done = bpf(
+        MAP_LOOKUP,
+        &mut Element {
+            map: map.as_raw_fd() as u32,
+            pad: 0,
+            key: address(key),
+            value: values.as_mut_ptr().addr() as u64,
+            flags: 0,
+        },
+    );
     absent_is_false(done)
 }
 
 /// Removes an element. `false` where there was none.
 pub fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> Result<bool> {
-    absent_is_false(bpf(MAP_DELETE, &mut Element {
-        map: map.as_raw_fd() as u32,
-        pad: 0,
-        key: address(key),
-        value: 0,
-        flags: 0,
-    }))
+    absent_is_false(bpf(
+        MAP_DELETE,
+        &mut Element { map: map.as_raw_fd() as u32, pad: 0, key: address(key), value: 0, flags: 0 },
+    ))
 }
 
 fn absent_is_false(done: Result<i32>) -> Result<bool> {
@@ -276,20 +273,23 @@ pub fn prog_load(
         ifindex: u32,
         attach_type: u32,
     }
-    bpf_fd(PROG_LOAD, &mut Attr {
-        kind,
-        instruction_count: instructions.len() as u32,
-        instructions: address(instructions),
-        license: license.as_ptr().addr() as u64,
-        log_level: u32::from(!log.is_empty()),
-        log_size: log.len() as u32,
-        log: if log.is_empty() { 0 } else { log.as_mut_ptr().addr() as u64 },
-        kernel_version: 0,
-        flags: 0,
-        name: short_name(name),
-        ifindex: 0,
-        attach_type,
-    })
+    bpf_fd(
+        PROG_LOAD,
+        &mut Attr {
+            kind,
+            instruction_count: instructions.len() as u32,
+            instructions: address(instructions),
+            license: license.as_ptr().addr() as u64,
+            log_level: u32::from(!log.is_empty()),
+            log_size: log.len() as u32,
+            log: if log.is_empty() { 0 } else { log.as_mut_ptr().addr() as u64 },
+            kernel_version: 0,
+            flags: 0,
+            name: short_name(name),
+            ifindex: 0,
+            attach_type,
+        },
+    )
 }
 
 #[repr(C)]
@@ -318,12 +318,10 @@ pub fn raw_tracepoint(program: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
         pad: u32,
         cookie: u64,
     }
-    bpf_fd(RAW_TRACEPOINT_OPEN, &mut Attr {
-        name: name.as_ptr().addr() as u64,
-        program: program.as_raw_fd() as u32,
-        pad: 0,
-        cookie: 0,
-    })
+    bpf_fd(
+        RAW_TRACEPOINT_OPEN,
+        &mut Attr { name: name.as_ptr().addr() as u64, program: program.as_raw_fd() as u32, pad: 0, cookie: 0 },
+    )
 }
 
 /// Attaches to many points of one file at once.
@@ -350,20 +348,23 @@ pub fn uprobe_multi(
         pad: u32,
     }
     assert_eq!(offsets.len(), cookies.len(), "each point has its cookie");
-    bpf_fd(LINK_CREATE, &mut Attr {
-        program: program.as_raw_fd() as u32,
-        target: 0,
-        attach_type: ATTACH_UPROBE_MULTI,
-        flags: 0,
-        path: path.as_ptr().addr() as u64,
-        offsets: address(offsets),
-        reference_counters: 0,
-        cookies: address(cookies),
-        count: offsets.len() as u32,
-        multi_flags: if returns { UPROBE_MULTI_RETURN } else { 0 },
-        pid: 0,
-        pad: 0,
-    })
+    bpf_fd(
+        LINK_CREATE,
+        &mut Attr {
+            program: program.as_raw_fd() as u32,
+            target: 0,
+            attach_type: ATTACH_UPROBE_MULTI,
+            flags: 0,
+            path: path.as_ptr().addr() as u64,
+            offsets: address(offsets),
+            reference_counters: 0,
+            cookies: address(cookies),
+            count: offsets.len() as u32,
+            multi_flags: if returns { UPROBE_MULTI_RETURN } else { 0 },
+            pid: 0,
+            pad: 0,
+        },
+    )
 }
 
 /// Opens a perf event of the `uprobe` kind and attaches a program to it. The link keeps the event.
@@ -413,19 +414,20 @@ pub fn uprobe_perf(
     };
     const CLOSE_ON_EXEC: libc::c_ulong = 8;
     // SAFETY: `attr` and the path it points to live across the call. Any CPU will do: a uprobe is one for all.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, std::ptr::from_ref(&attr), -1, 0, -1, CLOSE_ON_EXEC)
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, std::ptr::from_ref(&attr), -1, 0, -1, CLOSE_ON_EXEC) };
     if fd < 0 {
         return Err(Error::last_os_error());
     }
     // SAFETY: a new descriptor that nobody else owns.
     let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    bpf_fd(LINK_CREATE, &mut LinkAttr {
-        program: program.as_raw_fd() as u32,
-        target: event.as_raw_fd() as u32,
-        attach_type: ATTACH_PERF_EVENT,
-        flags: 0,
-        cookie,
-    })
+    bpf_fd(
+        LINK_CREATE,
+        &mut LinkAttr {
+            program: program.as_raw_fd() as u32,
+            target: event.as_raw_fd() as u32,
+            attach_type: ATTACH_PERF_EVENT,
+            flags: 0,
+            cookie,
+        },
+    )
 }
