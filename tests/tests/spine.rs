@@ -39,7 +39,9 @@ fn a_balance_on_the_screen_is_the_program_s_own_to_the_byte() -> Result<()> {
 
     let pid = driver.pid();
     drop(driver);
-    installation.process_row(pid, "runtime", |row| row["allocated_bytes"] == 0).context("kill -9 gives everything back")?;
+    installation
+        .process_row(pid, "runtime", |row| row["allocated_bytes"] == 0)
+        .context("kill -9 gives everything back")?;
 
     let hosts = installation.rows(&["hosts"])?;
     let host = hosts.iter().find(|row| row["host"] == HOST).context("the host is listed")?;
