@@ -1,7 +1,7 @@
 //! From the sampling core's words to the wire's. Pure; every name and value is cut to the limits of the wire.
 
 use railwatch_nic::{PortInfo, PortKind};
-use railwatch_sampling::{Entity, Kind, SeriesDef, Severity, Signal, SourceReport, SourceState, WindowFrame};
+use railwatch_sampling::{Entity, Flags, Kind, SeriesDef, Severity, Signal, SourceReport, SourceState, WindowFrame};
 use railwatch_wire::{limits, v1};
 
 /// A signal.
@@ -35,7 +35,9 @@ pub fn signal(signal: Signal) -> v1::Signal {
 
 /// A window of one source.
 pub fn windows(frame: WindowFrame) -> v1::Windows {
+    let is_plain = frame.flags.iter().all(|flags| *flags == Flags::default());
     v1::Windows {
+        flags: if is_plain { Vec::new() } else { frame.flags.iter().map(|flags| u32::from(flags.0)).collect() },
         start_mono_ns: frame.start_mono_ns,
         end_mono_ns: frame.end_mono_ns,
         series: frame.series.iter().map(|id| id.0).collect(),
@@ -115,7 +117,51 @@ pub fn cut(mut text: String, bytes_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::cut;
+    use super::{cut, windows};
+    use railwatch_sampling::{Flags, SeriesId, When, WindowFrame};
+    use railwatch_wire::flags;
+
+    #[test]
+    fn every_signal_that_this_agent_raises_has_its_page() {
+        let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
+        let of_ports = railwatch_nic::RULES.iter().flat_map(|rule| match rule.when {
+            When::StateFalls { raised, cleared } => [raised, cleared],
+            When::Moves { raised, saturated } => [raised, saturated],
+        });
+        for signal in of_ports.chain(["gpu.alloc.failed"]) {
+            let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
+            for part in [
+                format!("# {signal}\n").as_str(),
+                "**Look-alikes.**",
+                "**What it cannot see.**",
+                "**Confirm by hand.**",
+            ] {
+                assert!(page.contains(part), "docs/signals/{signal}.md does not say {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_happened_to_one_series_is_said_of_that_series_alone() {
+        for (of_sampling, of_wire) in [
+            (Flags::BASELINE, flags::BASELINE),
+            (Flags::WRAPPED, flags::WRAPPED),
+            (Flags::RESTARTED, flags::RESTARTED),
+            (Flags::SATURATED, flags::SATURATED),
+            (Flags::GAP, flags::GAP),
+            (Flags::PARTIAL, flags::PARTIAL),
+        ] {
+            let frame = |flags: Vec<Flags>| WindowFrame {
+                series: vec![SeriesId(1), SeriesId(2)],
+                flags,
+                ..WindowFrame::default()
+            };
+            let told = windows(frame(vec![Flags::default(), of_sampling]));
+            assert_eq!(told.flags, [0, of_wire]);
+            assert_eq!(told.incomplete_since_mono_ns, None, "one counter is not the whole frame");
+            assert_eq!(windows(frame(vec![Flags::default(); 2])).flags, [0u32; 0], "nothing happened: nothing is sent");
+        }
+    }
 
     #[test]
     fn a_text_is_cut_between_characters() {

@@ -40,20 +40,23 @@ impl Outbox {
 
     /// Hands over a signal that the book has noticed already.
     pub fn signal_noticed(&self, signal: v1::Signal) -> Result<(), SinkFull> {
+        self.shared.news.notify_one();
         self.settle(self.uplink.signal(signal))
     }
 
-    /// Sends the windows whose time to join is over; all of them at the end.
-    pub fn send_windows(&self, all: bool) {
-        let due: Vec<_> = {
+    /// Sends the windows whose time to join is over; all of them at the end. Returns whether some wait still.
+    pub fn send_windows(&self, all: bool) -> bool {
+        let (due, wait): (Vec<_>, _) = {
             let now_ns = monotonic_ns();
             let mut joining = self.joining();
-            joining.open.extract_if(.., |open| all || open.end_mono_ns + JOIN_NS <= now_ns).collect()
+            let due = joining.open.extract_if(.., |open| all || open.end_mono_ns + JOIN_NS <= now_ns).collect();
+            (due, !joining.open.is_empty())
         };
         for windows in due {
             // Counted in the book; there is nobody else to tell.
             let _ = self.settle(self.uplink.windows(windows));
         }
+        wait
     }
 
     /// Hands over state.
@@ -127,6 +130,7 @@ impl Sink for Outbox {
         self.define(&mut joining.defined, &frame);
         if !join(&mut joining.open, convert::windows(frame)) {
             self.book().notice(1);
+            self.shared.news.notify_one();
         }
         Ok(())
     }
@@ -159,7 +163,14 @@ fn join(open: &mut Vec<v1::Windows>, windows: v1::Windows) -> bool {
         delta,
         resets,
         incomplete_since_mono_ns,
+        flags,
     } = windows;
+    // Absent: nothing happened to any series of that part.
+    if !(flags.is_empty() && other.flags.is_empty()) {
+        other.flags.resize(other.series.len(), 0);
+        other.flags.extend(flags);
+        other.flags.resize(other.series.len() + series.len(), 0);
+    }
     other.series.extend(series);
     other.count.extend(count);
     other.sum.extend(sum);
@@ -193,6 +204,22 @@ mod tests {
             delta: vec![0; rows],
             resets: vec![0; rows],
             incomplete_since_mono_ns: None,
+            flags: vec![],
+        }
+    }
+
+    #[test]
+    fn flags_stay_with_their_series_when_windows_join() {
+        let flagged = |series: &[u64], flags: &[u32]| v1::Windows { flags: flags.to_vec(), ..windows(0, series) };
+        for (first, second, expected) in [
+            (flagged(&[1, 2], &[]), flagged(&[3], &[8]), &[0, 0, 8][..]),
+            (flagged(&[1], &[8]), flagged(&[2, 3], &[]), &[8, 0, 0]),
+            (flagged(&[1], &[8]), flagged(&[2], &[16]), &[8, 16]),
+            (flagged(&[1], &[]), flagged(&[2], &[]), &[]),
+        ] {
+            let mut open = vec![first];
+            assert!(join(&mut open, second));
+            assert_eq!(open[0].flags, expected);
         }
     }
 

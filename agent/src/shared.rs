@@ -10,6 +10,7 @@ use railwatch_wire::v1;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// What the GPU room knows.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,8 @@ pub struct Shared {
     pub catalog: Arc<Catalog>,
     /// All ports.
     pub ports: Arc<Ports>,
+    /// Told when there is something to send to the collector; see [`crate::daemon`].
+    pub news: Notify,
     /// Configurations taken while running.
     pub reloads: AtomicU64,
     /// Configurations refused while running.
@@ -72,6 +75,7 @@ impl Shared {
             book: LossBook::default(),
             catalog,
             ports,
+            news: Notify::new(),
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
             found: Mutex::default(),

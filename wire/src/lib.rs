@@ -2,6 +2,7 @@
 //! alike, and the limits both sides hold to. No IO, no policy.
 #![forbid(unsafe_code)]
 
+pub mod flags;
 pub mod limits;
 pub mod series;
 

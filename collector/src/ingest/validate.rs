@@ -68,7 +68,9 @@ pub fn windows(windows: &v1::Windows) -> Result<(), Refusal> {
         windows.delta.len(),
         windows.resets.len(),
     ];
-    if columns.iter().any(|column| *column != length) {
+    // Flags are absent where nothing happened, and from agents that know none.
+    let flags = windows.flags.len();
+    if columns.iter().any(|column| *column != length) || (flags != 0 && flags != length) {
         return Err(Refusal::Columns);
     }
     if windows.end_mono_ns < windows.start_mono_ns {
@@ -197,7 +199,9 @@ mod tests {
         assert_eq!(windows(&columns(limits::SERIES_PER_FRAME_MAX)), Ok(()));
         assert_eq!(windows(&columns(limits::SERIES_PER_FRAME_MAX + 1)), Err(Refusal::FrameTooLong));
         assert_eq!(windows(&v1::Windows { end_mono_ns: 0, ..columns(1) }), Err(Refusal::WindowOrder));
-        let shorten: [fn(&mut v1::Windows); 7] = [
+        assert_eq!(windows(&v1::Windows { flags: vec![0; 3], ..columns(3) }), Ok(()));
+        let shorten: [fn(&mut v1::Windows); 8] = [
+            |w| w.flags = vec![0; 2],
             |w| _ = w.count.pop(),
             |w| _ = w.sum.pop(),
             |w| _ = w.min.pop(),

@@ -8,7 +8,7 @@ use super::{
     },
 };
 use railwatch_engine::Timestamp;
-use railwatch_wire::v1;
+use railwatch_wire::{flags, v1};
 use std::collections::HashMap;
 
 /// A series whose newest window is this much older than its host's newest is no longer read.
@@ -201,6 +201,7 @@ fn series_row(series: &Series) -> SeriesRow {
         last: known(reading.last),
         delta: reading.delta,
         resets: reading.resets,
+        flags: flags::words(reading.flags).into_iter().map(str::to_owned).collect(),
         incomplete_since: (reading.incomplete_since.0 > 0).then(|| rfc3339(reading.incomplete_since)),
     }
 }

@@ -254,6 +254,9 @@ pub struct SeriesRow {
     pub delta: u64,
     /// Decreases of a counter that no wrap explains.
     pub resets: u32,
+    /// What else happened: "saturated" and "gap" say that `delta` is a lower bound; "restarted", that a part of it is
+    /// missing; "wrapped", "baseline" (first reading), "partial" (a short window).
+    pub flags: Vec<String>,
     /// Inputs were lossy since then, RFC 3339.
     pub incomplete_since: Option<String>,
 }

@@ -33,6 +33,8 @@ pub struct Reading {
     pub last: f64,
     /// Of a counter: its exact increase.
     pub delta: u64,
+    /// What else happened, as [`railwatch_wire::flags`].
+    pub flags: u32,
     /// Inputs were lossy since then; zero: complete.
     pub incomplete_since: Timestamp,
 }
@@ -140,6 +142,7 @@ impl SeriesTable {
                 max: windows.max[at],
                 last: windows.last[at],
                 delta: windows.delta[at],
+                flags: windows.flags.get(at).copied().unwrap_or(0),
                 incomplete_since,
             };
             // A window without a reading says nothing in its value columns.

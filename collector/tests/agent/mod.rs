@@ -325,6 +325,7 @@ pub fn windows(count: usize, value: f64) -> v1::Windows {
         delta: vec![1; count],
         resets: vec![0; count],
         incomplete_since_mono_ns: None,
+        flags: vec![],
     }
 }
 

@@ -263,6 +263,14 @@ pub struct Windows {
     pub resets: ::prost::alloc::vec::Vec<u32>,
     #[prost(uint64, optional, tag = "11")]
     pub incomplete_since_mono_ns: ::core::option::Option<u64>,
+    /// What else happened to each series, as bits; absent where nothing happened to any.
+    /// 1 first reading, nothing to compare with      2 the counter passed its width; delta is right
+    /// 4 it started again: what moved between is missing from delta
+    /// 8 it sits at its maximum: delta is a lower bound
+    /// 16 readings so far apart that wraps may be missing from delta
+    /// 32 the window was begun late or cut short
+    #[prost(uint32, repeated, tag = "12")]
+    pub flags: ::prost::alloc::vec::Vec<u32>,
 }
 /// What series identifiers mean. Sent before the first frame that uses them, and again on each connection.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -339,6 +339,7 @@ pub fn windows(payload: u64, first: u64, count: u64) -> Windows {
         delta: (0..count).map(|i| 1_000_000 + i * 7919).collect(),
         resets: vec![0; n],
         incomplete_since_mono_ns: None,
+        flags: vec![],
     }
 }
 
