@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use value::{bounded, host_name, log_filter, share_percent};
+use value::{absolute_paths, bounded, host_name, log_filter, share_percent};
 
 /// Where the file is unless `--config` says otherwise. This one may be absent.
 pub const PATH_DEFAULT: &str = "/etc/railwatch/agent.toml";
@@ -66,6 +66,10 @@ pub struct Gpu {
     pub scope: Scope,
     /// Directory on a bpffs where maps and links survive a restart; an empty text pins nothing.
     pub pin_dir: PathBuf,
+    /// Libraries to probe before any process loads them, beside those that the host's loader knows: absolute paths, in
+    /// which `*` stands for any characters within one name.
+    #[serde(deserialize_with = "absolute_paths")]
+    pub extra_paths: Vec<String>,
     /// Events one process may send a second; the rest are counted, not sent.
     #[serde(deserialize_with = "bounded::<_, 1, 1_000_000>")]
     pub events_per_process_per_s: u64,
@@ -174,6 +178,7 @@ impl Default for Gpu {
             enabled: true,
             scope: Scope::None,
             pin_dir: "/sys/fs/bpf/railwatch".into(),
+            extra_paths: Vec::new(),
             events_per_process_per_s: 1000,
             series_max: 512,
         }

@@ -1,7 +1,7 @@
 //! The GPU room: loads the kernel half, has discovery attach it, turns its events into signals and its books into state.
 //!
 //! Two threads. `rw-discover` waits for new mappings and attaches; `rw-gpu` waits for events of the ring, and reads the
-//! books every 250 ms, or more rarely where reading them is dear. Never: a signal held up by a scan of /proc, an event
+//! books every 250 ms, or more rarely where reading them is dear or nothing in them moves. Never: a signal held up by a scan of /proc, an event
 //! without a fate in the loss book, or the agent's end because the kernel refused something.
 
 mod attach;
@@ -28,19 +28,20 @@ use railwatch_gpu::kernel::{Kernel, Options};
 use railwatch_gpu::scope::Scope;
 use railwatch_gpu::symbols::TABLE;
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a start waits for the first look at all processes; a larger host goes on without.
 const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
-/// How long discovery sleeps at most before it looks whether to stop.
-const DISCOVERY_NAP: Duration = Duration::from_millis(500);
-/// How often counters of discovery are published while nothing else changes.
+/// How often counters of discovery are published while nothing else changes; never where they do not move.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
+/// Longest sleep of discovery: it wakes up for what the kernel reports, for what it has set itself to do, and to stop.
+const DISCOVERY_SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Below this the maps are not asked for: the kernel would kill the agent rather than refuse them.
 const MEMORY_MIN_BYTES: u64 = 48 * 1024 * 1024;
 
@@ -63,7 +64,10 @@ pub struct GpuRoom {
 
 struct Stop {
     wanted: AtomicBool,
+    /// Readable once the end is wanted.
     wake: EventFd,
+    /// Readable while discovery has found something that the books have not looked at.
+    news: EventFd,
 }
 
 impl GpuRoom {
@@ -86,16 +90,23 @@ impl GpuRoom {
                 None
             }
         };
-        let stop = Arc::new(Stop { wanted: AtomicBool::new(false), wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)? });
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let stop = Arc::new(Stop {
+            wanted: AtomicBool::new(false),
+            wake: EventFd::from_flags(flags)?,
+            news: EventFd::from_flags(flags)?,
+        });
         let discovered = Arc::new(Mutex::new(Discovered::default()));
         let (looked, first_look) = sync_channel(1);
         let room = Self { probes, discovered, stop, threads: Vec::new(), _claim: claim };
-        room.discover(scope, Arc::clone(shared), looked, &first_look)
+        let options =
+            discovery::Options { scope, extra_paths: config.extra_paths.clone(), ..discovery::Options::default() };
+        room.discover(options, Arc::clone(shared), looked, &first_look)
     }
 
     fn discover(
         mut self,
-        scope: Scope,
+        options: discovery::Options,
         shared: Arc<Shared>,
         looked: SyncSender<()>,
         first_look: &Receiver<()>,
@@ -104,7 +115,7 @@ impl GpuRoom {
         let (discovered, stop) = (Arc::clone(&self.discovered), Arc::clone(&self.stop));
         let thread = std::thread::Builder::new()
             .name("rw-discover".into())
-            .spawn(move || discovery_loop(scope, attacher, &shared, &discovered, &stop, looked))
+            .spawn(move || discovery_loop(options, attacher, &shared, &discovered, &stop, looked))
             .context("start the discovery thread")?;
         self.threads.push(thread);
         if first_look.recv_timeout(FIRST_LOOK_MAX).is_err() {
@@ -184,14 +195,13 @@ fn scope(configured: &ConfiguredScope) -> std::io::Result<Scope> {
 }
 
 fn discovery_loop(
-    scope: Scope,
+    options: discovery::Options,
     mut attacher: SharedProbes,
     shared: &Shared,
     discovered: &Mutex<Discovered>,
     stop: &Stop,
     looked: SyncSender<()>,
 ) {
-    let options = discovery::Options { scope, ..discovery::Options::default() };
     let wanted = Wanted::new(TABLE.iter().map(|symbol| symbol.name));
     let mut discovery = match Discovery::start(options, wanted, &mut attacher) {
         Ok(discovery) => discovery,
@@ -206,9 +216,12 @@ fn discovery_loop(
     publish(&discovery, discovered);
     // The starter may have stopped waiting.
     let _ = looked.try_send(());
-    let mut published = Instant::now();
+    let mut published = (Instant::now(), discovery.counters());
     while !stop.wanted.load(Relaxed) {
-        let events = discovery.run_once(&mut attacher, DISCOVERY_NAP);
+        let unpublished = discovery.counters() != published.1;
+        let sleep_max =
+            if unpublished { COUNTERS_EVERY.saturating_sub(published.0.elapsed()) } else { DISCOVERY_SLEEP_MAX };
+        let events = discovery.run_until(&mut attacher, sleep_max, Some(stop.wake.as_fd()));
         // Most wakes are mappings of no interest: they change nothing but counters.
         let is_news = !events.is_empty();
         for event in events {
@@ -219,28 +232,41 @@ fn discovery_loop(
                 event => tracing::debug!(?event, "discovery"),
             }
         }
-        if is_news || published.elapsed() >= COUNTERS_EVERY {
+        let counters = discovery.counters();
+        if is_news {
             publish(&discovery, discovered);
-            published = Instant::now();
+            // Fails only when 2^64 - 2 wakes are pending.
+            let _ = stop.news.write(1);
+            published = (Instant::now(), counters);
+        } else if counters != published.1 && published.0.elapsed() >= COUNTERS_EVERY {
+            locked(discovered).counters = named(&counters);
+            published = (Instant::now(), counters);
         }
     }
 }
 
 fn publish(discovery: &Discovery, discovered: &Mutex<Discovered>) {
     let processes = discovery.processes().filter_map(|pid| Some((pid, discovery.process(pid)?))).collect();
-    let counters = discovery.counters();
-    let now = Discovered {
-        processes,
-        coverage: discovery.coverage(),
-        counters: vec![
-            ("mappings", counters.mappings),
-            ("files_indexed", counters.indexed),
-            ("vanished", counters.vanished),
-            ("unopened", counters.unopened),
-            ("lost_records", counters.lost_records),
-            ("scans", counters.scans),
-            ("over_limit", counters.over_limit),
-        ],
-    };
-    *discovered.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    let now = Discovered { processes, coverage: discovery.coverage(), counters: named(&discovery.counters()) };
+    *locked(discovered) = now;
+}
+
+fn named(counters: &discovery::Counters) -> Vec<(&'static str, u64)> {
+    let discovery::Counters { mappings, indexed, vanished, unopened, denied, lost_records, scans, over_limit } =
+        counters;
+    vec![
+        ("mappings", *mappings),
+        ("files_indexed", *indexed),
+        ("vanished", *vanished),
+        ("unopened", *unopened),
+        ("denied", *denied),
+        ("lost_records", *lost_records),
+        ("scans", *scans),
+        ("over_limit", *over_limit),
+    ]
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The kernel half's state is in the kernel, and what is published is replaced whole: a panic leaves nothing half way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

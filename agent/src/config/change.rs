@@ -55,10 +55,11 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*tls_certificate != old.tls_certificate, "tls_certificate", Effect::Now);
     compare(*tls_key != old.tls_key, "tls_key", Effect::Now);
     compare(*metrics_listen != old.metrics_listen, "metrics_listen", Effect::AfterRestart);
-    let Gpu { enabled, scope, pin_dir, events_per_process_per_s, series_max } = gpu;
+    let Gpu { enabled, scope, pin_dir, extra_paths, events_per_process_per_s, series_max } = gpu;
     compare(*enabled != old.gpu.enabled, "gpu.enabled", Effect::AfterRestart);
     compare(*scope != old.gpu.scope, "gpu.scope", Effect::AfterRestart);
     compare(*pin_dir != old.gpu.pin_dir, "gpu.pin_dir", Effect::AfterRestart);
+    compare(*extra_paths != old.gpu.extra_paths, "gpu.extra_paths", Effect::AfterRestart);
     let old_events_per_s = old.gpu.events_per_process_per_s;
     compare(*events_per_process_per_s != old_events_per_s, "gpu.events_per_process_per_s", Effect::AfterRestart);
     compare(*series_max != old.gpu.series_max, "gpu.series_max", Effect::Now);

@@ -29,7 +29,7 @@ fn the_documented_file_holds_every_field_with_its_default() {
     let commented = ["host_name", "server_name", "tls_trust", "tls_certificate", "tls_key"];
     let fields = documented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
     // As many as `changes` compares.
-    assert_eq!(fields + commented.len(), 21, "a field is missing in agent.toml, or new");
+    assert_eq!(fields + commented.len(), 22, "a field is missing in agent.toml, or new");
     assert!(commented.iter().all(|field| documented.contains(field)));
 }
 
@@ -49,6 +49,7 @@ fn a_full_file_is_taken_as_written() {
         enabled = false
         scope = "cgroup:/sys/fs/cgroup/jobs"
         pin_dir = ""
+        extra_paths = ["/opt/vendor/lib*/libcuda.so*"]
         events_per_process_per_s = 10
         series_max = 0
         [sampling]
@@ -66,7 +67,7 @@ fn a_full_file_is_taken_as_written() {
     assert_eq!(config.gpu.scope, Scope::Cgroup("/sys/fs/cgroup/jobs".into()));
     assert_eq!(Duration::from(config.sampling.cadence_ms[&SourceName::RdmaHw]), Duration::from_secs(1));
     let fields: Vec<_> = changes(&Config::default(), &config).iter().map(|change| change.field).collect();
-    assert_eq!(fields.len(), 19, "every field but tls_trust and tls_certificate was changed: {fields:?}");
+    assert_eq!(fields.len(), 20, "every field but tls_trust and tls_certificate was changed: {fields:?}");
     let files = config.credential_files();
     assert_eq!(files.certificate, Path::new("/srv/pki/agent.pem"));
     assert_eq!(files.key, Path::new("/run/secrets/agent.key"));
@@ -78,6 +79,7 @@ fn a_bad_file_is_refused_with_line_field_and_what_was_expected() {
         ("colector = 1", 1, "unknown field `colector`"),
         ("\n[gpu]\nscop = \"none\"", 3, "unknown field `scop`"),
         ("host_name = \"GPU 1\"", 1, "is no host name"),
+        ("[gpu]\nextra_paths = [\"lib/libcuda.so\"]", 2, "is no absolute path"),
         ("\n\nlog = \"railwatch=loud\"", 3, "is no log filter"),
         ("collector = \"collector\"", 1, "expected HOST:PORT"),
         ("collector = \"collector:0\"", 1, "expected HOST:PORT"),

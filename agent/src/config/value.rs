@@ -95,6 +95,21 @@ impl FromStr for Endpoint {
     }
 }
 
+/// At most 64 absolute paths.
+pub(super) fn absolute_paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    const PATHS_MAX: usize = 64;
+    let paths = Vec::<String>::deserialize(deserializer)?;
+    if paths.len() > PATHS_MAX {
+        return Err(D::Error::custom(format!("{} paths; at most {PATHS_MAX}", paths.len())));
+    }
+    match paths.iter().find(|path| !path.starts_with('/')) {
+        Some(path) => {
+            Err(D::Error::custom(format!("{path:?} is no absolute path; expected e.g. /opt/*/lib/libcuda.so*")))
+        }
+        None => Ok(paths),
+    }
+}
+
 /// Which part of the host is traced, enforced in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {

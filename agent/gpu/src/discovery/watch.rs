@@ -257,11 +257,21 @@ impl Discovery {
 
     /// Waits until something happens or `timeout` passes, handles it, and gives what came of it.
     pub fn run_once(&mut self, attacher: &mut dyn Attacher, timeout: Duration) -> Vec<Event> {
+        self.run_until(attacher, timeout, None)
+    }
+
+    /// Likewise, and waits no longer than until `wake` can be read: so nobody needs to wake up to look whether to stop.
+    pub fn run_until(
+        &mut self,
+        attacher: &mut dyn Attacher,
+        timeout: Duration,
+        wake: Option<BorrowedFd<'_>>,
+    ) -> Vec<Event> {
         let now_ns = Moment::now().monotonic_ns;
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let due_ns = self.next_due_ns().min(now_ns.saturating_add(timeout_ns));
         if self.events.is_empty() {
-            self.wait(due_ns.saturating_sub(now_ns));
+            self.wait(due_ns.saturating_sub(now_ns), wake);
         }
         self.drain(attacher);
         self.scan_slice(attacher);
@@ -404,12 +414,9 @@ impl Discovery {
         due.min().unwrap_or(u64::MAX).min(self.next_look_over_ns)
     }
 
-    fn wait(&self, timeout_ns: u64) {
+    fn wait(&self, timeout_ns: u64, wake: Option<BorrowedFd<'_>>) {
         let timeout_ms = libc::c_int::try_from(timeout_ns.div_ceil(MILLISECOND_NS)).unwrap_or(libc::c_int::MAX);
-        match &self.rings {
-            Some(rings) => wait_readable(rings.as_fd(), timeout_ms),
-            None => std::thread::sleep(Duration::from_nanos(timeout_ns)),
-        }
+        wait_readable([self.rings.as_ref().map(AsFd::as_fd), wake], timeout_ms);
     }
 
     /// Takes what the kernel reported and handles it, in order.
@@ -920,9 +927,30 @@ impl Discovery {
     }
 }
 
-fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: libc::c_int) {
-    let mut wanted = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: `wanted` is one pollfd, and its descriptor is open for the length of the call. An interrupted or failed
-    // wait is the same as a short one.
-    unsafe { libc::poll(&raw mut wanted, 1, timeout_ms) };
+fn wait_readable(fds: [Option<BorrowedFd<'_>>; 2], timeout_ms: libc::c_int) {
+    // poll passes over negative descriptors.
+    let mut wanted =
+        fds.map(|fd| libc::pollfd { fd: fd.map_or(-1, |fd| fd.as_raw_fd()), events: libc::POLLIN, revents: 0 });
+    // SAFETY: `wanted` is two pollfds, and their descriptors are open for the length of the call. An interrupted or
+    // failed wait is the same as a short one.
+    unsafe { libc::poll(wanted.as_mut_ptr(), 2, timeout_ms) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wait_readable;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_wait_without_end_ends_when_somebody_wakes_it() {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let (quiet, _kept) = std::io::pipe().expect("a pipe");
+        let sleeper = std::thread::spawn(move || {
+            wait_readable([Some(quiet.as_fd()), Some(reader.as_fd())], -1);
+            wait_readable([None, Some(reader.as_fd())], -1);
+        });
+        writer.write_all(b"wake").expect("the sleeper holds the other end");
+        sleeper.join().expect("both waits ended");
+    }
 }
