@@ -24,11 +24,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often state is looked at for changes, and joined windows for being complete.
-const TICK: Duration = Duration::from_millis(100);
+/// After news, state is sent when more of it has had this long to come: windows of all sources join meanwhile.
+const GATHER: Duration = Duration::from_millis(100);
+/// How often state is looked at where there is no news.
+const STILL: Duration = Duration::from_secs(1);
 
 /// Runs until told to end.
 pub fn run(options: Options, config: Config) -> Result<()> {
@@ -140,8 +142,7 @@ impl Agent {
     }
 
     async fn until_told(&mut self, told: &mut Told, reloader: &mut Reloader) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let (mut due, mut gathering) = (Instant::now(), true);
         let watchdog = notify::watchdog_interval();
         let mut alive_at = Instant::now();
         notify::ready(&self.status());
@@ -154,9 +155,14 @@ impl Agent {
                     reloader.reload(&self.shared, &self.outbox, &self.sampler, &self.gpu_series_max);
                     notify::ready(&self.status());
                 }
-                _ = tick.tick() => {
-                    self.outbox.send_windows(false);
+                () = self.shared.news.notified(), if !gathering => {
+                    gathering = true;
+                    due = due.min(Instant::now() + GATHER);
+                }
+                () = tokio::time::sleep_until(due) => {
+                    gathering = self.outbox.send_windows(false);
                     self.state.send_changes();
+                    due = Instant::now() + if gathering { GATHER } else { STILL };
                     if let Some(interval) = watchdog.filter(|_| Instant::now() >= alive_at) {
                         notify::alive();
                         alive_at = Instant::now() + interval;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sources count with every read: their state goes out this often, everything else as it changes.
-const SOURCES_EVERY: Duration = Duration::from_secs(1);
+const SOURCES_EVERY: Duration = Duration::from_millis(900);
 
 /// Sends snapshots.
 pub struct StateSender {

@@ -2,7 +2,7 @@
 
 use super::failure::{Failures, Who, signal};
 use super::table::Table;
-use super::{Discovered, Stop};
+use super::{Discovered, Stop, locked};
 use crate::loss::{Fate, LossBook, MALFORMED};
 use crate::outbox::Outbox;
 use crate::shared::Shared;
@@ -14,13 +14,17 @@ use railwatch_gpu::kernel::{Event, Loss};
 use railwatch_sampling::clock::monotonic_ns;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// How often the books are read.
+/// How often the books are read while something in them moves.
 const REFRESH_NS: u64 = 250_000_000;
-/// Reading the books may take at most this share of the time: one part in a hundred.
-const REFRESH_SHARE: u64 = 100;
+/// How often while nothing does: each reading that shows nothing new doubles the pause, up to this.
+const REFRESH_STILL_NS: u64 = 500_000_000;
+/// How often while no process on this host uses a GPU: then only the counts of losses could move.
+const REFRESH_IDLE_NS: u64 = 1_000_000_000;
+/// Reading the books may take at most this share of the time: one part in two hundred.
+const REFRESH_SHARE: u64 = 200;
 /// Longest time between two readings however dear they are.
 const REFRESH_MAX_NS: u64 = 5_000_000_000;
 /// How long held failures wait at most beyond their hold-off.
@@ -39,6 +43,10 @@ pub(super) struct Books {
     /// The kernel half's counts when this agent started: pinned maps keep those of the agents before.
     base: Loss,
     events: Vec<Event>,
+    /// When the books were read last.
+    refreshed_ns: u64,
+    /// The least pause after a reading as dear as that one.
+    dear_ns: u64,
 }
 
 impl Books {
@@ -62,6 +70,8 @@ impl Books {
             table: Table::default(),
             base,
             events: Vec::new(),
+            refreshed_ns: 0,
+            dear_ns: 0,
         }
     }
 
@@ -70,20 +80,30 @@ impl Books {
             let duplicate = locked(probes).kernel.events_fd().try_clone_to_owned();
             duplicate.inspect_err(|error| tracing::error!(%error, "the event ring cannot be waited for; it is looked at every 250 ms")).ok()
         });
-        let mut refresh_at_ns = 0;
+        let (mut refresh_at_ns, mut pause_ns) = (0, REFRESH_NS);
         while !self.stop.wanted.load(Relaxed) {
             let mut wake_ns = refresh_at_ns;
             if !self.failures.is_empty() {
                 wake_ns = wake_ns.min(monotonic_ns() + FAILURES_DUE_NS);
             }
             self.wait(ring.as_ref(), wake_ns);
-            self.take_events();
+            // An event or a find is a reason to look soon: the books have moved, or are about to.
+            if self.take_events() || self.stop.news.read().is_ok() {
+                pause_ns = REFRESH_NS;
+                refresh_at_ns = refresh_at_ns.min(self.refreshed_ns + self.dear_ns.max(REFRESH_NS));
+            }
             if monotonic_ns() >= refresh_at_ns {
                 let began = Instant::now();
-                self.refresh();
+                let moved = self.refresh();
                 let cost_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                let pause_ns = REFRESH_NS.max(cost_ns.saturating_mul(REFRESH_SHARE)).min(REFRESH_MAX_NS);
-                refresh_at_ns = monotonic_ns() + pause_ns;
+                self.dear_ns = cost_ns.saturating_mul(REFRESH_SHARE).min(REFRESH_MAX_NS);
+                self.refreshed_ns = monotonic_ns();
+                pause_ns = match (moved, self.is_idle()) {
+                    (true, _) => REFRESH_NS,
+                    (false, false) => (pause_ns * 2).min(REFRESH_STILL_NS),
+                    (false, true) => REFRESH_IDLE_NS,
+                };
+                refresh_at_ns = self.refreshed_ns + pause_ns.max(self.dear_ns);
             }
         }
         self.take_events();
@@ -94,8 +114,8 @@ impl Books {
     fn wait(&self, ring: Option<&OwnedFd>, until_ns: u64) {
         let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns())).as_micros().div_ceil(1000);
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut waiting = vec![PollFd::new(self.stop.wake.as_fd(), PollFlags::POLLIN)];
-        waiting.extend(ring.map(|ring| PollFd::new(ring.as_fd(), PollFlags::POLLIN)));
+        let fds = [Some(self.stop.wake.as_fd()), Some(self.stop.news.as_fd()), ring.map(AsFd::as_fd)];
+        let mut waiting: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if let Err(error) = poll(&mut waiting, timeout)
             && error != nix::errno::Errno::EINTR
         {
@@ -104,11 +124,13 @@ impl Books {
         }
     }
 
-    fn take_events(&mut self) {
+    /// Returns whether there were any.
+    fn take_events(&mut self) -> bool {
         if let Some(probes) = &self.probes {
             let events = &mut self.events;
             locked(probes).kernel.drain(|event| events.push(event));
         }
+        let any = !self.events.is_empty();
         let book = &self.shared.book;
         let mut urgent = Vec::new();
         for event in self.events.drain(..) {
@@ -124,6 +146,12 @@ impl Books {
             self.tell(&event, 0);
         }
         self.tell_held(monotonic_ns());
+        any
+    }
+
+    /// No process uses a GPU, and none that is remembered did.
+    fn is_idle(&self) -> bool {
+        self.snapshot.processes.is_empty() && self.discovered().processes.is_empty()
     }
 
     fn tell_held(&mut self, now_ns: u64) {
@@ -161,8 +189,8 @@ impl Books {
         }
     }
 
-    /// Reads books and loss counters, and publishes what changed.
-    fn refresh(&mut self) {
+    /// Reads books and loss counters, and publishes what changed. Returns whether anything did.
+    fn refresh(&mut self) -> bool {
         let discovered = self.discovered().clone();
         let mut loss = None;
         if let Some(probes) = &self.probes {
@@ -175,8 +203,10 @@ impl Books {
         }
         let state = self.table.fill(&self.snapshot, &discovered.processes, &discovered.coverage);
         let (base, book) = (&self.base, &self.shared.book);
+        let mut moved = false;
         self.shared.update_gpu(|view| {
-            if *view.state != state {
+            moved = *view.state != state;
+            if moved {
                 view.state = Arc::new(state);
                 view.generation += 1;
             }
@@ -190,6 +220,10 @@ impl Books {
                 view.events_unknown = loss.unknown.saturating_sub(base.unknown);
             }
         });
+        if moved {
+            self.shared.news.notify_one();
+        }
+        moved
     }
 
     fn discovered(&self) -> MutexGuard<'_, Discovered> {
@@ -207,9 +241,4 @@ fn settle_unknown(book: &LossBook, before: u64, now: u64) {
 fn dropped(base: &Loss, now: &Loss) -> Vec<(&'static str, u64)> {
     let since = |reason| base.by_reason.get(reason).copied().unwrap_or(0);
     now.by_reason.iter().map(|(reason, count)| (reason.name(), count.saturating_sub(since(reason)))).collect()
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The kernel half's state is in the kernel; a panic between two calls into it leaves nothing half way.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
