@@ -169,4 +169,29 @@ mod tests {
             assert!(fault_mode(row.fault_mode).is_some(), "{}", row.code);
         }
     }
+
+    #[test]
+    fn every_fault_mode_and_every_signal_that_is_read_is_documented() {
+        let table = include_str!("../../../docs/fault-modes.md");
+        for FaultMode { name, cures, .. } in &FAULT_MODES {
+            let row = table.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/fault-modes.md has no row for {name}"));
+            let best =
+                cures.iter().max_by(|a, b| a.probability.total_cmp(&b.probability)).map_or("", |cure| cure.action);
+            assert!(row.contains(&format!("`{best}`")), "{name} is cured best by {best}: {row}");
+        }
+        let rows = table.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, FAULT_MODES.len(), "a row names a mode that is gone");
+        let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/signals");
+        for signal in [
+            crate::link::DOWN,
+            crate::link::UP,
+            crate::link::ERRORS,
+            crate::link::SATURATED,
+            crate::gpu::FAILED,
+            "agent-silence",
+        ] {
+            assert!(pages.join(format!("{signal}.md")).exists(), "docs/signals/{signal}.md is missing");
+        }
+    }
 }
