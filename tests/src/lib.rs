@@ -5,3 +5,4 @@
 pub mod gpu;
 pub mod installation;
 pub mod uplink;
+pub mod webhook;
