@@ -42,9 +42,11 @@ fn eight_threads_that_free_each_others_memory_balance_to_the_byte() {
 fn only_the_outermost_call_counts_with_its_own_size() {
     let kernel = traced(&["libcudart.so"]);
     // (call, bytes): the first nests, the second jumps into cudaMalloc out of its own frame, the third does both.
-    for (call, bytes) in
-        [("cudaMallocManaged &0 1000 1", 1000), ("cudaMallocAsync &0 1000 0", 1000), ("cudaMallocFromPoolAsync &0 1000 0 0", 1000)]
-    {
+    for (call, bytes) in [
+        ("cudaMallocManaged &0 1000 1", 1000),
+        ("cudaMallocAsync &0 1000 0", 1000),
+        ("cudaMallocFromPoolAsync &0 1000 0 0", 1000),
+    ] {
         let mut caller = Caller::start(&["libcudart.so"]);
         caller.ok(&[call]);
         let row = memory(&kernel, caller.pid(), Runtime, Some(0));
@@ -74,7 +76,12 @@ fn sizes_come_from_pitches_extents_and_formats() {
         held += bytes;
         assert_eq!(memory(&kernel, caller.pid(), Runtime, Some(0)).allocated_bytes, held, "{call}");
     }
-    caller.ok(&["cudaMallocHost &0 4096", "cudaHostAlloc &1 100 0", "cudaFreeHost @0", "big 1 8 10 cudaIpcOpenMemHandle &2 1"]);
+    caller.ok(&[
+        "cudaMallocHost &0 4096",
+        "cudaHostAlloc &1 100 0",
+        "cudaFreeHost @0",
+        "big 1 8 10 cudaIpcOpenMemHandle &2 1",
+    ]);
     let row = memory(&kernel, caller.pid(), Runtime, Some(0));
     assert_eq!((row.allocated_bytes, row.host_allocated_bytes, row.host_peak_bytes), (held, 100, 4196));
     assert_eq!((row.host_allocs, row.host_frees, row.imported_open), (2, 1, 1));
@@ -125,7 +132,13 @@ fn a_call_left_by_longjmp_does_not_disturb_the_ones_after_it() {
 fn the_device_is_the_one_current_on_the_calling_thread() {
     let kernel = traced(&["libcudart.so"]);
     let mut caller = Caller::start(&["libcudart.so"]);
-    caller.ok(&["cudaSetDevice 2", "cudaMalloc &0 10", "on 1 cudaMalloc &1 20", "on 2 cudaSetDevice 5", "on 2 cudaMalloc &2 40"]);
+    caller.ok(&[
+        "cudaSetDevice 2",
+        "cudaMalloc &0 10",
+        "on 1 cudaMalloc &1 20",
+        "on 2 cudaSetDevice 5",
+        "on 2 cudaMalloc &2 40",
+    ]);
     caller.ok(&["fixture_fail_next 101"]);
     assert_eq!(caller.call("cudaSetDevice 9").0, 101);
     caller.ok(&["cudaMalloc &3 80", "on 1 cudaFree @2"]);
@@ -138,7 +151,15 @@ fn the_device_is_the_one_current_on_the_calling_thread() {
 fn a_device_reset_frees_what_the_process_had_there_and_later_frees_are_stale() {
     let kernel = traced(&["libcudart.so"]);
     let mut caller = Caller::start(&["libcudart.so"]);
-    caller.ok(&["cudaMalloc &0 100", "cudaSetDevice 1", "cudaMalloc &1 7", "cudaSetDevice 0", "cudaDeviceReset", "cudaMalloc &2 5", "cudaFree @0"]);
+    caller.ok(&[
+        "cudaMalloc &0 100",
+        "cudaSetDevice 1",
+        "cudaMalloc &1 7",
+        "cudaSetDevice 0",
+        "cudaDeviceReset",
+        "cudaMalloc &2 5",
+        "cudaFree @0",
+    ]);
     let row = memory(&kernel, caller.pid(), Runtime, Some(0));
     assert_eq!((row.allocated_bytes, row.implicit_freed_bytes, row.stale_frees, row.frees), (5, 100, 1, 0));
     assert_eq!(memory(&kernel, caller.pid(), Runtime, Some(1)).allocated_bytes, 7);
@@ -158,9 +179,9 @@ fn a_forked_child_is_a_process_of_its_own() {
     let kernel = traced(&["libcudart.so"]);
     let mut caller = Caller::start(&["libcudart.so"]);
     caller.ok(&["cudaMalloc &9 100"]);
-    caller.send("fork");
     // The child answers, and takes the lines that follow.
-    assert_eq!(caller.call("cudaMalloc &8 7").0, -2);
+    assert_eq!(caller.call("fork").0, -2);
+    caller.ok(&["cudaMalloc &8 7"]);
     let snapshot = snapshot(&kernel);
     let child = snapshot.processes.iter().find(|p| p.memory.values().any(|row| row.allocated_bytes == 7));
     let child = child.expect("the child's allocation is its own").clone();
@@ -195,7 +216,11 @@ fn exit_exec_and_kill_end_a_process_and_leave_nothing_in_the_maps() {
         let gone = after.processes.iter().find(|process| process.key == before.key).expect("its row stays");
         let row = &gone.memory[&(Runtime, Some(0))];
         assert!(gone.gone_ns.is_some(), "{end}");
-        assert_eq!((row.allocated_bytes, row.implicit_freed_bytes, row.allocs, row.peak_bytes), (0, 111, 2, 111), "{end}");
+        assert_eq!(
+            (row.allocated_bytes, row.implicit_freed_bytes, row.allocs, row.peak_bytes),
+            (0, 111, 2, 111),
+            "{end}"
+        );
         if end == "exec" {
             assert_eq!(balance(&after.live(pid).unwrap().memory[&(Runtime, Some(0))]), (3, 3, 1, 0, 0));
         }
@@ -207,13 +232,25 @@ fn exit_exec_and_kill_end_a_process_and_leave_nothing_in_the_maps() {
 fn hip_and_ascend_allocations_balance_by_the_same_rules() {
     let kernel = traced(&["libamdhip64.so", "libascendcl.so"]);
     let mut caller = Caller::start(&["libamdhip64.so"]);
-    caller.ok(&["hipSetDevice 1", "hipMalloc &0 100", "hipExtMallocWithFlags &1 50 0", "hipHostMalloc &2 9 0", "hipFree @0"]);
+    caller.ok(&[
+        "hipSetDevice 1",
+        "hipMalloc &0 100",
+        "hipExtMallocWithFlags &1 50 0",
+        "hipHostMalloc &2 9 0",
+        "hipFree @0",
+    ]);
     assert_eq!(caller.call("hipMalloc &3 0x20000000000").0, 2);
     let row = memory(&kernel, caller.pid(), Hip, Some(1));
     assert_eq!((balance(&row), row.host_allocated_bytes), ((50, 150, 2, 1, 1), 9));
     let mut caller = Caller::start(&["libascendcl.so"]);
     // Without aclrtSetDevice the device is not known, and is not guessed.
-    caller.ok(&["aclrtMalloc &0 8 0", "aclrtSetDevice 4", "aclrtMalloc &1 100 0", "aclrtMallocAlign32 &2 50 0", "aclrtMallocHost &3 9"]);
+    caller.ok(&[
+        "aclrtMalloc &0 8 0",
+        "aclrtSetDevice 4",
+        "aclrtMalloc &1 100 0",
+        "aclrtMallocAlign32 &2 50 0",
+        "aclrtMallocHost &3 9",
+    ]);
     caller.ok(&["aclrtFree @1", "aclrtFree @0"]);
     assert_eq!(balance(&memory(&kernel, caller.pid(), Acl, None)), (0, 8, 1, 1, 0));
     assert_eq!(balance(&memory(&kernel, caller.pid(), Acl, Some(4))), (50, 150, 2, 1, 0));
@@ -225,7 +262,11 @@ fn hip_and_ascend_allocations_balance_by_the_same_rules() {
 fn a_million_calls_of_each_kind_are_counted_exactly() {
     let kernel = traced(&["libcudart.so"]);
     let mut caller = Caller::start(&["libcudart.so"]);
-    caller.ok(&["pair 1000000 cudaMalloc cudaFree 4096", "repeat 1000000 cudaLaunchKernel 0", "repeat 1000000 cudaMemcpyAsync 0 0 8 1 0"]);
+    caller.ok(&[
+        "pair 1000000 cudaMalloc cudaFree 4096",
+        "repeat 1000000 cudaLaunchKernel 0",
+        "repeat 1000000 cudaMemcpyAsync 0 0 8 1 0",
+    ]);
     caller.ok(&["repeat 1000000 cudaStreamSynchronize 0"]);
     let rows = process(&kernel, caller.pid());
     assert_eq!(balance(&rows.memory[&(Runtime, Some(0))]), (0, 4096, 1_000_000, 1_000_000, 0));

@@ -147,7 +147,7 @@ fn is_bpf_file_system(path: &Path) -> bool {
         let mut about: libc::statfs = std::mem::zeroed();
         (libc::statfs(path.as_ptr(), &mut about), about)
     };
-    done == 0 && about.f_type as i64 & 0xffff_ffff == BPF_FS_MAGIC
+    done == 0 && about.f_type & 0xffff_ffff == BPF_FS_MAGIC
 }
 
 /// Mounts the BPF file system at its usual place, where the folder is to lie there and nothing is mounted.

@@ -63,9 +63,8 @@ pub fn symbols_of(path: &Path) -> Vec<(SymbolId, u64)> {
         .filter(|symbol| symbol.is_definition())
         .filter_map(|symbol| {
             let (id, _) = by_name(symbol.name().ok()?)?;
-            let segment = file
-                .segments()
-                .find(|s| (s.address()..s.address() + s.size()).contains(&symbol.address()))?;
+            let segment =
+                file.segments().find(|s| (s.address()..s.address() + s.size()).contains(&symbol.address()))?;
             Some((id, symbol.address() - segment.address() + segment.file_range().0))
         })
         .collect();
