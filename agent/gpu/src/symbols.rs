@@ -57,9 +57,8 @@ impl Symbol {
 
     /// The attach cookie on `arch`.
     pub fn cookie(&self, id: SymbolId, arch: Arch) -> Cookie {
-        let args = self.args.map(|position| {
-            if position == NO { Slot::NONE } else { locate(arch, self.by_value, position) }
-        });
+        let args =
+            self.args.map(|position| if position == NO { Slot::NONE } else { locate(arch, self.by_value, position) });
         Cookie::new(Meaning {
             symbol: id.0,
             op: self.op,
@@ -77,9 +76,8 @@ impl Symbol {
 
 /// The symbol called `name`.
 pub fn by_name(name: &str) -> Option<(SymbolId, &'static Symbol)> {
-    static INDEX: LazyLock<HashMap<&'static str, SymbolId>> = LazyLock::new(|| {
-        TABLE.iter().zip(0..).map(|(symbol, id)| (symbol.name, SymbolId(id))).collect()
-    });
+    static INDEX: LazyLock<HashMap<&'static str, SymbolId>> =
+        LazyLock::new(|| TABLE.iter().zip(0..).map(|(symbol, id)| (symbol.name, SymbolId(id))).collect());
     let id = *INDEX.get(name)?;
     Some((id, id.get()?))
 }

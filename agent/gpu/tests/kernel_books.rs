@@ -108,9 +108,8 @@ fn agents_of_different_cgroups_stand_side_by_side() {
 
 #[test]
 fn agents_of_different_network_namespaces_stand_side_by_side() {
-    let mut inside = Caller::run(
-        Command::new("unshare").arg("--net").arg(fixture("caller")).arg(fixture("libcudart.so")),
-    );
+    let mut inside =
+        Caller::run(Command::new("unshare").arg("--net").arg(fixture("caller")).arg(fixture("libcudart.so")));
     let mut outside = Caller::start(&["libcudart.so"]);
     let kernels = [inside.pid(), std::process::id()].map(|pid| {
         let scope = Scope::network_namespace(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
@@ -250,7 +249,12 @@ fn the_real_runtimes_failing_calls_are_counted_exactly() {
     attach(&mut kernel, &library);
     let mut caller = Caller::run(Command::new(fixture("caller")).arg(&library));
     // Without a driver every call fails with cudaErrorInsufficientDriver.
-    for call in ["repeat 1000 cudaMalloc &0 4096", "repeat 10 cudaMallocAsync &0 4096 0", "repeat 5 cudaMallocHost &0 64", "repeat 3 cudaDeviceSynchronize"] {
+    for call in [
+        "repeat 1000 cudaMalloc &0 4096",
+        "repeat 10 cudaMallocAsync &0 4096 0",
+        "repeat 5 cudaMallocHost &0 64",
+        "repeat 3 cudaDeviceSynchronize",
+    ] {
         assert_eq!(caller.call(call).0, 35, "{call}");
     }
     let rows = process(&kernel, caller.pid());
@@ -260,7 +264,12 @@ fn the_real_runtimes_failing_calls_are_counted_exactly() {
     let failures: Vec<_> = rows.failures.iter().map(|f| (f.symbol.get().unwrap().name, f.code, f.count)).collect();
     assert_eq!(
         failures,
-        [("cudaMalloc", 35, 1000), ("cudaMallocAsync", 35, 10), ("cudaMallocHost", 35, 5), ("cudaDeviceSynchronize", 35, 3)]
+        [
+            ("cudaMalloc", 35, 1000),
+            ("cudaMallocAsync", 35, 10),
+            ("cudaMallocHost", 35, 5),
+            ("cudaDeviceSynchronize", 35, 3)
+        ]
     );
     assert_eq!(rows.calls.iter().map(|call| call.count).sum::<u64>(), 3);
 }

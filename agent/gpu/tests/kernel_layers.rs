@@ -13,8 +13,19 @@ fn driver_allocations_belong_to_the_device_of_the_current_context() {
     let mut caller = Caller::start(&["libcuda.so"]);
     // Nothing says which context is current yet.
     caller.ok(&["cuMemAlloc_v2 &0 1"]);
-    caller.ok(&["cuCtxCreate_v2 &1 0 3", "cuMemAlloc_v2 &0 10", "cuDevicePrimaryCtxRetain &2 1", "cuCtxPushCurrent_v2 @2"]);
-    caller.ok(&["cuMemAlloc_v2 &0 100", "cuCtxPopCurrent_v2 &5", "cuMemAlloc_v2 &0 20", "cuCtxSetCurrent @2", "cuMemAlloc_v2 &3 200"]);
+    caller.ok(&[
+        "cuCtxCreate_v2 &1 0 3",
+        "cuMemAlloc_v2 &0 10",
+        "cuDevicePrimaryCtxRetain &2 1",
+        "cuCtxPushCurrent_v2 @2",
+    ]);
+    caller.ok(&[
+        "cuMemAlloc_v2 &0 100",
+        "cuCtxPopCurrent_v2 &5",
+        "cuMemAlloc_v2 &0 20",
+        "cuCtxSetCurrent @2",
+        "cuMemAlloc_v2 &3 200",
+    ]);
     caller.ok(&["on 1 cuMemAlloc_v2 &4 2", "cuMemAllocManaged &6 7 1", "cuMemAllocHost_v2 &7 9", "cuMemFree_v2 @3"]);
     let held = |device| memory(&kernel, caller.pid(), Driver, device).allocated_bytes;
     assert_eq!((held(None), held(Some(3)), held(Some(1))), (3, 30, 107));
@@ -25,11 +36,22 @@ fn driver_allocations_belong_to_the_device_of_the_current_context() {
 fn the_end_of_a_context_frees_what_was_in_it_and_nothing_else() {
     let kernel = traced(&["libcuda.so"]);
     let mut caller = Caller::start(&["libcuda.so"]);
-    caller.ok(&["cuCtxCreate_v2 &1 0 0", "cuMemAlloc_v2 &2 100", "cuCtxCreate_v2 &3 0 0", "cuMemAlloc_v2 &4 7", "cuMemAlloc_v2 &5 3"]);
+    caller.ok(&[
+        "cuCtxCreate_v2 &1 0 0",
+        "cuMemAlloc_v2 &2 100",
+        "cuCtxCreate_v2 &3 0 0",
+        "cuMemAlloc_v2 &4 7",
+        "cuMemAlloc_v2 &5 3",
+    ]);
     caller.ok(&["cuMemFree_v2 @5", "cuCtxDestroy_v2 @3", "cuMemFree_v2 @4", "cuMemAlloc_v2 &6 20"]);
     let row = memory(&kernel, caller.pid(), Driver, Some(0));
     assert_eq!((row.allocated_bytes, row.peak_bytes, row.implicit_freed_bytes, row.stale_frees), (120, 120, 7, 1));
-    caller.ok(&["cuDevicePrimaryCtxRetain &7 1", "cuDevicePrimaryCtxRetain &7 1", "cuCtxSetCurrent @7", "cuMemAlloc_v2 &8 50"]);
+    caller.ok(&[
+        "cuDevicePrimaryCtxRetain &7 1",
+        "cuDevicePrimaryCtxRetain &7 1",
+        "cuCtxSetCurrent @7",
+        "cuMemAlloc_v2 &8 50",
+    ]);
     caller.ok(&["cuDevicePrimaryCtxRelease_v2 1"]);
     assert_eq!(memory(&kernel, caller.pid(), Driver, Some(1)).allocated_bytes, 50, "one retain is left");
     caller.ok(&["cuDevicePrimaryCtxRelease_v2 1"]);
@@ -95,7 +117,12 @@ fn ranks_of_one_communicator_share_an_identity_and_count_their_own_sequence() {
         ranks.push(caller);
     }
     // f32 × 100, bf16 × 10, f16 × 5 (six arguments in registers, the communicator on the stack), int8 × 3.
-    ranks[0].ok(&["ncclAllReduce 0 0 100 7 0 @0 0", "ncclBcast 0 10 9 0 @0 0", "ncclReduce 0 0 5 6 0 0 @0 0", "ncclAlltoAll 0 0 3 0 @0 0"]);
+    ranks[0].ok(&[
+        "ncclAllReduce 0 0 100 7 0 @0 0",
+        "ncclBcast 0 10 9 0 @0 0",
+        "ncclReduce 0 0 5 6 0 0 @0 0",
+        "ncclAlltoAll 0 0 3 0 @0 0",
+    ]);
     ranks[0].ok(&["ncclSend 0 8 8 1 @0 0", "ncclGroupStart", "ncclGroupEnd"]);
     ranks[1].ok(&["ncclAllToAll 0 0 3 0 @0 0"]);
     assert_eq!(ranks[1].call("ncclAllReduce 0 0 100 7 0 0 0").0, 4, "a null communicator fails");
@@ -104,7 +131,11 @@ fn ranks_of_one_communicator_share_an_identity_and_count_their_own_sequence() {
         assert_eq!(rows.communicators.len(), 1);
         let c = rows.communicators[0];
         assert_eq!((c.layer, c.ranks), (Nccl, Some(2)));
-        (c.identity.unwrap(), (c.rank, c.sequence, c.point_to_point, c.bytes), c.last_symbol.unwrap().get().unwrap().name)
+        (
+            c.identity.unwrap(),
+            (c.rank, c.sequence, c.point_to_point, c.bytes),
+            c.last_symbol.unwrap().get().unwrap().name,
+        )
     };
     let (first, second) = (of(ranks[0].pid()), of(ranks[1].pid()));
     assert_eq!(first.0, second.0, "one identity on all ranks");
@@ -121,13 +152,18 @@ fn ranks_of_one_communicator_share_an_identity_and_count_their_own_sequence() {
             events.push((event.kind, event.pid(), event.value));
         }
     });
-    let created: Vec<_> =
-        events.iter().filter(|e| e.0 == EventKind::CommunicatorCreated).map(|e| (e.1, e.2)).collect();
+    let created: Vec<_> = events.iter().filter(|e| e.0 == EventKind::CommunicatorCreated).map(|e| (e.1, e.2)).collect();
     assert_eq!((created[0], created[1]), ((pids[0], first.0), (pids[1], first.0)));
     assert_eq!(created[2].1, created[4].1, "colour 5 on both ranks");
     assert_ne!(created[2].1, created[3].1, "colours 5 and 6");
     let ended: Vec<_> = events.iter().filter(|e| e.0 != EventKind::CommunicatorCreated).collect();
-    assert_eq!(ended, [&(EventKind::CommunicatorAborted, pids[0], created[2].1), &(EventKind::CommunicatorDestroyed, pids[0], first.0)]);
+    assert_eq!(
+        ended,
+        [
+            &(EventKind::CommunicatorAborted, pids[0], created[2].1),
+            &(EventKind::CommunicatorDestroyed, pids[0], first.0)
+        ]
+    );
     assert_eq!(process(&kernel, pids[0]).communicators.len(), 1, "the split of colour 6 is left");
 }
 
@@ -139,7 +175,12 @@ fn communicators_made_in_other_ways_are_followed_too() {
     caller.ok(&["id 10 5"]);
     assert_eq!(caller.call("big 2 16 10 ncclCommInitRankConfig &30 4 3 0").0, 7);
     caller.ok(&["ncclCommInitAll &40 4 0", "ncclAllReduce 0 0 1 7 0 @42 0", "ncclAllReduce 0 0 1 7 0 0x1234 0"]);
-    caller.ok(&["HcclCommInitRootInfo 8 &10 2 &50", "HcclAllReduce 0 0 10 4 0 @50 0", "HcclAlltoAllV 0 0 0 4 0 0 0 4 @50 0", "HcclBarrier @50 0"]);
+    caller.ok(&[
+        "HcclCommInitRootInfo 8 &10 2 &50",
+        "HcclAllReduce 0 0 10 4 0 @50 0",
+        "HcclAlltoAllV 0 0 0 4 0 0 0 4 @50 0",
+        "HcclBarrier @50 0",
+    ]);
     let rows = process(&kernel, caller.pid());
     let mut seen: Vec<_> = rows
         .communicators
