@@ -1,0 +1,124 @@
+//! Ports of a host from its drivers' own counters to the operator's screen, and what raises an incident.
+
+use anyhow::{Context, Result, ensure};
+use railwatch_tests::installation::{HOST, Installation, Options, eventually};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+use tempfile::TempDir;
+
+/// The port of the fixture that the tests move.
+const PORT: &str = "mlx5_0/1";
+
+/// A copy of a RoCE host's sysfs whose counters a test advances.
+struct Sysfs(TempDir);
+
+impl Sysfs {
+    fn copy() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/sysfs/roce-host/.");
+        let copied = Command::new("cp").args(["-r", source]).arg(folder.path()).status()?;
+        ensure!(copied.success(), "copy {source}");
+        Ok(Self(folder))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join("class/infiniband/mlx5_0/ports/1").join(name)
+    }
+
+    /// Replaces a file as the kernel does: no reader sees half of it.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let beside = self.0.path().join("new");
+        fs::write(&beside, text)?;
+        fs::rename(beside, self.file(name)).with_context(|| format!("write {name}"))
+    }
+
+    fn add(&self, name: &str, more: u64) -> Result<()> {
+        let now: u64 = fs::read_to_string(self.file(name))?.trim().parse().with_context(|| format!("read {name}"))?;
+        self.write(name, &format!("{}\n", now + more))
+    }
+
+    fn install(&self) -> Result<Installation> {
+        let root: &Path = self.0.path();
+        let agent_arguments = vec!["--sysfs-root".to_owned(), root.display().to_string()];
+        Installation::start(&Options { agent_arguments, ..Options::default() })
+    }
+}
+
+fn port(installation: &Installation) -> Result<Option<Value>> {
+    Ok(installation.rows(&["nic"])?.into_iter().find(|row| row["port"] == PORT))
+}
+
+/// A series of a port's row.
+fn series<'a>(row: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    row["series"].as_array().into_iter().flatten().filter(move |series| series["name"] == name)
+}
+
+/// Waits until a series of the port was read, so that what moves next moves against a first reading.
+fn read_once(installation: &Installation, name: &str) -> Result<Value> {
+    let what = format!("the first window of {name}");
+    eventually(&what, || Ok(port(installation)?.filter(|row| series(row, name).next().is_some())))
+        .with_context(|| installation.agent.log_text())
+}
+
+fn incident(installation: &Installation, what: &str, found: impl Fn(&Value) -> bool) -> Result<Value> {
+    let mut last = Vec::new();
+    eventually(what, || {
+        last = installation.rows(&["incidents"])?;
+        Ok(last.iter().find(|row| row["element"]["name"] == PORT && found(row)).cloned())
+    })
+    .with_context(|| format!("incidents: {last:#?}\n{:#?}", port(installation)))
+}
+
+#[test]
+fn a_port_shows_with_state_and_rates_and_congestion_is_no_incident() -> Result<()> {
+    let sysfs = Sysfs::copy()?;
+    let installation = sysfs.install()?;
+    let mut last = None;
+    let shown = eventually("a rate", || {
+        // Words of four bytes; and what moves on healthy hosts too.
+        sysfs.add("counters/port_rcv_data", 250_000)?;
+        sysfs.add("counters/port_xmit_discards", 1)?;
+        sysfs.add("hw_counters/out_of_sequence", 1)?;
+        last = port(&installation)?;
+        let rate = |row: &Value| {
+            series(row, "rdma.port.io").any(|series| {
+                series["labels"]["network.io.direction"] == "receive" && series["mean"].as_f64() > Some(0.0)
+            })
+        };
+        Ok(last.clone().filter(rate))
+    })
+    .with_context(|| format!("{last:#?}\n{}", installation.agent.log_text()))?;
+    ensure!(shown["host"] == HOST && shown["kind"] == "rdma" && shown["state"] == "active", "{shown:#}");
+    ensure!(shown["speed_bits_per_s"].as_u64() > Some(0) && shown["window_end"].is_string(), "{shown:#}");
+    let incidents = installation.rows(&["incidents"])?;
+    ensure!(incidents.is_empty(), "{incidents:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_counter_that_must_never_move_raises_an_incident() -> Result<()> {
+    let sysfs = Sysfs::copy()?;
+    let installation = sysfs.install()?;
+    read_once(&installation, "rdma.port.errors")?;
+    sysfs.add("counters/port_rcv_errors", 7)?;
+    let raised = incident(&installation, "the incident", |_| true)?;
+    ensure!(raised["element"]["host"] == HOST && raised["state"] == "open", "{raised:#}");
+    Ok(())
+}
+
+#[test]
+fn a_link_that_goes_down_raises_an_incident_at_its_port() -> Result<()> {
+    let sysfs = Sysfs::copy()?;
+    let installation = sysfs.install()?;
+    let before = read_once(&installation, "rdma.port.up")?;
+    ensure!(before["state"] == "active", "{before:#}");
+    sysfs.write("state", "1: DOWN\n")?;
+    sysfs.write("phys_state", "3: Disabled\n")?;
+    let raised = incident(&installation, "the incident", |row| row["severity"] == "critical")?;
+    ensure!(raised["element"]["host"] == HOST, "{raised:#}");
+    eventually("the port's state", || Ok(port(&installation)?.filter(|row| row["state"] == "down"))).map(drop)
+}
