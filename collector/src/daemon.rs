@@ -83,8 +83,10 @@ impl Daemon {
         let (api_listener, api) = listen("the API", config.api_listen).await?;
         let (metrics_listener, metrics) = listen("the metrics", config.metrics_listen).await?;
         let database = config.state_dir.join(DATABASE);
+        let store = Store::open(&database)?;
+        let known_hosts = store.restore(Timeline::now(), None)?.hosts;
         let core = CoreHandle::spawn(
-            Store::open(&database)?,
+            store,
             CoreConfig {
                 engine: config.engine.clone(),
                 retention: config.retention,
@@ -93,6 +95,8 @@ impl Daemon {
             },
         )?;
         let live = Live::new(config.forget_hosts_after());
+        known_hosts.into_iter().for_each(|host| live.remember(host));
+        live.forget(Timeline::now());
         let (mut registry, counters) = metrics::registry(live.clone());
         let exporter = otlp::Handle::new(live.clone(), Arc::clone(&counters));
         exporter.configure(&config.otlp);
@@ -276,6 +280,23 @@ mod tests {
         ] {
             assert!(page.contains(&format!("\nrailwatch_collector_{line}\n")), "{line}\n{page}");
         }
+        daemon.stop().await;
+    }
+
+    #[tokio::test]
+    async fn after_a_restart_a_host_that_does_not_come_back_is_there_and_silent() {
+        let directory = tempfile::tempdir().unwrap();
+        let daemon = start(directory.path()).await;
+        let attachment = daemon.core.attach("a", "boot-1", [7; 16], 1).await.unwrap();
+        attachment.detach(false).await;
+        daemon.stop().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let daemon = start(directory.path()).await;
+        let hosts = daemon.live().hosts();
+        let known: Vec<_> = hosts.iter().map(|row| (row.host.as_str(), row.boot_id.as_str(), row.connected)).collect();
+        assert_eq!(known, [("a", "boot-1", false)]);
+        assert!(hosts[0].last_seen_ms >= 20, "last seen before the restart, not at it: {}", hosts[0].last_seen_ms);
+        assert!(get(daemon.addresses().metrics, "/metrics").await.contains("fleet_host_up{host=\"a\"} 0\n"));
         daemon.stop().await;
     }
 

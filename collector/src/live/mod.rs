@@ -18,7 +18,7 @@ pub use series::{Applied, Reading, Series, SeriesTable, Undefined};
 pub use text::rfc3339;
 
 use crate::clock::Timeline;
-use railwatch_engine::Timestamp;
+use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
 use rows::{Change, GpuCoverageRow, GpuProcessRow, HostRow, NicRow};
 use std::{
@@ -88,6 +88,14 @@ impl Live {
             .entry(host.to_owned())
             .or_insert_with(|| Arc::new(HostCell(Mutex::new(Host::new(host, Timeline::now())))));
         Arc::clone(cell)
+    }
+
+    /// A host that the store knows from before this start: shown as not connected, last seen when it was last heard,
+    /// until its stream opens or it is forgotten.
+    pub fn remember(&self, known: KnownHost) {
+        let cell = self.host(&known.host);
+        let mut host = cell.lock();
+        (host.hello.boot_id, host.last_seen) = (known.boot_id, known.last_heard);
     }
 
     /// A stream of `host` opened, the `generation`-th of the collector: its state, which stays while it is open.
