@@ -86,11 +86,14 @@ fn serve(answers: &[u16], tls: Option<Arc<ServerConfig>>) -> (u16, Receiver<Rece
 trait Connection: Read + Write {}
 impl<T: Read + Write> Connection for T {}
 
+/// Where the end of an order is told: attempts, and how it ended.
+type Finished = Sender<(u32, Outcome)>;
+
 /// Notes what the executor puts on record.
 #[derive(Clone, Default)]
 struct Notes {
     sending: Arc<Mutex<Vec<(String, u32)>>>,
-    finished: Arc<Mutex<Option<Sender<(u32, Outcome)>>>>,
+    finished: Arc<Mutex<Option<Finished>>>,
     /// How an order ended cannot be recorded.
     ends_are_lost: Arc<Mutex<bool>>,
     /// The first so many records fail.
