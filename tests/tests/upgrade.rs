@@ -41,6 +41,7 @@ fn a_balance_stays_exact_while_the_agent_is_stopped_and_killed_under_load() -> R
         ensure!(before["incomplete_since"].is_null(), "before restart {round}: {before:#}");
     }
     ensure!(under_load > 0, "the driver was done before the first restart");
+    eprintln!("{under_load} of 4 restarts under load");
     let balance = driver.balance()?;
     let shown = installation.process_row(driver.pid(), "runtime", |row| {
         (row["allocs"] == balance["allocs"] && row["frees"] == balance["frees"]) || row["incomplete_since"].is_string()
