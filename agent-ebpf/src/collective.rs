@@ -81,7 +81,7 @@ fn identity(address: u64) -> u64 {
 }
 
 /// Such a call returned.
-#[inline(always)]
+#[inline(never)]
 pub fn returned(thread: &mut Thread, layer: usize, cookie: Cookie, op: u8, code: i32) {
     let layer = layer & (LAYERS - 1);
     let process = thread.process;
@@ -216,7 +216,7 @@ fn end(thread: &mut Thread, layer: usize, cookie: Cookie, op: u8, handle: u64) -
     0
 }
 
-#[inline(always)]
+#[inline(never)]
 fn enqueued(thread: &mut Thread, layer: usize, cookie: Cookie, op: u8, now: u64) {
     let process = thread.process;
     let args = &thread.pending[layer].args;

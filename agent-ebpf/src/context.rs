@@ -186,7 +186,10 @@ fn pop(thread: &mut Thread) {
     let (mut context, mut device) = (0, DEVICE_UNKNOWN);
     if thread.depth > 0 {
         thread.depth -= 1;
-        let depth = thread.depth as usize;
+        // Read anew, so that the register which is tested is the one that indexes: LLVM would test the value from before
+        // the subtraction, which bounds nothing for the verifier.
+        // SAFETY: a field of a valid reference.
+        let depth = unsafe { core::ptr::read_volatile(&thread.depth) } as usize;
         if depth < CONTEXT_DEPTH {
             context = thread.contexts[depth];
             device = thread.context_devices[depth];

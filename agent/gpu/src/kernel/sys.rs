@@ -245,8 +245,13 @@ pub fn btf_load(btf: &[u8]) -> Result<OwnedFd> {
         size: u32,
         log_size: u32,
         log_level: u32,
+        /// The kernel writes it from 6.4 on; before, it must be 0, and so must not be left to padding.
+        log_true_size: u32,
     }
-    bpf_fd(BTF_LOAD, &mut Attr { btf: address(btf), log: 0, size: btf.len() as u32, log_size: 0, log_level: 0 })
+    bpf_fd(
+        BTF_LOAD,
+        &mut Attr { btf: address(btf), log: 0, size: btf.len() as u32, log_size: 0, log_level: 0, log_true_size: 0 },
+    )
 }
 
 /// Loads a program. On refusal, `log` holds the verifier's words.
