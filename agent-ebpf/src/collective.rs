@@ -153,7 +153,7 @@ fn create(thread: &mut Thread, layer: usize, cookie: Cookie, handle: u64, who: (
 }
 
 /// One process makes the communicators of several devices: no other process has a rank in them.
-#[inline(never)]
+#[inline(always)]
 fn init_all(thread: &mut Thread, layer: usize, cookie: Cookie) -> u32 {
     let layer = layer & (LAYERS - 1);
     let args = &thread.pending[layer].args;
@@ -177,7 +177,7 @@ fn init_all(thread: &mut Thread, layer: usize, cookie: Cookie) -> u32 {
 
 /// All ranks of the parent split it the same number of times, so parent, count and colour name the child on all of
 /// them. Its ranks follow from keys that only all ranks together know.
-#[inline(never)]
+#[inline(always)]
 fn split(thread: &mut Thread, layer: usize, cookie: Cookie) -> u32 {
     let layer = layer & (LAYERS - 1);
     let process = thread.process;
