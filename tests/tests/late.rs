@@ -39,3 +39,14 @@ fn what_a_process_that_holds_a_device_did_before_it_was_traced_is_missing_and_ma
     installation.process_row(driver.pid(), "runtime", |row| exact(row) || row["incomplete_since"].is_string())?;
     Ok(())
 }
+
+#[test]
+fn frees_of_what_nobody_saw_allocated_mark_a_process() -> Result<()> {
+    let installation = Installation::start(&Options::default())?;
+    // Its first calls come as soon as the library is loaded, and all but the kept allocations, the last, are freed.
+    let mut driver = Driver::start(&WORK)?;
+    let balance = driver.balance()?;
+    let exact = |row: &Value| ["allocated_bytes", "allocs", "frees"].iter().all(|field| row[field] == balance[field]);
+    installation.process_row(driver.pid(), "runtime", |row| exact(row) || row["incomplete_since"].is_string())?;
+    Ok(())
+}

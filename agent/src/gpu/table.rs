@@ -64,8 +64,13 @@ impl Table {
         let lacking = Layer::ALL.iter().filter_map(|layer| rows.incomplete_since_ns(*layer)).min();
         let lacking = lacking.map(|since| (once(&mut self.incomplete_unix_ns, since), lost(rows)));
         let late = info.and_then(|info| info.incomplete.as_ref()).map(|mark| (mark.since_unix_ns, mark.reason.clone()));
+        let unseen: u64 = rows.unmatched_frees.values().sum();
+        let unseen = (unseen > 0).then(|| {
+            let reason = format!("{unseen} frees were of memory whose allocation was not seen");
+            (once(&mut self.started_unix_ns, rows.first_seen_ns), reason)
+        });
         let (incomplete_since_unix_ns, incomplete_reason) =
-            late.into_iter().chain(lacking).min_by_key(|(since, _)| *since).unzip();
+            late.into_iter().chain(lacking).chain(unseen).min_by_key(|(since, _)| *since).unzip();
         let balances =
             rows.memory.iter().map(|((layer, device), row)| self.balance(rows, *layer, *device, row)).collect();
         v1::GpuProcess {
