@@ -134,7 +134,7 @@ fn load(home: &Path, options: &Options) -> Result<Figures> {
             .arg("--pki-dir")
             .arg(&pki),
     )?;
-    let ready = "kernel half is loaded";
+    let ready = "connected to the collector";
     let log = agent.log().to_owned();
     agent.wait_for(|| false, || fs::read_to_string(&log).ok()?.contains(ready).then_some(()))?;
     let text = shell::output(load()?.args(["--processes", &options.processes.to_string()]))?;
