@@ -15,6 +15,8 @@ use std::{
 
 /// Bytes that the first failing process asks for; each further one asks for a byte more.
 const FIRST: u64 = 1 << 36;
+/// How long there is no collector.
+const OUTAGE: Duration = Duration::from_secs(30);
 
 /// A process that lives for one failed allocation.
 fn fails(bytes: u64) -> Result<()> {
@@ -53,9 +55,9 @@ fn every_failure_that_the_agent_was_there_for_is_stored_once_however_daemons_are
     fail(5)?;
     installation.collector.kill()?;
     let outage = Instant::now();
-    while outage.elapsed() < Duration::from_secs(5) {
+    while outage.elapsed() < OUTAGE {
         fail(2)?;
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(600));
     }
     installation.collector.restart()?;
     installation.collector_restarted()?;
