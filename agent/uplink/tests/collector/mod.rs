@@ -38,8 +38,6 @@ pub struct Stored {
     pub goodbyes: u64,
     pub broken: u64,
     pub peers: Vec<PeerIdentity>,
-    pub last_heard: Option<Instant>,
-    pub longest_silence: Duration,
 }
 
 /// What it does wrong.
@@ -186,7 +184,6 @@ impl Uplink for Collector {
                 let mut stored = this.stored.lock().unwrap();
                 stored.peers.push(peer);
                 stored.hellos.push(hello);
-                stored.last_heard = None;
                 *stored.acknowledged.entry(stream.clone()).or_default()
             };
             if let Some(reject) = faults.reject {
@@ -229,8 +226,6 @@ impl Uplink for Collector {
                 let through = {
                     let mut stored = this.stored.lock().unwrap();
                     let now = Instant::now();
-                    let silence = stored.last_heard.replace(now).map_or(Duration::ZERO, |last| now - last);
-                    stored.longest_silence = stored.longest_silence.max(silence);
                     match received.body {
                         Some(agent_message::Body::Frame(frame)) => {
                             frames += 1;
