@@ -197,7 +197,7 @@ for m in proc sys dev; do $b mount -o move /$m /merged/$m; done
 $b mkdir -p /merged/lib/modules /merged/run /merged/dev/shm /merged/dev/pts
 $b mount -o bind /merged{module_tree} /merged/lib/modules
 $b mount -t tmpfs tmpfs /merged/run
-$b mount -t tmpfs tmpfs /merged/tmp
+{scratch}
 $b mount -t tmpfs tmpfs /merged/dev/shm
 $b mount -t devpts devpts /merged/dev/pts
 $b mount -t cgroup2 cgroup2 /merged/sys/fs/cgroup
@@ -213,6 +213,8 @@ status=$?
 $b printf "$($b printf '\\%03o' $((status + 1)))" | $b dd of=/merged/dev/port bs=1 seek={port} 2>/dev/null
 $b sleep 5
 "#,
+        // A checkout below /tmp must stay in sight.
+        scratch = if folder.starts_with("/tmp") { "" } else { "$b mount -t tmpfs tmpfs /merged/tmp" },
         module_tree = module_tree.display(),
         inner = quoted(&inner),
         port = EXIT_PORT,
