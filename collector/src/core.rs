@@ -91,6 +91,17 @@ pub enum VerdictError {
     Core(#[from] CoreError),
 }
 
+/// Acting was not released.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The switch could not be removed.
+    #[error(transparent)]
+    Switch(#[from] HaltError),
+    /// Who releases could not be put on record, so the switch stays.
+    #[error(transparent)]
+    Core(#[from] CoreError),
+}
+
 /// What one transaction made known, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
@@ -136,11 +147,15 @@ pub(crate) enum Request {
         note: String,
         reply: oneshot::Sender<Result<Decision, VerdictError>>,
     },
-    Halt {
-        halted: bool,
+    /// The switch was thrown: who did it goes on record.
+    Halted {
         actor: String,
         reason: String,
         reply: oneshot::Sender<Result<(), CoreError>>,
+    },
+    Release {
+        actor: String,
+        reply: oneshot::Sender<Result<bool, ReleaseError>>,
     },
     Reconfigure {
         engine: Box<Options>,
@@ -237,29 +252,25 @@ impl CoreHandle {
     /// Halts all acting: the switch is on disk when this returns, whether or not the store can be written.
     pub async fn halt(&self, actor: &str, reason: &str) -> Result<(), HaltError> {
         halt::set(&self.state_dir, &Halt { actor: actor.to_owned(), reason: reason.to_owned() })?;
-        self.tell_halt(true, actor, reason).await;
+        // The core reads the switch itself within 100 ms; told, it puts the actor on record at once.
+        let (reply, answer) = oneshot::channel();
+        let (actor, reason) = (actor.to_owned(), reason.to_owned());
+        if self.ask(Request::Halted { actor, reason, reply }).await.is_ok() {
+            let _ = answer.await;
+        }
         Ok(())
     }
 
-    /// Lets acting go on. Returns whether it was halted.
-    pub async fn release(&self, actor: &str) -> Result<bool, HaltError> {
-        let was = halt::clear(&self.state_dir)?;
-        self.tell_halt(false, actor, "").await;
-        Ok(was)
+    /// Lets acting go on. Returns whether it was halted. The core removes the switch, so that it is never seen removed by nobody.
+    pub async fn release(&self, actor: &str) -> Result<bool, ReleaseError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Release { actor: actor.to_owned(), reply }).await?;
+        answer.await.map_err(|_| CoreError::Stopped)?
     }
 
     /// Who halted acting.
     pub fn halted(&self) -> Option<Halt> {
         halt::is_set(&self.state_dir)
-    }
-
-    /// The core reads the switch itself within 100 ms; told, it notes the actor at once.
-    async fn tell_halt(&self, halted: bool, actor: &str, reason: &str) {
-        let (reply, answer) = oneshot::channel();
-        let (actor, reason) = (actor.to_owned(), reason.to_owned());
-        if self.ask(Request::Halt { halted, actor, reason, reply }).await.is_ok() {
-            let _ = answer.await;
-        }
     }
 
     /// Goes on with other settings of the engine and the store. The webhook's need a restart.

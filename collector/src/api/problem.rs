@@ -1,6 +1,6 @@
 //! Errors as RFC 9457 `application/problem+json`: `type` for programs, `detail` for the person, who is told what to do.
 
-use crate::core::VerdictError;
+use crate::core::{ReleaseError, VerdictError};
 use crate::executor::halt::HaltError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -85,6 +85,15 @@ impl From<HaltError> for Problem {
         Self::unavailable(format!(
             "{error}; `railwatch halt` on the collector's host says more, and `df` whether its disk is full"
         ))
+    }
+}
+
+impl From<ReleaseError> for Problem {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::Switch(error) => error.into(),
+            ReleaseError::Core(error) => Self::unavailable(error.to_string()),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The core's loop: take what is there, step the engine, write it down in one transaction, then tell.
 
 use super::counters::CoreCounters;
-use super::{Arrived, CoreConfig, CoreError, CoreLedger, Link, Published, Request, StartError, VerdictError};
+use super::{
+    Arrived, CoreConfig, CoreError, CoreLedger, Link, Published, ReleaseError, Request, StartError, VerdictError,
+};
 use crate::clock::Timeline;
 use crate::executor::halt::{self, Halt};
 use crate::executor::{Executor, Job};
@@ -72,6 +74,7 @@ struct Pending {
     done: Vec<Reply<(), CoreError>>,
     attached: Vec<Reply<Arc<Link>, CoreError>>,
     judged: Vec<Reply<Decision, VerdictError>>,
+    released: Vec<Reply<bool, ReleaseError>>,
 }
 
 impl Task {
@@ -258,10 +261,18 @@ impl Task {
                 let judged = self.verdict(decision, actor, approve, note, now);
                 self.pending.judged.push((reply, judged));
             }
-            Request::Halt { halted, actor, reason, reply } => {
-                self.halted = halted;
-                self.step(Event::Halt { halted, actor, reason }, now);
+            Request::Halted { actor, reason, reply } => {
+                self.halted = true;
+                self.step(Event::Halt { halted: true, actor, reason }, now);
                 self.pending.done.push((reply, Ok(())));
+            }
+            Request::Release { actor, reply } => {
+                let released = halt::clear(&self.state_dir).map_err(ReleaseError::from);
+                if released.is_ok() {
+                    self.halted = false;
+                    self.step(Event::Halt { halted: false, actor, reason: String::new() }, now);
+                }
+                self.pending.released.push((reply, released));
             }
             Request::Reconfigure { engine, retention, reply } => {
                 self.reconfigure(*engine, retention);
@@ -471,6 +482,7 @@ impl Task {
         }
         answer(pending.attached);
         answer(pending.judged);
+        answer(pending.released);
         answer(pending.done);
         for effect in &pending.effects {
             match effect {
@@ -519,6 +531,7 @@ impl Pending {
         answer(self.attached.into_iter().map(|(reply, _)| (reply, Err(error.clone()))).collect());
         answer(self.done.into_iter().map(|(reply, _)| (reply, Err(error.clone()))).collect());
         answer(self.judged.into_iter().map(|(reply, _)| (reply, Err(error.clone().into()))).collect());
+        answer(self.released.into_iter().map(|(reply, _)| (reply, Err(error.clone().into()))).collect());
     }
 }
 
@@ -541,7 +554,8 @@ async fn refuse(
         match request? {
             Request::Attach { reply, .. } => drop(reply.send(Err(error.clone()))),
             Request::Verdict { reply, .. } => drop(reply.send(Err(error.clone().into()))),
-            Request::Halt { reply, .. }
+            Request::Release { reply, .. } => drop(reply.send(Err(error.clone().into()))),
+            Request::Halted { reply, .. }
             | Request::Sending { reply, .. }
             | Request::Finished { reply, .. }
             | Request::Reconfigure { reply, .. } => drop(reply.send(Err(error.clone()))),

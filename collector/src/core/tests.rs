@@ -414,3 +414,18 @@ async fn every_halt_and_release_is_one_line_of_the_audit_with_who_and_why_whethe
     assert_eq!(halts(&core), expected);
     core.stop().await;
 }
+
+/// The core looks at the switch by itself ten times a second: what it sees in the middle of a release has an actor too.
+#[tokio::test]
+async fn a_release_has_its_actor_however_it_falls_between_two_looks_at_the_switch() {
+    let directory = tempfile::tempdir().unwrap();
+    let core = spawn(directory.path(), None);
+    for _ in 0..200 {
+        core.halt("bob", "").await.unwrap();
+        assert!(core.release("ana").await.unwrap());
+    }
+    let releases: Vec<_> = halts(&core).into_iter().filter(|(_, what, _)| what == "release").collect();
+    assert_eq!(releases.len(), 200);
+    assert!(releases.iter().all(|(who, ..)| who == "ana"), "{releases:?}");
+    core.stop().await;
+}
