@@ -20,8 +20,19 @@ pub const EBPF: &[&str] = &[
     "libxml2-dev",
 ];
 
-/// What the tests start: network namespaces, capability tools, Python, systemd-analyze.
-pub const TESTS: &[&str] = &["iproute2", "libcap2-bin", "python3", "python3-venv", "systemd", "unzip", "util-linux"];
+/// What the tests start: fixtures' builds, network namespaces, capability tools, Python, systemd-analyze.
+pub const TESTS: &[&str] = &[
+    "binutils",
+    "iproute2",
+    "libc6-dev",
+    "libcap2-bin",
+    "make",
+    "python3",
+    "python3-venv",
+    "systemd",
+    "unzip",
+    "util-linux",
+];
 
 /// What `cargo xtask bench probe` compares with.
 pub const BENCHES: &[&str] = &["bpftrace"];

@@ -77,6 +77,7 @@ impl Environment {
     fn new() -> Result<Self> {
         let prometheus = std::path::absolute("target/prometheus")?;
         packages::unpacked(&prometheus, &["prometheus"], false)?;
+        packages::libcudart()?;
         Ok(Self { python: packages::python()?, prometheus: prometheus.join("usr/bin"), object: None })
     }
 

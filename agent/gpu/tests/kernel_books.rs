@@ -232,22 +232,10 @@ fn live_bytes_are_told_by_call_stack_on_request() {
     let _ = traced;
 }
 
-/// NVIDIA's runtime from its PyPI wheel, unpacked once, where `cargo xtask` keeps it too.
+/// NVIDIA's runtime from its PyPI wheel, where `cargo xtask` keeps it.
 fn real_runtime() -> PathBuf {
-    let folder = fixture("../libcudart-12.9.79");
-    let library = folder.join("nvidia/cuda_runtime/lib/libcudart.so.12");
-    let lock = std::fs::File::create(fixture("libcudart.lock")).unwrap();
-    lock.lock().unwrap();
-    if !library.exists() {
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut pip = Command::new("pip");
-        pip.args(["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"]).arg(&folder);
-        let downloaded = pip.arg("nvidia-cuda-runtime-cu12==12.9.79").status().expect("pip is there");
-        assert!(downloaded.success(), "downloading NVIDIA's runtime from PyPI");
-        let unpack = "import glob, sys, zipfile\n\
-                      zipfile.ZipFile(glob.glob(sys.argv[1] + '/*.whl')[0]).extractall(sys.argv[1])\n";
-        assert!(Command::new("python3").args(["-c", unpack]).arg(&folder).status().unwrap().success());
-    }
+    let library = fixture("../libcudart-12.9.79/nvidia/cuda_runtime/lib/libcudart.so.12");
+    assert!(library.exists(), "{} is missing: `cargo xtask test crates` fetches it", library.display());
     library
 }
 

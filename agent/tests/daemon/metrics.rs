@@ -3,6 +3,7 @@
 use crate::agent::Agent;
 use crate::collector::{Site, eventually};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -14,13 +15,15 @@ fn the_older_text_format_passes_promtool_and_open_metrics_ends_with_its_mark() {
         agent.page("text/plain").contains("railwatch_hw_network_io_bytes_total{")
     });
     let page = agent.page("text/plain");
-    let mut promtool = Command::new("promtool")
+    let folder = std::env::var_os("RAILWATCH_PROMETHEUS_BIN").map(PathBuf::from);
+    let folder = folder.expect("run this through `cargo xtask test crates`: it fetches promtool");
+    let mut promtool = Command::new(folder.join("promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("promtool, of the package prometheus");
+        .expect("promtool starts");
     promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     let words = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
