@@ -207,6 +207,8 @@ $b ln -sf /proc/self/fd /merged/dev/fd
 $b cp $b /merged/usr/local/sbin/modprobe
 $b ip link set lo up
 {kept}
+# Tests that change their kernel for good look for this.
+export RAILWATCH_VM=1
 echo {begins}
 $b chroot /merged /bin/sh -c {inner}
 status=$?
