@@ -86,6 +86,9 @@ pub fn source(report: SourceReport) -> v1::SourceState {
         errors: report.errors.iter().sum(),
         cost_ns: report.cost_ns,
         missed_deadlines: report.missed_deadlines,
+        read_ns_p50: report.cost_ns_p50,
+        read_ns_p99: report.cost_ns_p99,
+        cpu_share: report.cpu_share,
     }
 }
 

@@ -94,6 +94,8 @@ pub enum Command {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+    /// Telemetry sources: on or off and why, how often each is read, and what a reading costs
+    Sources(FixedShape),
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full

@@ -207,6 +207,32 @@ pub static NIC: Listing = Listing {
     nothing: "No port is known yet. `railwatch hosts` says which hosts are connected and which sources are off.",
 };
 
+/// `railwatch sources`.
+pub static SOURCES: Listing = Listing {
+    path: "/v1/sources",
+    fields: &["host", "source", "status", "reason", "cadence_ms", "read_us_p50", "read_us_p99", "cpu_percent"],
+    fixed: true,
+    heads: &["HOST", "SOURCE", "STATUS", "EVERY", "READ P50", "READ P99", "CPU", "MISSED", "REASON"],
+    line: |row, _| {
+        let tone = if row.text("status") == "on" { Tone::Good } else { Tone::Faint };
+        let figure = |field: &str, unit: &str| {
+            Cell::number(row.real(field).map_or("-".into(), |figure| format!("{figure:.1} {unit}")))
+        };
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(row.text("source")),
+            Cell::text(row.text("status")).tone(tone),
+            Cell::number(row.real("cadence_ms").map_or("-".into(), |every| format!("{every} ms"))),
+            figure("read_us_p50", "µs"),
+            figure("read_us_p99", "µs"),
+            Cell::number(row.real("cpu_percent").map_or("-".into(), |share| format!("{share:.2} %"))),
+            count(row, "missed_deadlines"),
+            Cell::text(row.text("reason")),
+        ]
+    },
+    nothing: "No source is known yet. `railwatch hosts` says which hosts are connected.",
+};
+
 /// `railwatch incidents`.
 pub static INCIDENTS: Listing = Listing {
     path: "/v1/incidents",

@@ -122,3 +122,23 @@ fn a_link_that_goes_down_raises_an_incident_at_its_port() -> Result<()> {
     ensure!(raised["element"]["host"] == HOST, "{raised:#}");
     eventually("the port's state", || Ok(port(&installation)?.filter(|row| row["state"] == "down"))).map(drop)
 }
+
+#[test]
+fn every_source_says_whether_it_is_read_and_what_that_costs_or_why_not() -> Result<()> {
+    let installation = Sysfs::copy()?.install()?;
+    let rows = eventually("a read of the RDMA counters", || {
+        let rows = installation.rows(&["sources"])?;
+        Ok(rows.iter().any(|row| row["source"] == "rdma.hw" && row["read_us_p50"].is_number()).then_some(rows))
+    })
+    .with_context(|| installation.agent.log_text())?;
+    for row in &rows {
+        let is_on = row["status"] == "on";
+        ensure!(is_on || row["status"] == "off", "{row:#}");
+        ensure!(is_on == (row["reason"] == ""), "a reason where it is off, and only there: {row:#}");
+        ensure!(row["cadence_ms"].as_f64().is_some_and(|every| every >= 1.0), "{row:#}");
+        ensure!(row["cpu_percent"].as_f64().is_some_and(|share| (0.0..=100.0).contains(&share)), "{row:#}");
+        let (p50, p99) = (row["read_us_p50"].as_f64(), row["read_us_p99"].as_f64());
+        ensure!(p50.zip(p99).is_none_or(|(p50, p99)| 0.0 < p50 && p50 <= p99), "{row:#}");
+    }
+    Ok(())
+}

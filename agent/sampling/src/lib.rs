@@ -35,4 +35,4 @@ pub use series::{AtLimit, Counter, Entity, Kind, SeriesDef, SeriesId};
 pub use signal::{BURST, HOLD_OFF, Rule, Severity, Signal, When};
 pub use slot::QUIET;
 pub use source::{CadenceRange, ErrorReason, ReadError, Source, Unavailable};
-pub use stats::{COST_BUCKETS, SourceReport, SourceState};
+pub use stats::{SourceReport, SourceState};

@@ -182,7 +182,7 @@ impl Reader {
         #[expect(clippy::cast_precision_loss, reason = "a share of a core")]
         let share = (cpu_ns - self.judged_cpu_ns) as f64 / elapsed_ns as f64;
         (self.judged_at_ns, self.judged_cpu_ns) = (now_ns, cpu_ns);
-        self.stats.cpu_ns.store(cpu_ns, Relaxed);
+        self.stats.set_cpu(cpu_ns, share);
         let steps = self.stats.backed_off.load(Relaxed);
         let can_back_off = self.on && steps < STEPS_MAX && self.cadence_ns() <= self.cadence_ns_max / 2;
         let steps = match self.governor.judge(self.stats.source, share, can_back_off) {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Buckets of the cost histogram: bucket `i` counts reads that took less than 2^(i+10) ns (1 µs, 2 µs, … 2 s), the last
-/// one all longer ones.
-pub const COST_BUCKETS: usize = 23;
+/// Buckets of the cost histogram: eight to an octave, so that a quantile is at most an eighth too high.
+const COST_BUCKETS: usize = (65 - OCTAVE_BITS) << OCTAVE_BITS;
+const OCTAVE_BITS: usize = 3;
 
 /// Whether a source is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct SourceReport {
     pub backed_off: u32,
     /// CPU time of its thread, nanoseconds.
     pub cpu_ns: u64,
+    /// Of one core, what its thread used over the last second.
+    pub cpu_share: f64,
     /// Reads done.
     pub reads: u64,
     /// Events taken between reads.
@@ -51,8 +53,10 @@ pub struct SourceReport {
     pub cost_ns: u64,
     /// Nanoseconds of the dearest read.
     pub cost_ns_max: u64,
-    /// Reads by cost; see [`COST_BUCKETS`].
-    pub cost_histogram: [u64; COST_BUCKETS],
+    /// What half of all reads and events cost at most, nanoseconds; an eighth too high at most.
+    pub cost_ns_p50: u64,
+    /// What 99 of 100 cost at most, likewise.
+    pub cost_ns_p99: u64,
     /// Deadlines passed without a read.
     pub missed_deadlines: u64,
     /// Probes done.
@@ -77,13 +81,15 @@ pub(crate) struct SourceStats {
     /// As asked; the time between reads is this, doubled `backed_off` times.
     pub(crate) cadence_ns: AtomicU64,
     pub(crate) backed_off: AtomicU32,
-    pub(crate) cpu_ns: AtomicU64,
+    cpu_ns: AtomicU64,
+    /// Of one core, in parts per million.
+    cpu_share_ppm: AtomicU64,
     reads: AtomicU64,
     events: AtomicU64,
     readings: AtomicU64,
     cost_ns: AtomicU64,
     cost_ns_max: AtomicU64,
-    cost_histogram: [AtomicU64; COST_BUCKETS],
+    cost_histogram: Box<[AtomicU64]>,
     pub(crate) missed_deadlines: AtomicU64,
     pub(crate) probes: AtomicU64,
     errors: [AtomicU64; ErrorReason::ALL.len()],
@@ -102,12 +108,13 @@ impl SourceStats {
             cadence_ns: AtomicU64::new(cadence_ns),
             backed_off: AtomicU32::new(0),
             cpu_ns: AtomicU64::new(0),
+            cpu_share_ppm: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             events: AtomicU64::new(0),
             readings: AtomicU64::new(0),
             cost_ns: AtomicU64::new(0),
             cost_ns_max: AtomicU64::new(0),
-            cost_histogram: Default::default(),
+            cost_histogram: (0..COST_BUCKETS).map(|_| AtomicU64::new(0)).collect(),
             missed_deadlines: AtomicU64::new(0),
             probes: AtomicU64::new(0),
             errors: Default::default(),
@@ -121,6 +128,12 @@ impl SourceStats {
     /// As asked; the thread doubles it while it must.
     pub(crate) fn set_cadence_ns(&self, cadence_ns: u64) {
         self.cadence_ns.store(cadence_ns, Relaxed);
+    }
+
+    /// What the thread used so far, and over the last second as a share of one core.
+    pub(crate) fn set_cpu(&self, cpu_ns: u64, share: f64) {
+        self.cpu_ns.store(cpu_ns, Relaxed);
+        self.cpu_share_ppm.store((share * 1e6) as u64, Relaxed);
     }
 
     pub(crate) fn count_read(&self, cost_ns: u64, readings: usize, is_event: bool) {
@@ -160,6 +173,7 @@ impl SourceStats {
             cadence_ns,
             backed_off,
             cpu_ns,
+            cpu_share_ppm,
             reads,
             events,
             readings,
@@ -174,6 +188,7 @@ impl SourceStats {
             signals_dropped,
             windows_dropped,
         } = self;
+        let costs: Vec<u64> = cost_histogram.iter().map(|count| count.load(Relaxed)).collect();
         SourceReport {
             source,
             kernel_path: kernel_path.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -181,12 +196,14 @@ impl SourceStats {
             cadence: Duration::from_nanos(cadence_ns.load(Relaxed) << backed_off.load(Relaxed)),
             backed_off: backed_off.load(Relaxed),
             cpu_ns: cpu_ns.load(Relaxed),
+            cpu_share: cpu_share_ppm.load(Relaxed) as f64 / 1e6,
             reads: reads.load(Relaxed),
             events: events.load(Relaxed),
             readings: readings.load(Relaxed),
             cost_ns: cost_ns.load(Relaxed),
             cost_ns_max: cost_ns_max.load(Relaxed),
-            cost_histogram: std::array::from_fn(|i| cost_histogram[i].load(Relaxed)),
+            cost_ns_p50: quantile(&costs, 0.5),
+            cost_ns_p99: quantile(&costs, 0.99),
             missed_deadlines: missed_deadlines.load(Relaxed),
             probes: probes.load(Relaxed),
             errors: std::array::from_fn(|i| errors[i].load(Relaxed)),
@@ -198,19 +215,56 @@ impl SourceStats {
     }
 }
 
+/// The octave and its eighth in which a cost lies; below 16 ns each nanosecond has its own.
 fn bucket(cost_ns: u64) -> usize {
-    let bits = 64 - cost_ns.leading_zeros() as usize;
-    bits.saturating_sub(10).min(COST_BUCKETS - 1)
+    let octave = (cost_ns.max(1).ilog2() as usize).saturating_sub(OCTAVE_BITS);
+    (octave << OCTAVE_BITS) + (cost_ns >> octave) as usize
+}
+
+/// The greatest cost that falls into a bucket.
+fn bucket_max_ns(bucket: usize) -> u64 {
+    let first = 1 << OCTAVE_BITS;
+    let octave = (bucket / first).saturating_sub(1);
+    let mantissa = (bucket - octave * first) as u64;
+    ((mantissa + 1) << octave).wrapping_sub(1)
+}
+
+/// The cost that so many of the reads stay within; 0 where there were none.
+fn quantile(costs: &[u64], share: f64) -> u64 {
+    let all: u64 = costs.iter().sum();
+    let mut left = (all as f64 * share).ceil() as u64;
+    for (place, count) in costs.iter().enumerate().filter(|(_, count)| **count > 0) {
+        if *count >= left {
+            return bucket_max_ns(place);
+        }
+        left -= count;
+    }
+    0
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{COST_BUCKETS, bucket};
+    use super::{COST_BUCKETS, bucket, bucket_max_ns, quantile};
 
     #[test]
-    fn a_cost_falls_into_the_bucket_that_bounds_it() {
-        for (cost_ns, expected) in [(0, 0), (1023, 0), (1024, 1), (2047, 1), (2048, 2), (u64::MAX, COST_BUCKETS - 1)] {
-            assert_eq!(bucket(cost_ns), expected, "{cost_ns} ns");
+    fn every_cost_has_a_bucket_that_ends_at_most_an_eighth_above_it() {
+        let octaves = (0..64).flat_map(|bits| [(1u64 << bits) - 1, 1 << bits, (1 << bits) + 1, 3 << (bits / 2)]);
+        for cost_ns in octaves.chain([0, 1_000, 45_000, 160_000_000, u64::MAX]) {
+            let bucket = bucket(cost_ns);
+            assert!(bucket < COST_BUCKETS, "{cost_ns} ns: bucket {bucket}");
+            let end_ns = bucket_max_ns(bucket);
+            assert!(cost_ns <= end_ns && end_ns - cost_ns <= cost_ns / 8, "{cost_ns} ns: bucket ends at {end_ns}");
+            assert!(bucket == 0 || bucket_max_ns(bucket - 1) < cost_ns, "{cost_ns} ns belongs into a bucket before");
         }
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_reads() {
+        let mut costs = vec![0; COST_BUCKETS];
+        assert_eq!(quantile(&costs, 0.99), 0, "no read yet");
+        costs[bucket(1_000)] = 98;
+        costs[bucket(1_000_000)] = 2;
+        assert_eq!((quantile(&costs, 0.5), quantile(&costs, 0.98)), (1_023, 1_023));
+        assert_eq!(quantile(&costs, 0.99), bucket_max_ns(bucket(1_000_000)));
     }
 }

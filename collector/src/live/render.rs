@@ -4,7 +4,7 @@ use super::{
     Host, Series, rfc3339,
     rows::{
         CollectiveRow, CommunicatorRow, GpuCallRow, GpuCoverageRow, GpuFailureRow, GpuProcessRow, HostRow,
-        LimitationRow, NicRow, SeriesRow, SourceRow,
+        LimitationRow, NicRow, SeriesRow, SourceCostRow, SourceRow,
     },
 };
 use railwatch_engine::Timestamp;
@@ -55,6 +55,30 @@ fn source(source: &v1::SourceState) -> SourceRow {
         reason: source.reason.clone(),
         kernel_path: source.kernel_path.clone(),
         cadence_ns: source.cadence_ns,
+        reads: source.reads,
+        errors: source.errors,
+        missed_deadlines: source.missed_deadlines,
+    }
+}
+
+pub(super) fn sources(host: &Host) -> Vec<SourceCostRow> {
+    let mut rows: Vec<_> = host.sources.iter().map(|source| source_cost(&host.name, source)).collect();
+    rows.sort_by(|a, b| a.source.cmp(&b.source));
+    rows
+}
+
+fn source_cost(host: &str, source: &v1::SourceState) -> SourceCostRow {
+    let microseconds = |ns: u64| (source.reads > 0).then_some(ns as f64 / 1e3);
+    SourceCostRow {
+        host: host.to_owned(),
+        source: source.source.clone(),
+        status: if source.on { "on" } else { "off" }.to_owned(),
+        reason: source.reason.clone(),
+        kernel_path: source.kernel_path.clone(),
+        cadence_ms: source.cadence_ns as f64 / 1e6,
+        read_us_p50: microseconds(source.read_ns_p50),
+        read_us_p99: microseconds(source.read_ns_p99),
+        cpu_percent: source.cpu_share * 100.0,
         reads: source.reads,
         errors: source.errors,
         missed_deadlines: source.missed_deadlines,

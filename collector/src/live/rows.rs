@@ -76,6 +76,35 @@ pub struct SourceRow {
     pub missed_deadlines: u64,
 }
 
+/// A line of `railwatch sources`: one telemetry source of one host, and what it costs there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceCostRow {
+    /// Its host.
+    pub host: String,
+    /// "netdev", "rdma.hw", ...
+    pub source: String,
+    /// "on" or "off".
+    pub status: String,
+    /// Why it is off; empty while it is on.
+    pub reason: String,
+    /// The kernel interface it reads.
+    pub kernel_path: String,
+    /// Time between readings now, milliseconds; longer than asked for where the CPU budget made it so.
+    pub cadence_ms: f64,
+    /// What half of its reads took at most since the agent's start, microseconds; null before the first.
+    pub read_us_p50: Option<f64>,
+    /// What 99 of 100 took at most; null before the first.
+    pub read_us_p99: Option<f64>,
+    /// Of one core, over the last second.
+    pub cpu_percent: f64,
+    /// Reads so far.
+    pub reads: u64,
+    /// Of those, failed.
+    pub errors: u64,
+    /// Deadlines passed without a read.
+    pub missed_deadlines: u64,
+}
+
 /// A line of `railwatch gpu processes`: one process, device and layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GpuProcessRow {

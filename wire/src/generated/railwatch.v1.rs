@@ -327,7 +327,7 @@ pub struct LossAccount {
         u64,
     >,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SourceState {
     #[prost(string, tag = "1")]
     pub source: ::prost::alloc::string::String,
@@ -349,6 +349,14 @@ pub struct SourceState {
     pub cost_ns: u64,
     #[prost(uint64, tag = "9")]
     pub missed_deadlines: u64,
+    /// Of all reads since the agent's start; an eighth too high at most.
+    #[prost(uint64, tag = "10")]
+    pub read_ns_p50: u64,
+    #[prost(uint64, tag = "11")]
+    pub read_ns_p99: u64,
+    /// of one core, over the last second
+    #[prost(double, tag = "12")]
+    pub cpu_share: f64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PortState {
