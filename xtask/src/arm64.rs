@@ -41,7 +41,7 @@ const TESTED: &[&str] = &[
 const KERNEL: &str = "linux-image-6.12-arm64";
 /// Kernel tests that want what the small guest lacks, or hours of emulation.
 const LEFT_OUT: &[&str] = &[
-    // Downloads NVIDIA's runtime for the processor of the host.
+    // NVIDIA's runtime is fetched for the processor of the host.
     "the_real_runtimes_failing_calls_are_counted_exactly",
     // Five million calls: minutes even where KVM helps.
     "a_million_calls_of_each_kind_are_counted_exactly",
@@ -271,11 +271,13 @@ $b mount -t devtmpfs dev /dev
 $b mount -t cgroup2 cgroup2 /sys/fs/cgroup
 $b mount -t bpf bpf /sys/fs/bpf
 $b mount -t tracefs tracefs /sys/kernel/tracing
+$b mount -t securityfs securityfs /sys/kernel/security
 $b mount -t tmpfs tmpfs /tmp
 $b ln -s /proc/self/fd /dev/fd
 $b stty -F /dev/ttyAMA0 raw -echo
 exec </dev/null >/dev/ttyAMA0 2>&1
-export PATH=/bin RUST_BACKTRACE=1
+# Tests that change their kernel for good look for the last of these.
+export PATH=/bin RUST_BACKTRACE=1 RAILWATCH_VM=1
 $b ip link set lo up
 cd {folder}
 /bin/kernel-test --test-threads=1 --include-ignored{left_out}

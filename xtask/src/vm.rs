@@ -203,6 +203,7 @@ $b mount -t devpts devpts /merged/dev/pts
 $b mount -t cgroup2 cgroup2 /merged/sys/fs/cgroup
 $b mount -t bpf bpf /merged/sys/fs/bpf
 $b mount -t tracefs tracefs /merged/sys/kernel/tracing
+$b mount -t securityfs securityfs /merged/sys/kernel/security
 $b ln -sf /proc/self/fd /merged/dev/fd
 $b cp $b /merged/usr/local/sbin/modprobe
 $b ip link set lo up
