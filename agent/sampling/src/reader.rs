@@ -7,11 +7,13 @@
 //! panic that leaves the thread.
 
 use crate::batch::Batch;
+use crate::burst::Burst;
 use crate::catalog::Catalog;
 use crate::clock::{monotonic_ns, thread_cpu_ns};
 use crate::governor::{Governor, STEPS_MAX, Verdict};
 use crate::recorder::{Output, Recorder};
 use crate::sampler::{SamplerConfig, Sink, nanos};
+use crate::signal::Severity;
 use crate::source::{ErrorReason, ReadError, Source};
 use crate::stats::{SourceState, SourceStats};
 use nix::errno::Errno;
@@ -51,6 +53,15 @@ impl Control {
     }
 }
 
+/// What all threads share.
+pub(crate) struct Common<'a> {
+    pub(crate) config: &'a SamplerConfig,
+    pub(crate) catalog: &'a Arc<Catalog>,
+    pub(crate) sink: &'a Arc<dyn Sink>,
+    pub(crate) governor: &'a Arc<Governor>,
+    pub(crate) burst: &'a Arc<Burst>,
+}
+
 /// The thread's own things.
 pub(crate) struct Reader {
     source: Box<dyn Source>,
@@ -60,6 +71,8 @@ pub(crate) struct Reader {
     recorder: Recorder,
     sink: Arc<dyn Sink>,
     governor: Arc<Governor>,
+    burst: Arc<Burst>,
+    cadence_ns_min: u64,
     cadence_ns_max: u64,
     judged_at_ns: u64,
     judged_cpu_ns: u64,
@@ -85,14 +98,13 @@ impl Reader {
         source: Box<dyn Source>,
         stats: &Arc<SourceStats>,
         control: &Arc<Control>,
-        config: &SamplerConfig,
-        catalog: &Arc<Catalog>,
-        sink: &Arc<dyn Sink>,
-        governor: &Arc<Governor>,
+        common: &Common<'_>,
     ) -> io::Result<Self> {
+        let Common { config, catalog, sink, governor, burst } = common;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         let recorder = Recorder::new(source.name(), config.window, config.rules, Arc::clone(catalog));
         Ok(Self {
+            cadence_ns_min: nanos(source.cadence().min),
             cadence_ns_max: nanos(source.cadence().max),
             source,
             stats: Arc::clone(stats),
@@ -101,6 +113,7 @@ impl Reader {
             recorder,
             sink: Arc::clone(sink),
             governor: Arc::clone(governor),
+            burst: Arc::clone(burst),
             judged_at_ns: 0,
             judged_cpu_ns: 0,
             batch: Batch::with_capacity(config.batch_max),
@@ -168,7 +181,8 @@ impl Reader {
     }
 
     fn cadence_ns(&self) -> u64 {
-        self.stats.cadence_ns.load(Relaxed) << self.stats.backed_off.load(Relaxed)
+        let asked_ns = self.stats.cadence_ns.load(Relaxed) << self.stats.backed_off.load(Relaxed);
+        if self.burst.is_on(monotonic_ns()) { asked_ns.min(self.cadence_ns_min) } else { asked_ns }
     }
 
     /// Once a second, compares the CPU time of this thread and the others with the budget.
@@ -183,6 +197,10 @@ impl Reader {
         let share = (cpu_ns - self.judged_cpu_ns) as f64 / elapsed_ns as f64;
         (self.judged_at_ns, self.judged_cpu_ns) = (now_ns, cpu_ns);
         self.stats.set_cpu(cpu_ns, share);
+        // A burst is bounded in time, and its cost is no reason to read less often before or after it.
+        if self.burst.is_on(now_ns) {
+            return;
+        }
         let steps = self.stats.backed_off.load(Relaxed);
         let can_back_off = self.on && steps < STEPS_MAX && self.cadence_ns() <= self.cadence_ns_max / 2;
         let steps = match self.governor.judge(self.stats.source, share, can_back_off) {
@@ -303,6 +321,9 @@ impl Reader {
 
     fn hand_over(&mut self) {
         for signal in self.out.signals.drain(..) {
+            if signal.severity >= Severity::Error {
+                self.burst.suspect(monotonic_ns());
+            }
             if self.sink.signal(signal).is_err() {
                 self.stats.signals_dropped.fetch_add(1, Relaxed);
             }

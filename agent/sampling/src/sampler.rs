@@ -3,10 +3,12 @@
 //! In: sources, and cadences that may change at any time. Out: a running thread per source, and a [`SourceReport`] of each.
 //! One OS thread per source, so that a slow NIC never delays another's readings. Never: a wait for the sink.
 
+use crate::burst::Burst;
 use crate::catalog::Catalog;
+use crate::clock::monotonic_ns;
 use crate::frame::WindowFrame;
 use crate::governor::Governor;
-use crate::reader::{Control, Reader};
+use crate::reader::{Common, Control, Reader};
 use crate::signal::{Rule, Signal};
 use crate::source::{CadenceRange, Source};
 use crate::stats::{SourceReport, SourceStats};
@@ -80,6 +82,7 @@ pub struct Sampler {
     catalog: Arc<Catalog>,
     sink: Arc<dyn Sink>,
     governor: Arc<Governor>,
+    burst: Arc<Burst>,
     running: Vec<Running>,
 }
 
@@ -95,7 +98,7 @@ impl Sampler {
     #[must_use]
     pub fn new(config: SamplerConfig, catalog: Arc<Catalog>, sink: Arc<dyn Sink>) -> Self {
         let governor = Arc::new(Governor::new(config.cpu_budget_share));
-        Self { config, catalog, sink, governor, running: Vec::new() }
+        Self { config, catalog, sink, governor, burst: Arc::default(), running: Vec::new() }
     }
 
     /// Starts reading a source, at its default cadence unless one is given.
@@ -109,8 +112,10 @@ impl Sampler {
         let cadence_ns = nanos(range.clamp(cadence.unwrap_or(range.default)));
         let stats = Arc::new(SourceStats::new(name, source.kernel_path(), cadence_ns));
         let control = Arc::new(Control::new().map_err(failed)?);
-        let reader = Reader::new(source, &stats, &control, &self.config, &self.catalog, &self.sink, &self.governor)
-            .map_err(failed)?;
+        let Self { config, catalog, sink, governor, burst, .. } = self;
+        let shared = Common { config, catalog, sink, governor, burst };
+        let reader = Reader::new(source, &stats, &control, &shared).map_err(failed)?;
+        burst.join(&control);
         let thread = std::thread::Builder::new()
             .name(format!("rw-{name}"))
             .stack_size(256 * 1024)
@@ -133,6 +138,17 @@ impl Sampler {
         running.stats.set_cadence_ns(nanos(cadence));
         running.control.nudge();
         Ok(cadence)
+    }
+
+    /// Reads every source at its shortest cadence for a time, [`BURST_TIME_MAX`](crate::BURST_TIME_MAX) at most.
+    pub fn burst(&self, time: Duration) {
+        self.burst.begin(monotonic_ns(), time);
+    }
+
+    /// Bursts begun so far, by requests and by signals.
+    #[must_use]
+    pub fn bursts(&self) -> u64 {
+        self.burst.begun()
     }
 
     /// How every source fares.

@@ -272,6 +272,32 @@ fn a_kernel_event_becomes_a_signal_without_waiting_for_the_next_deadline() {
 }
 
 #[test]
+fn a_signal_of_one_source_has_all_of_them_read_at_their_shortest_cadence() {
+    let (knobs, other) = (Knobs::new(), Knobs::new());
+    let slow = Some(Duration::from_millis(500));
+    let (mut sampler, seen) = start(&knobs, slow);
+    sampler.start(Fake::boxed(&other), slow).unwrap();
+    until("a first read of both", || !knobs.reads().is_empty() && !other.reads().is_empty());
+    assert_eq!(sampler.bursts(), 0);
+    knobs.value.store(0, SeqCst);
+    knobs.event.write(1).unwrap();
+    until("a signal", || !seen.signals.lock().unwrap().is_empty());
+    // More reads than half-second deadlines within the time of a burst.
+    let begun = (knobs.reads().len(), other.reads().len());
+    until("reads of both", || knobs.reads().len() >= begun.0 + 100 && other.reads().len() >= begun.1 + 100);
+    let reads = other.reads();
+    assert!(reads[begun.1 + 99] - reads[begun.1] < 20_000_000_000, "a hundred half-second deadlines take 50 s");
+    assert_eq!(sampler.bursts(), 1);
+    // Good news begins none.
+    knobs.value.store(1, SeqCst);
+    knobs.event.write(1).unwrap();
+    until("another signal", || seen.signals.lock().unwrap().len() >= 2);
+    assert_eq!(sampler.bursts(), 1);
+    sampler.burst(Duration::from_secs(1));
+    assert_eq!(sampler.bursts(), 1, "one is on");
+}
+
+#[test]
 fn stopping_hands_over_the_open_window_marked_partial() {
     let knobs = Knobs::new();
     let (sampler, seen) = start(&knobs, None);
