@@ -98,7 +98,14 @@ impl Source for RdmaHwSource {
     }
 
     fn cadence(&self) -> CadenceRange {
-        CadenceRange { min: Duration::from_millis(1), default: Duration::from_millis(10), max: Duration::from_secs(60) }
+        // One message brings all counters of a port; of files each is a system call of its own.
+        let is_by_message = self.ports.iter().any(|port| matches!(port, Counters::Netlink { .. }));
+        let (min_ms, default_ms) = if is_by_message { (1, 10) } else { (10, 100) };
+        CadenceRange {
+            min: Duration::from_millis(min_ms),
+            default: Duration::from_millis(default_ms),
+            max: Duration::from_secs(60),
+        }
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {

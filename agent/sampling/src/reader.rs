@@ -72,8 +72,6 @@ pub(crate) struct Reader {
     sink: Arc<dyn Sink>,
     governor: Arc<Governor>,
     burst: Arc<Burst>,
-    cadence_ns_min: u64,
-    cadence_ns_max: u64,
     judged_at_ns: u64,
     judged_cpu_ns: u64,
     batch: Batch,
@@ -104,8 +102,6 @@ impl Reader {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         let recorder = Recorder::new(source.name(), config.window, config.rules, Arc::clone(catalog));
         Ok(Self {
-            cadence_ns_min: nanos(source.cadence().min),
-            cadence_ns_max: nanos(source.cadence().max),
             source,
             stats: Arc::clone(stats),
             control: Arc::clone(control),
@@ -182,7 +178,7 @@ impl Reader {
 
     fn cadence_ns(&self) -> u64 {
         let asked_ns = self.stats.cadence_ns.load(Relaxed) << self.stats.backed_off.load(Relaxed);
-        if self.burst.is_on(monotonic_ns()) { asked_ns.min(self.cadence_ns_min) } else { asked_ns }
+        if self.burst.is_on(monotonic_ns()) { asked_ns.min(nanos(self.source.cadence().min)) } else { asked_ns }
     }
 
     /// Once a second, compares the CPU time of this thread and the others with the budget.
@@ -202,7 +198,7 @@ impl Reader {
             return;
         }
         let steps = self.stats.backed_off.load(Relaxed);
-        let can_back_off = self.on && steps < STEPS_MAX && self.cadence_ns() <= self.cadence_ns_max / 2;
+        let can_back_off = self.on && steps < STEPS_MAX && self.cadence_ns() <= nanos(self.source.cadence().max) / 2;
         let steps = match self.governor.judge(self.stats.source, share, can_back_off) {
             Verdict::BackOff => steps + 1,
             Verdict::ComeBack if steps > 0 => steps - 1,
@@ -277,6 +273,7 @@ impl Reader {
             }
         };
         stats.set_kernel_path(source.kernel_path());
+        stats.set_range(source.cadence());
         self.on = state == SourceState::On;
         if self.stats.set_state(state.clone()) {
             match state {

@@ -10,7 +10,7 @@ use crate::frame::WindowFrame;
 use crate::governor::Governor;
 use crate::reader::{Common, Control, Reader};
 use crate::signal::{Rule, Signal};
-use crate::source::{CadenceRange, Source};
+use crate::source::Source;
 use crate::stats::{SourceReport, SourceStats};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -88,7 +88,6 @@ pub struct Sampler {
 
 struct Running {
     stats: Arc<SourceStats>,
-    range: CadenceRange,
     control: Arc<Control>,
     thread: Option<JoinHandle<()>>,
 }
@@ -108,9 +107,7 @@ impl Sampler {
     pub fn start(&mut self, source: Box<dyn Source>, cadence: Option<Duration>) -> Result<(), StartError> {
         let name = source.name();
         let failed = |error: std::io::Error| StartError { source_name: name, error };
-        let range = source.cadence();
-        let cadence_ns = nanos(range.clamp(cadence.unwrap_or(range.default)));
-        let stats = Arc::new(SourceStats::new(name, source.kernel_path(), cadence_ns));
+        let stats = Arc::new(SourceStats::new(name, source.kernel_path(), source.cadence(), cadence));
         let control = Arc::new(Control::new().map_err(failed)?);
         let Self { config, catalog, sink, governor, burst, .. } = self;
         let shared = Common { config, catalog, sink, governor, burst };
@@ -121,7 +118,7 @@ impl Sampler {
             .stack_size(256 * 1024)
             .spawn(move || reader.run())
             .map_err(failed)?;
-        self.running.push(Running { stats, range, control, thread: Some(thread) });
+        self.running.push(Running { stats, control, thread: Some(thread) });
         Ok(())
     }
 
@@ -134,8 +131,7 @@ impl Sampler {
             let names: Vec<_> = self.running.iter().map(|running| running.stats.source).collect();
             return Err(UnknownSource(source.to_owned(), names.join(", ")));
         };
-        let cadence = running.range.clamp(cadence);
-        running.stats.set_cadence_ns(nanos(cadence));
+        let cadence = running.stats.ask(cadence);
         running.control.nudge();
         Ok(cadence)
     }

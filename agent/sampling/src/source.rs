@@ -142,7 +142,7 @@ pub trait Source: Send {
     /// The kernel interface it reads, as a person would look for it.
     fn kernel_path(&self) -> &str;
 
-    /// How often it may be read.
+    /// How often it may be read. A probe that finds another kernel path may change it.
     fn cadence(&self) -> CadenceRange;
 
     /// Looks for what there is to read and declares a series for each value. Runs before the first read, when the

@@ -1,7 +1,8 @@
 //! What a source costs and how it fares, counted by its own thread and read by anyone.
 
 use crate::recorder::Rejects;
-use crate::source::ErrorReason;
+use crate::sampler::nanos;
+use crate::source::{CadenceRange, ErrorReason};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -78,7 +79,10 @@ pub(crate) struct SourceStats {
     pub(crate) source: &'static str,
     kernel_path: Mutex<String>,
     state: Mutex<SourceState>,
-    /// As asked; the time between reads is this, doubled `backed_off` times.
+    range: Mutex<CadenceRange>,
+    /// What was asked for; 0: the source's default.
+    asked_ns: AtomicU64,
+    /// What that comes to within the source's range; the time between reads is this, doubled `backed_off` times.
     pub(crate) cadence_ns: AtomicU64,
     pub(crate) backed_off: AtomicU32,
     cpu_ns: AtomicU64,
@@ -100,12 +104,14 @@ pub(crate) struct SourceStats {
 }
 
 impl SourceStats {
-    pub(crate) fn new(source: &'static str, kernel_path: &str, cadence_ns: u64) -> Self {
-        Self {
+    pub(crate) fn new(source: &'static str, kernel_path: &str, range: CadenceRange, asked: Option<Duration>) -> Self {
+        let stats = Self {
+            range: Mutex::new(range),
+            asked_ns: AtomicU64::new(asked.map_or(0, nanos)),
             source,
             kernel_path: Mutex::new(kernel_path.to_owned()),
             state: Mutex::new(SourceState::Starting),
-            cadence_ns: AtomicU64::new(cadence_ns),
+            cadence_ns: AtomicU64::new(0),
             backed_off: AtomicU32::new(0),
             cpu_ns: AtomicU64::new(0),
             cpu_share_ppm: AtomicU64::new(0),
@@ -122,12 +128,28 @@ impl SourceStats {
             rejects: Mutex::default(),
             signals_dropped: AtomicU64::new(0),
             windows_dropped: AtomicU64::new(0),
-        }
+        };
+        stats.set_range(range);
+        stats
     }
 
-    /// As asked; the thread doubles it while it must.
-    pub(crate) fn set_cadence_ns(&self, cadence_ns: u64) {
-        self.cadence_ns.store(cadence_ns, Relaxed);
+    /// Asks for a cadence; gives what that comes to within the source's range.
+    pub(crate) fn ask(&self, cadence: Duration) -> Duration {
+        self.asked_ns.store(nanos(cadence), Relaxed);
+        let range = *self.range.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_range(range)
+    }
+
+    /// What the source can do now.
+    pub(crate) fn set_range(&self, range: CadenceRange) -> Duration {
+        *self.range.lock().unwrap_or_else(PoisonError::into_inner) = range;
+        let asked = match self.asked_ns.load(Relaxed) {
+            0 => range.default,
+            asked_ns => Duration::from_nanos(asked_ns),
+        };
+        let cadence = range.clamp(asked);
+        self.cadence_ns.store(nanos(cadence), Relaxed);
+        cadence
     }
 
     /// What the thread used so far, and over the last second as a share of one core.
@@ -170,6 +192,8 @@ impl SourceStats {
             source,
             kernel_path,
             state,
+            range: _,
+            asked_ns: _,
             cadence_ns,
             backed_off,
             cpu_ns,

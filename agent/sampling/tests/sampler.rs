@@ -41,6 +41,8 @@ struct Knobs {
     present: AtomicBool,
     panics: AtomicBool,
     fails: AtomicBool,
+    /// It reads by a dear path.
+    is_dear: AtomicBool,
     read_takes_ms: AtomicU64,
     read_burns_us: AtomicU64,
     value: AtomicU64,
@@ -54,6 +56,7 @@ impl Knobs {
             present: AtomicBool::new(true),
             panics: AtomicBool::new(false),
             fails: AtomicBool::new(false),
+            is_dear: AtomicBool::new(false),
             read_takes_ms: AtomicU64::new(0),
             read_burns_us: AtomicU64::new(0),
             value: AtomicU64::new(1),
@@ -99,7 +102,7 @@ impl Source for Fake {
     fn cadence(&self) -> CadenceRange {
         CadenceRange {
             min: Duration::from_millis(5),
-            default: Duration::from_millis(20),
+            default: Duration::from_millis(if self.knobs.is_dear.load(SeqCst) { 200 } else { 20 }),
             max: Duration::from_millis(500),
         }
     }
@@ -205,6 +208,20 @@ fn the_cadence_changes_while_running_within_its_range() {
     until("reads at the new pace", || knobs.reads().len() >= 20);
     let error = sampler.set_cadence("fke", Duration::from_secs(1)).unwrap_err();
     assert_eq!(error.to_string(), "no source is called fke; there are: fake");
+}
+
+#[test]
+fn a_source_that_finds_a_dearer_path_is_read_at_the_default_of_that_path_unless_told_otherwise() {
+    let (knobs, told) = (Knobs::new(), Knobs::new());
+    let (mut sampler, _) = start(&knobs, None);
+    sampler.start(Fake::boxed(&told), Some(Duration::from_millis(50))).unwrap();
+    let cadences = || sampler.reports().iter().map(|report| report.cadence.as_millis()).collect::<Vec<_>>();
+    until("a read of both", || !knobs.reads().is_empty() && !told.reads().is_empty());
+    assert_eq!(cadences(), [20, 50]);
+    for knobs in [&knobs, &told] {
+        knobs.is_dear.store(true, SeqCst);
+    }
+    until("the dearer path's pace", || cadences() == [200, 50]);
 }
 
 #[test]
