@@ -1,5 +1,6 @@
 //! Benchmarks: figures for docs/SPECIFICATION.md, each with its peer in the same run where there is one.
 
+mod agent;
 mod idle;
 mod probe;
 mod statistics;
@@ -16,6 +17,8 @@ pub enum Bench {
     Probe(probe::Options),
     /// The collector's throughput on one core, and the time from an event to its incident
     Uplink(uplink::Options),
+    /// What the agent costs on a host with 8 emulated NICs, in a burst, and beside Prometheus's node exporter
+    Agent(agent::Options),
     /// What the agent costs while nothing happens
     Idle(idle::Options),
 }
@@ -25,6 +28,7 @@ pub fn bench(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Probe(options) => write(&options.json, &probe::measure(options)?),
         Bench::Uplink(options) => write(&options.json, &uplink::measure(options)?),
+        Bench::Agent(options) => write(&options.json, &agent::measure(options)?),
         Bench::Idle(options) => write(&options.json, &idle::measure(options)?),
     }
 }

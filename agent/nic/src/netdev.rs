@@ -78,7 +78,7 @@ impl Source for NetdevSource {
 
     fn cadence(&self) -> CadenceRange {
         CadenceRange {
-            min: Duration::from_millis(10),
+            min: Duration::from_millis(1),
             default: Duration::from_millis(100),
             max: Duration::from_secs(60),
         }

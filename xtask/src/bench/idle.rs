@@ -67,14 +67,14 @@ fn agent() -> Result<u32> {
         .context("no railwatch-agent runs: start `cargo xtask up` first")
 }
 
-fn status_kib(pid: u32, field: &str) -> Result<u64> {
+pub(super) fn status_kib(pid: u32, field: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)).context("proc(5) has this field")?;
     line.trim().trim_end_matches(" kB").parse().with_context(|| format!("{field} {line}"))
 }
 
 /// Memory charged for the maps that the process holds open. Source: kernel/bpf/syscall.c, bpf_map_show_fdinfo.
-fn bpf_maps_kib(pid: u32) -> Result<u64> {
+pub(super) fn bpf_maps_kib(pid: u32) -> Result<u64> {
     let mut maps = std::collections::BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
