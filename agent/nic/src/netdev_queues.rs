@@ -1,6 +1,6 @@
 //! 802.3x pause frames, forward error correction and falls of the physical link, through ethtool netlink.
 //!
-//! In: PAUSE_GET and FEC_GET with ETHTOOL_FLAG_STATS, and LINKSTATE_GET, each one to three registers, fresh, under RTNL.
+//! In: PAUSE_GET, FEC_GET and LINKSTATE_GET with ETHTOOL_FLAG_STATS, each one to three registers, fresh, under RTNL.
 //! Out: pause frames per direction (with the cause `drops_still` where the interface's own drops did not move meanwhile,
 //! `drops_moving` where they did), corrected and uncorrectable blocks, corrected bits, physical link downs. Never: a
 //! series that the driver has no value for: the kernel leaves those out of its answer.
@@ -62,7 +62,8 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         number: 6,
-        flags: 0,
+        // Kernels without the count (before 6.3) refuse the flag with EINVAL.
+        flags: Ethtool::WITH_STATISTICS,
         // ETHTOOL_A_LINKSTATE_EXT_DOWN_CNT, Linux 6.3 and later.
         fields: &[Field {
             nest: 0,
@@ -141,7 +142,7 @@ impl Source for NetdevQueuesSource {
     }
 
     fn kernel_path(&self) -> &str {
-        "ethtool netlink PAUSE_GET, FEC_GET (with statistics), LINKSTATE_GET"
+        "ethtool netlink PAUSE_GET, FEC_GET, LINKSTATE_GET, with ETHTOOL_FLAG_STATS"
     }
 
     fn cadence(&self) -> CadenceRange {
