@@ -121,16 +121,13 @@ pub fn cut(mut text: String, bytes_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::{cut, windows};
-    use railwatch_sampling::{Flags, SeriesId, When, WindowFrame};
+    use railwatch_sampling::{Flags, SeriesId, WindowFrame};
     use railwatch_wire::flags;
 
     #[test]
     fn every_signal_that_this_agent_raises_has_its_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
-        let of_ports = railwatch_nic::RULES.iter().flat_map(|rule| match rule.when {
-            When::StateFalls { raised, cleared } => [raised, cleared],
-            When::Moves { raised, saturated } => [raised, saturated],
-        });
+        let of_ports = railwatch_nic::RULES.iter().flat_map(|rule| rule.when.signals());
         for signal in of_ports.chain(["gpu.alloc.failed"]) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
             for part in [

@@ -4,6 +4,7 @@ mod arm64;
 mod bench;
 mod daemon;
 mod ebpf;
+mod fakenic;
 mod packages;
 mod proto;
 mod shell;
@@ -76,6 +77,10 @@ fn main() -> Result<()> {
         Command::Bench { bench } => bench::bench(&bench),
         Command::Proto { action: Kept::Build } => proto::build(),
         Command::Proto { action: Kept::Check } => proto::check(),
-        Command::Vm { kernel, memory_mib, command } => std::process::exit(vm::run(&kernel, memory_mib, &command)?),
+        Command::Vm { kernel, memory_mib, command } => {
+            let fake_nic = fakenic::built(&kernel)?;
+            let environment = [(fakenic::VARIABLE, fake_nic.as_path())];
+            std::process::exit(vm::run(&kernel, memory_mib, &command, &environment)?)
+        }
     }
 }

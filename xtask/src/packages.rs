@@ -113,6 +113,17 @@ pub fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
+/// ib_send_bw with its libraries, unpacked: what loads RDMA ports in the kernels of the matrix.
+pub fn perftest() -> Result<PathBuf> {
+    let prefix = std::path::absolute("target/perftest")?;
+    unpacked(
+        &prefix,
+        &["perftest", "ibverbs-providers", "librdmacm1", "libibumad3", "libpci3", "libnl-3-200", "libnl-route-3-200"],
+        true,
+    )?;
+    Ok(prefix)
+}
+
 /// A Rust program from crates.io at one version, kept in `target/tools`; its path.
 pub fn cargo_tool(name: &str, version: &str, extra: &[&str], environment: &[(&str, &str)]) -> Result<PathBuf> {
     let root = std::path::absolute(Path::new("target/tools").join(format!("{name}-{version}")))?;

@@ -3,7 +3,7 @@
 //! A tier is a named list of checks. Without names all tiers run; a name runs that one. The first failure ends the run,
 //! and says which tier it was and how to run it alone.
 
-use crate::{ebpf, packages, proto, shell, shell::Step, vm};
+use crate::{ebpf, fakenic, packages, proto, shell, shell::Step, vm};
 use anyhow::{Context, Result, ensure};
 use std::{path::PathBuf, process::Command, time::Instant};
 
@@ -112,15 +112,19 @@ fn kernels(environment: &Environment) -> Result<()> {
         // SAFETY: nothing else runs in this process that reads or writes the environment.
         unsafe { std::env::set_var("RAILWATCH_EBPF_OBJECT", object) };
     }
+    let fake_nics = KERNELS.iter().map(|kernel| fakenic::built(kernel)).collect::<Result<Vec<_>>>()?;
+    let perftest = packages::perftest()?;
     for package in ["railwatch-gpu", "railwatch-nic"] {
         let binaries = test_binaries(package, "kernel_")?;
         ensure!(!binaries.is_empty(), "{package} has no tests named kernel_*");
-        for (kernel, binary) in KERNELS.iter().flat_map(|kernel| binaries.iter().map(move |binary| (kernel, binary))) {
+        let runs = KERNELS.iter().zip(&fake_nics).flat_map(|on| binaries.iter().map(move |binary| (on, binary)));
+        for ((kernel, fake_nic), binary) in runs {
             let name = binary.file_name().unwrap_or_default().display();
             let step = Step::begin(&format!("kernel {kernel}: {name}"));
             // Ignored on the running kernel are those that want a machine to themselves: this one is theirs.
             let command = [binary.display().to_string(), "--test-threads=1".into(), "--include-ignored".into()];
-            let status = vm::run(kernel, 4096, &command)?;
+            let environment = [(fakenic::VARIABLE, fake_nic.as_path()), ("RAILWATCH_PERFTEST", &perftest)];
+            let status = vm::run(kernel, 4096, &command, &environment)?;
             ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");
             step.done();
         }

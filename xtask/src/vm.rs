@@ -28,9 +28,23 @@ const EXIT_PORT: u16 = 0xf4;
 /// The guest's line after which all output is the command's: before it speaks the firmware.
 const GUEST_BEGINS: &str = "railwatch-guest-begins\n";
 
-/// Boots kernel `series` and runs `command` in this folder; the command's exit status.
-pub fn run(series: &str, memory_mib: u32, command: &[String]) -> Result<i32> {
+/// Boots kernel `series` and runs `command` in this folder, with these variables beside the kept ones; the command's exit
+/// status.
+pub fn run(series: &str, memory_mib: u32, command: &[String], environment: &[(&str, &Path)]) -> Result<i32> {
     ensure!(!command.is_empty(), "no command: cargo xtask vm {series} -- COMMAND");
+    let (qemu, kernel) = fetched(series)?;
+    let initramfs = kernel.initramfs(&qemu, command, environment)?;
+    let status = qemu.boot(&kernel, &initramfs, memory_mib)?;
+    fs::remove_file(&initramfs)?;
+    Ok(status)
+}
+
+/// The release (`uname -r`) of the kernel of this series, as it is kept here.
+pub fn release(series: &str) -> Result<String> {
+    Ok(fetched(series)?.1.release)
+}
+
+fn fetched(series: &str) -> Result<(Qemu, Kernel)> {
     let Some((_, meta)) = KERNELS.iter().find(|(name, _)| *name == series) else {
         let known: Vec<_> = KERNELS.iter().map(|(name, _)| *name).collect();
         bail!("no kernel {series}: one of {}", known.join(", "));
@@ -38,10 +52,7 @@ pub fn run(series: &str, memory_mib: u32, command: &[String]) -> Result<i32> {
     let home = std::env::current_dir()?.join("target/vm");
     let qemu = Qemu::fetch(&home)?;
     let kernel = Kernel::fetch(&home, series, meta, &qemu)?;
-    let initramfs = kernel.initramfs(&qemu, command)?;
-    let status = qemu.boot(&kernel, &initramfs, memory_mib)?;
-    fs::remove_file(&initramfs)?;
-    Ok(status)
+    Ok((qemu, kernel))
 }
 
 struct Qemu {
@@ -128,7 +139,7 @@ impl Kernel {
     }
 
     /// A small cpio archive: busybox, the modules that mount the host's root, and the command.
-    fn initramfs(&self, qemu: &Qemu, command: &[String]) -> Result<PathBuf> {
+    fn initramfs(&self, qemu: &Qemu, command: &[String], environment: &[(&str, &Path)]) -> Result<PathBuf> {
         let tree = self.folder.join(format!("initramfs-{}", std::process::id()));
         for folder in ["bin", "modules", "root", "proc", "sys", "dev"] {
             fs::create_dir_all(tree.join(folder))?;
@@ -141,7 +152,8 @@ impl Kernel {
             fs::write(tree.join("modules").join(&name), plain_module(&self.modules().join(module), qemu)?)?;
             names.push(name);
         }
-        let init = guest_init(&names, &self.folder.join("lib/modules"), &std::env::current_dir()?, command);
+        let modules = self.folder.join("lib/modules");
+        let init = guest_init(&names, &modules, &std::env::current_dir()?, command, environment);
         fs::write(tree.join("init"), init)?;
         fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
 
@@ -166,7 +178,13 @@ impl Kernel {
 }
 
 /// The guest's first process: mounts, then the command in the host's own userland, then its status out of the port.
-fn guest_init(modules: &[String], module_tree: &Path, folder: &Path, command: &[String]) -> String {
+fn guest_init(
+    modules: &[String],
+    module_tree: &Path,
+    folder: &Path,
+    command: &[String],
+    environment: &[(&str, &Path)],
+) -> String {
     let insmod: String = modules.iter().map(|name| format!("$b insmod /modules/{name}\n")).collect();
     let command: Vec<_> = command.iter().map(|word| quoted(word)).collect();
     let inner = format!(
@@ -175,9 +193,12 @@ fn guest_init(modules: &[String], module_tree: &Path, folder: &Path, command: &[
         command = command.join(" "),
     );
     // The environment that decides what the command finds, as it is here.
-    let kept: String = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RAILWATCH_EBPF_OBJECT", "RUST_BACKTRACE"]
+    let kept = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RAILWATCH_EBPF_OBJECT", "RUST_BACKTRACE"];
+    let kept: String = kept
         .iter()
-        .filter_map(|key| std::env::var(key).ok().map(|value| format!("export {key}={}\n", quoted(&value))))
+        .filter_map(|key| Some((*key, std::env::var(key).ok()?)))
+        .chain(environment.iter().map(|(key, path)| (*key, path.display().to_string())))
+        .map(|(key, value)| format!("export {key}={}\n", quoted(&value)))
         .collect();
     format!(
         r#"#!/bin/busybox sh
@@ -205,7 +226,7 @@ $b mount -t bpf bpf /merged/sys/fs/bpf
 $b mount -t tracefs tracefs /merged/sys/kernel/tracing
 $b mount -t securityfs securityfs /merged/sys/kernel/security
 $b ln -sf /proc/self/fd /merged/dev/fd
-$b cp $b /merged/usr/local/sbin/modprobe
+for tool in modprobe insmod rmmod; do $b cp $b /merged/usr/local/sbin/$tool; done
 $b ip link set lo up
 {kept}
 # Tests that change their kernel for good look for this.

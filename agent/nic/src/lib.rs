@@ -1,18 +1,27 @@
 //! The agent's first sources: network interfaces and RDMA ports.
 //!
-//! [`NicSources`] makes the sources for the sampler: `netdev` (statistics), `netdev.link` (notifications), `rdma.hw`
-//! (hardware counters, the millisecond path), `rdma.pma` (port counters) and `rdma.link`. [`RULES`] says which of their
+//! [`NicSources`] makes the sources for the sampler: `netdev` (statistics), `netdev.link` (notifications), `netdev.driver`
+//! (the driver's own statistics: priority flow control), `netdev.queues` (pause frames and FEC), `netdev.dcb` (which
+//! priorities are lossless), `rdma.hw` (hardware counters, the millisecond path), `rdma.pma` (port counters) and `rdma.link`. [`RULES`] says which of their
 //! series raise signals, [`Ports`] what the ports are, and [`NicTable`] turns windows into one row per port.
 //!
 //! All readings are of the network namespace that the agent runs in: run it in the host's.
 //! Never: a write to a device, a counter cleared, a reading of an interface nobody asked for.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod dcb;
+mod driver_vocabulary;
+#[expect(unsafe_code, reason = "drivers' own statistics are told by an ioctl alone")]
+mod ethtool_ioctl;
+mod generic_netlink;
 mod link;
 mod netdev;
 mod netdev_choice;
+mod netdev_dcb;
+mod netdev_driver;
 mod netdev_link;
-mod netlink;
+mod netdev_queues;
+pub mod netlink;
 mod ports;
 mod rdma;
 mod rdma_hw;
@@ -24,6 +33,7 @@ mod summary;
 mod sysfs;
 mod vocabulary;
 
+pub use generic_netlink::{Ethtool, GenericNetlink};
 pub use ports::{PortInfo, PortKind, Ports};
 pub use sources::{NicConfig, NicSources};
 pub use summary::{NicReading, NicTable};

@@ -171,12 +171,31 @@ fn series(interface: &str, word: &Word, refresh: Option<Duration>) -> SeriesDef 
         (kind, _) => kind,
     };
     let direction = word.direction.map(|direction| ("network.io.direction", direction.label().to_owned()));
-    let labels = [("network.interface.name", interface.to_owned())].into_iter().chain(direction);
-    SeriesDef::new(word.name, word.unit, kind, Entity { kind: "port", name: interface.to_owned() }, labels)
+    port_series(interface, word.name, word.unit, kind, direction)
+}
+
+/// A series of an interface, with these labels beside its name.
+pub(crate) fn port_series(
+    interface: &str,
+    name: &'static str,
+    unit: &'static str,
+    kind: Kind,
+    more: impl IntoIterator<Item = (&'static str, String)>,
+) -> SeriesDef {
+    let labels = [("network.interface.name", interface.to_owned())].into_iter().chain(more);
+    SeriesDef::new(name, unit, kind, Entity { kind: "port", name: interface.to_owned() }, labels)
+}
+
+/// Packets that an interface dropped or missed, in an answer to [`request`]; `None` where it has no such counts.
+pub(crate) fn drops(body: &[u8], index: u32) -> Option<u64> {
+    let counts = decode(body, index);
+    let of_drops =
+        |word: &Word| matches!(word.name, "hw.network.dropped" | "hw.network.errors.missed" | "hw.network.errors.fifo");
+    NETDEV.iter().zip(counts).filter(|((_, word), _)| of_drops(word)).map(|(_, count)| count).sum()
 }
 
 /// Asks for the statistics of one interface (`struct if_stats_msg`).
-fn request(index: u32) -> Request {
+pub(crate) fn request(index: u32) -> Request {
     let mut fixed = [0; 12];
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
     fixed[8..12].copy_from_slice(&FILTER_LINK_64.to_ne_bytes());

@@ -3,12 +3,14 @@
 //! In: rtnetlink's notifications (RTNLGRP_LINK) as they come; RTM_GETLINK once a second in case one was lost; and, because
 //! the kernel holds back a second notification of a falling carrier for up to a second (net/core/link_watch.c), the file
 //! `carrier_changes`, which costs no lock and no more than a microsecond. Without rtnetlink, `class/net/*` alone. Out:
-//! `hw.network.up` (1 or 0, with the cause when down) and how often the carrier went. A fall that the carrier's own
+//! `hw.network.up` (1 or 0, with the cause when down), how often the carrier went, and the speed, asked for when the carrier
+//! came and at every probe (LINKMODES_GET; a change of speed moves the carrier). A fall that the carrier's own
 //! counters show and no notification told is put back in, with a half width as wide as the doubt.
 
+use crate::generic_netlink::Ethtool;
 use crate::link::{Link, RTM_DELLINK, RTMGRP_LINK, request};
 use crate::netdev_choice::{NetdevChoice, from_sysfs};
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, number};
 use crate::ports::Ports;
 use crate::sysfs::{self, NumberFile};
 use nix::sys::socket::SockProtocol;
@@ -22,6 +24,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Speed of the link.
+pub(crate) const SPEED: &str = "hw.network.speed";
 const EVENT_BUFFER: usize = 1024 * 1024;
 /// Time after which an interface is asked even if nothing points at a change.
 const ASK_AFTER_NS: u64 = 1_000_000_000;
@@ -38,6 +42,7 @@ pub(crate) struct NetdevLinkSource {
 struct Sockets {
     requests: Netlink,
     events: Netlink,
+    ethtool: Option<Ethtool>,
 }
 
 struct Interface {
@@ -48,6 +53,9 @@ struct Interface {
     changes: Option<NumberFile>,
     asked_at_ns: u64,
     seen: Option<Seen>,
+    speed: Option<SeriesHandle>,
+    /// The carrier came, or the speed was never asked for.
+    speed_is_news: bool,
 }
 
 /// What an interface showed last.
@@ -57,6 +65,29 @@ struct Seen {
     carrier_downs: u32,
     carrier_changes: u32,
     at_ns: u64,
+}
+
+impl Sockets {
+    /// Speed of a link, bits per second; `None` where the driver does not say (no carrier, a software device).
+    fn speed(&mut self, index: u32) -> Option<u64> {
+        const LINKMODES_GET: u8 = 4;
+        const A_LINKMODES_SPEED: u16 = 5;
+        let ethtool = self.ethtool.as_mut()?;
+        let mut request = ethtool.request(LINKMODES_GET, index, 0);
+        let mbit = ethtool.ask(&mut request, |answer| number(answer.find_kind(A_LINKMODES_SPEED))).ok()??;
+        // SPEED_UNKNOWN is all ones.
+        (mbit != 0 && mbit != u32::MAX).then(|| u64::from(mbit) * 1_000_000)
+    }
+
+    fn note_speed(&mut self, interface: &Interface, ports: &Ports, batch: &mut Batch) {
+        let before_ns = monotonic_ns();
+        let Some(speed) = self.speed(interface.index) else { return };
+        ports.set_speed(&interface.name, speed);
+        if let Some(series) = interface.speed {
+            #[expect(clippy::cast_precision_loss, reason = "a link has far fewer than 2^53 bits per second")]
+            batch.gauge(series, speed as f64, Moment::between(before_ns, monotonic_ns()));
+        }
+    }
 }
 
 impl NetdevLinkSource {
@@ -79,6 +110,7 @@ impl NetdevLinkSource {
             return;
         }
         interface.seen = Some(now);
+        interface.speed_is_news |= now.up && seen.is_none_or(|seen| seen.carrier_changes != now.carrier_changes);
         ports.set_state(&interface.name, link.state());
         if let Some(up) = interface.up {
             if let Some(seen) = seen
@@ -121,7 +153,8 @@ impl NetdevLinkSource {
         }
         let open = || -> std::io::Result<Sockets> {
             let events = Netlink::listen(SockProtocol::NetlinkRoute, RTMGRP_LINK, EVENT_BUFFER)?;
-            Ok(Sockets { events, requests: Netlink::open(SockProtocol::NetlinkRoute)? })
+            let ethtool = Ethtool::open().ok();
+            Ok(Sockets { events, requests: Netlink::open(SockProtocol::NetlinkRoute)?, ethtool })
         };
         if self.sockets.is_none() {
             let sockets = open().map_err(|error| {
@@ -140,7 +173,7 @@ impl Source for NetdevLinkSource {
 
     fn kernel_path(&self) -> &str {
         if self.choice.may_use_netlink {
-            "rtnetlink RTNLGRP_LINK, RTM_GETLINK"
+            "rtnetlink RTNLGRP_LINK, RTM_GETLINK, ethtool netlink LINKMODES_GET"
         } else {
             "sysfs class/net/*/{flags,carrier}"
         }
@@ -165,7 +198,20 @@ impl Source for NetdevLinkSource {
             let downs = Kind::Counter(Counter::wrapping(32));
             let downs = declare.series(series("hw.network.carrier_downs", "{event}", downs));
             let changes = self.changes_file(index, &name);
-            self.interfaces.push(Interface { index, name, up, downs, changes, asked_at_ns: 0, seen });
+            let has_speed = self.sockets.as_mut().is_some_and(|sockets| sockets.speed(index).is_some());
+            let speed = has_speed.then(|| declare.series(series(SPEED, "bit/s", Kind::Gauge))).flatten();
+            let speed_is_news = true;
+            self.interfaces.push(Interface {
+                index,
+                name,
+                up,
+                downs,
+                changes,
+                asked_at_ns: 0,
+                seen,
+                speed,
+                speed_is_news,
+            });
         }
         Ok(())
     }
@@ -191,6 +237,9 @@ impl Source for NetdevLinkSource {
             return Ok(());
         };
         for interface in &mut self.interfaces {
+            if std::mem::take(&mut interface.speed_is_news) {
+                sockets.note_speed(interface, &self.ports, batch);
+            }
             let before_ns = monotonic_ns();
             if Self::is_settled(interface, before_ns) {
                 continue;
@@ -235,6 +284,10 @@ impl Source for NetdevLinkSource {
                 None => {}
             }
         });
+        for interface in interfaces.iter_mut().filter(|interface| interface.speed_is_news) {
+            interface.speed_is_news = false;
+            sockets.note_speed(interface, ports, batch);
+        }
         outcome.map_err(|error| {
             // Some notifications are lost: read everything anew, through new sockets.
             self.sockets = None;

@@ -69,6 +69,13 @@ impl Ports {
         }
     }
 
+    /// Notes a new speed, bits per second.
+    pub(crate) fn set_speed(&self, name: &str, bits_per_s: u64) {
+        if let Some(port) = self.locked().get_mut(name) {
+            port.speed_bits_per_s = Some(bits_per_s);
+        }
+    }
+
     fn locked(&self) -> MutexGuard<'_, BTreeMap<String, PortInfo>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

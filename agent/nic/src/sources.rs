@@ -2,7 +2,10 @@
 
 use crate::netdev::NetdevSource;
 use crate::netdev_choice::NetdevChoice;
+use crate::netdev_dcb::NetdevDcbSource;
+use crate::netdev_driver::NetdevDriverSource;
 use crate::netdev_link::NetdevLinkSource;
+use crate::netdev_queues::NetdevQueuesSource;
 use crate::ports::Ports;
 use crate::rdma_hw::RdmaHwSource;
 use crate::rdma_link::RdmaLinkSource;
@@ -47,10 +50,13 @@ impl NicSources {
         let ports = Arc::new(Ports::default());
         let sources: Vec<Box<dyn Source>> = vec![
             Box::new(NetdevSource::new(root.clone(), choice.clone(), Arc::clone(&ports))),
-            Box::new(NetdevLinkSource::new(root.clone(), choice, Arc::clone(&ports))),
+            Box::new(NetdevLinkSource::new(root.clone(), choice.clone(), Arc::clone(&ports))),
             Box::new(RdmaHwSource::new(root.clone(), may_use_netlink)),
             Box::new(RdmaPmaSource::new(root.clone())),
             Box::new(RdmaLinkSource::new(root.clone(), Arc::clone(&ports))),
+            Box::new(NetdevDriverSource::new(root.clone(), choice.clone())),
+            Box::new(NetdevQueuesSource::new(root.clone(), choice.clone())),
+            Box::new(NetdevDcbSource::new(root.clone(), choice)),
         ];
         Self { sources, ports }
     }

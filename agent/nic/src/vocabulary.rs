@@ -6,9 +6,10 @@
 //! for the PMA; drivers/infiniband/hw/*/ for hw_counters (mlx5: queue counters of 32 bits that wrap).
 
 use railwatch_sampling::{Counter, Kind, Rule, Severity, When};
+use std::time::Duration;
 
 /// Direction of traffic, as OpenTelemetry's attribute `network.io.direction`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Direction {
     Receive,
     Transmit,
@@ -162,6 +163,22 @@ pub(crate) const HW: &[Word] = &[
     word("rx_cnp_pkts", "rdma.port.cnp", RX, "{packet}", W64),
     word("tx_cnp_pkts", "rdma.port.cnp", TX, "{packet}", W64),
     word("rx_ecn_marked_pkts", "rdma.port.ecn_marked", RX, "{packet}", W64),
+    word("active_pds", "rdma.port.protection_domains", None, "{protection_domain}", Shape::Gauge),
+    word("active_ahs", "rdma.port.address_handles", None, "{address_handle}", Shape::Gauge),
+    word("active_srqs", "rdma.port.shared_receive_queues", None, "{queue}", Shape::Gauge),
+    word("active_cqs", "rdma.port.completion_queues", None, "{queue}", Shape::Gauge),
+    word("active_mrs", "rdma.port.memory_regions", None, "{region}", Shape::Gauge),
+    word("active_mws", "rdma.port.memory_windows", None, "{window}", Shape::Gauge),
+    word("dup_req", "rdma.port.duplicate_requests", RX, "{request}", W64),
+    word("oos_drop_count", "rdma.port.out_of_sequence", RX, "{packet}", W64),
+    word("rx_out_of_buffer", "rdma.port.out_of_buffer", RX, "{packet}", W64),
+    word("missing_resp", "rdma.port.implied_nak_sequence_errors", RX, "{packet}", W64),
+    word("remote_access_err", "rdma.port.requester.remote_access_errors", TX, "{error}", W64),
+    word("remote_invalid_req_err", "rdma.port.requester.remote_invalid_requests", TX, "{error}", W64),
+    word("rx_write_req", "rdma.port.requests.write", RX, "{request}", W64),
+    word("rx_read_req", "rdma.port.requests.read", RX, "{request}", W64),
+    word("rx_atomic_req", "rdma.port.requests.atomic", RX, "{request}", W64),
+    word("rx_roce_errors", "rdma.port.errors.roce", RX, "{error}", W64),
     // rxe (software RoCE).
     word("rcvd_pkts", "rdma.port.hw.packets", RX, "{packet}", W64),
     word("sent_pkts", "rdma.port.hw.packets", TX, "{packet}", W64),
@@ -185,6 +202,40 @@ pub(crate) const HW: &[Word] = &[
     word("cnpIgnored", "rdma.port.cnp.ignored", RX, "{packet}", W64),
     word("RxECNMrkd", "rdma.port.ecn_marked", RX, "{packet}", W64),
     word("RetransSegs", "rdma.port.retransmitted_packets", TX, "{packet}", W64),
+    word("RxUDP", "rdma.port.hw.packets", RX, "{packet}", W64),
+    word("TxUDP", "rdma.port.hw.packets", TX, "{packet}", W64),
+    word("InRdmaReads", "rdma.port.requests.read", RX, "{request}", W64),
+    word("InRdmaWrites", "rdma.port.requests.write", RX, "{request}", W64),
+    word("RNR received", "rdma.port.rnr_naks", RX, "{packet}", W64),
+    word("RNR sent", "rdma.port.rnr_naks", TX, "{packet}", W64),
+    // irdma of older kernels.
+    word("iwInRdmaReads", "rdma.port.requests.read", RX, "{request}", W64),
+    word("iwInRdmaWrites", "rdma.port.requests.write", RX, "{request}", W64),
+    word("tcpRetransSegs", "rdma.port.retransmitted_packets", TX, "{packet}", W64),
+    // hns_roce.
+    word("rx_pkt", "rdma.port.hw.packets", RX, "{packet}", W64),
+    word("tx_pkt", "rdma.port.hw.packets", TX, "{packet}", W64),
+    word("rx_err_pkt", "rdma.port.errors.roce", RX, "{error}", W64),
+    word("tx_err_pkt", "rdma.port.errors.roce", TX, "{error}", W64),
+    word("rx_cnp_pkt", "rdma.port.cnp", RX, "{packet}", W64),
+    word("tx_cnp_pkt", "rdma.port.cnp", TX, "{packet}", W64),
+    // ionic.
+    word("rx_rdma_ucast_bytes", "rdma.port.hw.io", RX, "By", W64),
+    word("tx_rdma_ucast_bytes", "rdma.port.hw.io", TX, "By", W64),
+    word("rx_rdma_ucast_pkts", "rdma.port.hw.packets", RX, "{packet}", W64),
+    word("tx_rdma_ucast_pkts", "rdma.port.hw.packets", TX, "{packet}", W64),
+    word("rx_rdma_cnp_pkts", "rdma.port.cnp", RX, "{packet}", W64),
+    word("tx_rdma_cnp_pkts", "rdma.port.cnp", TX, "{packet}", W64),
+    word("rx_rdma_ecn_pkts", "rdma.port.ecn_marked", RX, "{packet}", W64),
+    word("rx_rdma_mtu_discard_pkts", "rdma.port.discards.mtu", RX, "{packet}", W64),
+    word("tx_rdma_ack_timeout", "rdma.port.ack_timeouts", TX, "{event}", W64),
+    word("req_rx_pkt_seq_err", "rdma.port.nak_sequence_errors", RX, "{packet}", W64),
+    word("resp_tx_pkt_seq_err", "rdma.port.nak_sequence_errors", TX, "{packet}", W64),
+    word("req_rx_impl_nak_seq_err", "rdma.port.implied_nak_sequence_errors", RX, "{packet}", W64),
+    word("req_tx_retry_excd_err", "rdma.port.retries_exceeded", TX, "{event}", W64),
+    word("resp_rx_outouf_seq", "rdma.port.out_of_sequence", RX, "{packet}", W64),
+    word("resp_rx_outof_buf", "rdma.port.out_of_buffer", RX, "{packet}", W64),
+    word("resp_rx_dup_request", "rdma.port.duplicate_requests", RX, "{request}", W64),
 ];
 
 /// Name of a counter that no row knows.
@@ -197,8 +248,8 @@ pub(crate) fn hw_word(kernel: &str) -> Word {
 
 /// Interfaces whose statistics the driver refreshes only in the background (measured by others, see the page on
 /// sources): driver and time between refreshes.
-pub(crate) const STALE_STATISTICS: &[(&str, std::time::Duration)] =
-    &[("mlx5_core", std::time::Duration::from_secs(1)), ("bnxt_en", std::time::Duration::from_secs(1))];
+pub(crate) const STALE_STATISTICS: &[(&str, Duration)] =
+    &[("mlx5_core", Duration::from_secs(1)), ("bnxt_en", Duration::from_secs(1))];
 
 const fn state(series: &'static str) -> Rule {
     Rule {
@@ -213,11 +264,42 @@ const fn still(series: &'static str, what: &'static str, severity: Severity) -> 
     Rule { series, what, severity, when: When::Moves { raised: "nic.errors", saturated: "nic.counter.saturated" } }
 }
 
-/// What raises a signal at once: links, and counters that should never move on a healthy port.
+const fn storm(
+    series: &'static str,
+    what: &'static str,
+    severity: Severity,
+    limit_per_s: f64,
+    over_ms: u64,
+    raised: &'static str,
+    cleared: &'static str,
+) -> Rule {
+    let over = Duration::from_millis(over_ms);
+    Rule { series, what, severity, when: When::RateAbove { raised, cleared, limit_per_s, over } }
+}
+
+const fn paused(series: &'static str, what: &'static str) -> Rule {
+    // A tenth of the time, over a tenth of a second.
+    storm(series, what, Severity::Warning, 1e8, 100, "nic.pause.duty", "nic.pause.duty.over")
+}
+
+const fn discards(series: &'static str, what: &'static str) -> Rule {
+    storm(series, what, Severity::Warning, 1000.0, 1000, "nic.discards.burst", "nic.discards.over")
+}
+
+const fn lossy(series: &'static str, what: &'static str) -> Rule {
+    storm(series, what, Severity::Warning, 10.0, 1000, "nic.rdma.loss", "nic.rdma.loss.over")
+}
+
+const fn never(series: &'static str, what: &'static str, severity: Severity, raised: &'static str) -> Rule {
+    Rule { series, what, severity, when: When::Moves { raised, saturated: "nic.counter.saturated" } }
+}
+
+/// What raises a signal at once: links, counters that should never move on a healthy port, and rates that a healthy
+/// fabric stays below.
 ///
-/// Not here, on purpose: discards, pauses, drops, retransmissions and out-of-sequence packets (they move under
-/// congestion on healthy hosts), flush errors (every job's end makes some), and errors that a port only relays for
-/// somebody else (`remote_physical`, `switch_relay`): they would blame the wrong element.
+/// Discards, pauses, retransmissions and out-of-sequence packets move under congestion on healthy hosts: their rate
+/// speaks, never their movement. Not here, on purpose: flush errors (every job's end makes some), and errors that a port
+/// only relays for somebody else (`remote_physical`, `switch_relay`): they would blame the wrong element.
 pub const RULES: &[Rule] = &[
     state("hw.network.up"),
     state("rdma.port.up"),
@@ -231,22 +313,73 @@ pub const RULES: &[Rule] = &[
     still("rdma.port.errors.icrc", "packets with a wrong invariant checksum", Severity::Error),
     still("rdma.port.link_error_recoveries", "link error recoveries", Severity::Error),
     still("rdma.port.link_downs", "link downs", Severity::Error),
+    still("hw.network.fec.uncorrectable_blocks", "blocks that FEC could not correct", Severity::Warning),
+    never("hw.network.pfc.storm_errors", "pause storms stopped by the card", Severity::Error, "nic.pfc.storm"),
+    never(
+        "hw.network.pfc.unexpected_pause_frames",
+        "pause frames on priorities without flow control",
+        Severity::Warning,
+        "nic.pfc.unexpected",
+    ),
+    paused("hw.network.pfc.pause_time", "pause"),
+    paused("hw.network.pause_time", "pause of the whole link"),
+    storm(
+        "hw.network.pause_frames",
+        "pause frames for the whole link",
+        Severity::Warning,
+        500.0,
+        1000,
+        "nic.pause.global",
+        "nic.pause.global.over",
+    ),
+    storm(
+        "rdma.port.cnp",
+        "congestion notifications",
+        Severity::Warning,
+        10_000.0,
+        1000,
+        "nic.cnp.storm",
+        "nic.cnp.storm.over",
+    ),
+    discards("hw.network.discards", "discarded packets"),
+    discards("hw.network.priority.discards", "discarded packets"),
+    discards("hw.network.priority.discards.buffer", "packets discarded for want of buffer"),
+    discards("hw.network.cos.discards", "discarded packets"),
+    discards("rdma.port.discards", "discarded packets"),
+    discards("rdma.port.discards.roce", "discarded RDMA packets"),
+    lossy("rdma.port.out_of_sequence", "packets out of sequence"),
+    lossy("rdma.port.nak_sequence_errors", "sequence errors that the far end reported"),
+    lossy("rdma.port.ack_timeouts", "acknowledgements that never came"),
+    lossy("rdma.port.completer_retries", "retries of unanswered requests"),
+    lossy("rdma.port.retransmitted_packets", "retransmitted packets"),
+    Rule {
+        series: "hw.network.speed",
+        what: "the link's speed",
+        severity: Severity::Error,
+        when: When::BelowBest { raised: "nic.speed.reduced", cleared: "nic.speed.restored" },
+    },
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver_vocabulary::DRIVERS;
+    use crate::netdev_link::SPEED;
+    use crate::{netdev_dcb, netdev_driver, netdev_queues};
     use std::collections::HashSet;
+
+    /// Names of all series that some source declares.
+    fn series_names() -> HashSet<&'static str> {
+        let words = NETDEV.iter().map(|(_, word)| word).chain(PMA).chain(HW).map(|word| word.name);
+        let of_drivers = DRIVERS.iter().flat_map(|vocabulary| vocabulary.rows).map(|row| row.name);
+        let others = ["hw.network.up", "hw.network.carrier_downs", SPEED, "rdma.port.up", VENDOR.name];
+        let of_dcb = [netdev_dcb::ENABLED, netdev_dcb::REQUESTS, netdev_dcb::INDICATIONS, netdev_driver::UNEXPECTED];
+        words.chain(of_drivers).chain(netdev_queues::names()).chain(others).chain(of_dcb).collect()
+    }
 
     #[test]
     fn every_rule_watches_a_series_that_some_row_produces() {
-        let states = ["hw.network.up", "rdma.port.up"];
-        let names: HashSet<_> = NETDEV
-            .iter()
-            .map(|(_, word)| word.name)
-            .chain(PMA.iter().chain(HW).map(|word| word.name))
-            .chain(states)
-            .collect();
+        let names = series_names();
         for rule in RULES {
             assert!(names.contains(rule.series), "{} is watched and never read", rule.series);
         }
@@ -255,15 +388,10 @@ mod tests {
     #[test]
     fn the_readme_names_every_series_and_every_signal() {
         let readme = include_str!("../README.md");
-        let words = NETDEV.iter().map(|(_, word)| word).chain(PMA).chain(HW).map(|word| word.name);
-        let signals = RULES.iter().flat_map(|rule| match rule.when {
-            When::StateFalls { raised, cleared } => [raised, cleared],
-            When::Moves { raised, saturated } => [raised, saturated],
-        });
-        let others = ["hw.network.up", "hw.network.carrier_downs", "rdma.port.up", VENDOR.name];
-        for name in words.chain(signals).chain(others) {
-            assert!(readme.contains(&format!("`{name}`")), "{name} is not in README.md");
-        }
+        let signals = RULES.iter().flat_map(|rule| rule.when.signals());
+        let missing: Vec<_> =
+            series_names().into_iter().chain(signals).filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+        assert_eq!(missing, [""; 0], "not in README.md");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! longer than the hold-off.
 
 use crate::clock::Moment;
-use crate::series::{Entity, SeriesDef, SeriesId};
+use crate::series::{Entity, Kind, SeriesDef, SeriesId};
 use std::time::Duration;
 
 /// How bad a signal is. Order matters: the worst is the greatest.
@@ -68,6 +68,37 @@ pub enum When {
         /// Name of the signal, of severity `Warning`, for a counter found at its maximum, which hides further errors.
         saturated: &'static str,
     },
+    /// A counter moves faster than a limit, on average over a time. Cleared when it stays below half the limit for as long.
+    RateAbove {
+        /// Name of the signal.
+        raised: &'static str,
+        /// Name of the signal when it is over; of severity `Info`.
+        cleared: &'static str,
+        /// Canonical units of the counter per second. Of a counter of nanoseconds, 1e8 is a tenth of the time.
+        limit_per_s: f64,
+        /// Shortest time that a rate is taken over; a slower cadence or refresh makes it longer.
+        over: Duration,
+    },
+    /// A gauge is below the best it ever showed. A gauge that shows 0 says nothing: it is not known then.
+    BelowBest {
+        /// Name of the signal.
+        raised: &'static str,
+        /// Name of the signal at its best again; of severity `Info`.
+        cleared: &'static str,
+    },
+}
+
+impl When {
+    /// The names of the two signals it can raise.
+    #[must_use]
+    pub fn signals(&self) -> [&'static str; 2] {
+        match *self {
+            Self::StateFalls { raised, cleared }
+            | Self::RateAbove { raised, cleared, .. }
+            | Self::BelowBest { raised, cleared } => [raised, cleared],
+            Self::Moves { raised, saturated } => [raised, saturated],
+        }
+    }
 }
 
 /// One row of a table of rules.
@@ -109,11 +140,54 @@ pub(crate) struct Watch {
     growth_untold: u64,
     told_state: f64,
     told_at_limit: bool,
+    rate: Rate,
+    best: f64,
+}
+
+/// A counter's rate over the time since `since_ns`: when that is long enough, it starts again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    since_ns: Option<u64>,
+    growth: u64,
+    is_above: bool,
+}
+
+impl Rate {
+    /// Takes a movement. The rate since `since_ns`, and whether it is above (`Some(true)`) or, over a whole `over_ns`,
+    /// below half of the limit (`Some(false)`). Nothing of an earlier time is told as if it were of this one: a gap between
+    /// readings counts as time.
+    fn take(&mut self, delta: u64, now_ns: u64, limit_per_s: f64, over_ns: u64) -> Option<(f64, bool)> {
+        let Some(since_ns) = self.since_ns else {
+            self.since_ns = Some(now_ns);
+            return None;
+        };
+        self.growth = self.growth.saturating_add(delta);
+        let elapsed_ns = now_ns.saturating_sub(since_ns);
+        let per_s = as_f64(self.growth) * 1e9 / as_f64(elapsed_ns.max(over_ns));
+        let is_whole = elapsed_ns >= over_ns;
+        if is_whole {
+            (self.since_ns, self.growth) = (Some(now_ns), 0);
+        }
+        match per_s {
+            per_s if per_s >= limit_per_s => Some((per_s, true)),
+            per_s if is_whole && per_s < limit_per_s / 2.0 => Some((per_s, false)),
+            _ => None,
+        }
+    }
 }
 
 impl Watch {
     pub(crate) fn new(rule: Rule) -> Self {
-        Self { rule, full_burst_at_ns: 0, edges_untold: 0, growth_untold: 0, told_state: 1.0, told_at_limit: false }
+        Self {
+            rule,
+            full_burst_at_ns: 0,
+            edges_untold: 0,
+            growth_untold: 0,
+            told_state: 1.0,
+            told_at_limit: false,
+            rate: Rate::default(),
+            best: 0.0,
+        }
     }
 
     /// Takes what one reading showed; returns a signal when there is something to tell and the hold-off allows it.
@@ -168,8 +242,56 @@ impl Watch {
                     Told(saturated, Severity::Warning, value, previous, text)
                 }
             }
+            (When::RateAbove { raised, cleared, limit_per_s, over }, Edge::Count { delta, .. }) => {
+                let refresh_ns = match def.kind() {
+                    Kind::Counter(counter) => counter.refresh_ns,
+                    Kind::Gauge => 0,
+                };
+                let over_ns = u64::try_from(over.as_nanos()).unwrap_or(u64::MAX).max(refresh_ns).max(1);
+                let (per_s, is_above) = self.rate.take(delta, moment.at_ns, limit_per_s, over_ns)?;
+                if is_above == self.rate.is_above || !self.may_speak(moment.at_ns, BURST) {
+                    return None;
+                }
+                self.rate.is_above = is_above;
+                let (of, why) = (where_in(def), cause.map(|cause| format!(" ({cause})")).unwrap_or_default());
+                let told = rate_for_people(per_s, def.unit());
+                if is_above {
+                    let limit = rate_for_people(limit_per_s, def.unit());
+                    let text = format!("{kind} {entity}: {what}{of} at {told}, above {limit}{why}");
+                    Told(raised, severity, per_s, limit_per_s, text)
+                } else {
+                    let text = format!("{kind} {entity}: {what}{of} down to {told}");
+                    Told(cleared, Severity::Info, per_s, limit_per_s, text)
+                }
+            }
+            (When::BelowBest { raised, cleared }, Edge::State { value, .. }) => {
+                // Below 1 it is unknown, or the series vanished.
+                if value < 1.0 {
+                    return None;
+                }
+                let (is_first, was_below) = (self.best < 1.0, self.told_state < self.best);
+                self.best = self.best.max(value);
+                if is_first || (value > self.told_state && !was_below) {
+                    self.told_state = value;
+                    return None;
+                }
+                if (value - self.told_state).abs() < 1.0 || !self.may_speak(moment.at_ns, BURST) {
+                    return None;
+                }
+                self.told_state = value;
+                let (best, is_below) = (self.best, value < self.best);
+                let unit = def.unit();
+                if is_below {
+                    let text = format!("{kind} {entity}: {what} is {value} {unit} and was {best} {unit}");
+                    Told(raised, severity, value, best, text)
+                } else {
+                    let text = format!("{kind} {entity}: {what} is {value} {unit} again");
+                    Told(cleared, Severity::Info, value, best, text)
+                }
+            }
             // A rule of states on a counter, or the other way round: the table of rules is wrong, and silent here.
-            (When::StateFalls { .. }, Edge::Count { .. }) | (When::Moves { .. }, Edge::State { .. }) => return None,
+            (When::StateFalls { .. } | When::BelowBest { .. }, Edge::Count { .. })
+            | (When::Moves { .. } | When::RateAbove { .. }, Edge::State { .. }) => return None,
         };
         let Told(name, severity, value, previous, summary) = told;
         let cause = cause.map(|cause| ("cause", cause.to_owned()));
@@ -205,6 +327,20 @@ impl Watch {
     }
 }
 
+/// Which part of the entity a series is of, from its labels: " (priority 3, receive)".
+fn where_in(def: &SeriesDef) -> String {
+    let priority = def.label("network.priority").map(|priority| format!("priority {priority}"));
+    let class = def.label("network.cos").map(|class| format!("class {class}"));
+    let direction = def.label("network.io.direction").map(str::to_owned);
+    let parts: Vec<_> = priority.into_iter().chain(class).chain(direction).collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+/// "41.0 % of the time" for nanoseconds per second, "1234/s" for anything counted.
+fn rate_for_people(per_s: f64, unit: &str) -> String {
+    if unit == "ns" { format!("{:.1} % of the time", per_s / 1e7) } else { format!("{per_s:.0}/s") }
+}
+
 struct Told(&'static str, Severity, f64, f64, String);
 
 #[expect(clippy::cast_precision_loss, reason = "a signal's value is for people; the exact one is in the window")]
@@ -216,7 +352,7 @@ fn as_f64(count: u64) -> f64 {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::*;
-    use crate::series::{Counter, Kind};
+    use crate::series::Counter;
 
     const MS: u64 = 1_000_000;
     const STATE: Rule = Rule {
@@ -306,6 +442,111 @@ mod tests {
         );
         watch.restarted();
         assert!(watch.observe(&def, edge, at(60_000), None, None).is_some(), "news again after a reset");
+    }
+
+    const DUTY: Rule = Rule {
+        series: "pause",
+        what: "pause",
+        severity: Severity::Warning,
+        when: When::RateAbove {
+            raised: "nic.pfc.paused",
+            cleared: "nic.pfc.flowing",
+            limit_per_s: 1e8,
+            over: Duration::from_millis(100),
+        },
+    };
+
+    /// Feeds movements (nanoseconds of pause) at milliseconds; returns (millisecond, name, rate in per cent) of each signal.
+    fn duties(counter: Counter, movements: impl IntoIterator<Item = (u64, u64)>) -> Vec<(u64, &'static str, u64)> {
+        let labels = [("network.priority", "3".to_owned()), ("network.io.direction", "receive".to_owned())];
+        let entity = Entity { kind: "port", name: "eth0".into() };
+        let def = SeriesDef::new("pause", "ns", Kind::Counter(counter), entity, labels);
+        let mut watch = Watch::new(DUTY);
+        let mut told = Vec::new();
+        for (ms, delta) in movements {
+            let edge = Edge::Count { delta, total: 0, at_limit: false };
+            if let Some(signal) = watch.observe(&def, edge, at(ms), None, None) {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small per cent")]
+                told.push((ms, signal.name, (signal.value / 1e7).round() as u64));
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn a_rate_speaks_when_it_crosses_and_when_it_is_over_and_not_between() {
+        // 4.1 ms of pause in each 10 ms for 300 ms, then none.
+        let readings = (0..80u64).map(|i| (i * 10, if (1..=30).contains(&i) { 4_100_000 } else { 0 }));
+        let told = duties(Counter::wrapping(64), readings);
+        assert_eq!(told.iter().map(|(_, name, _)| *name).collect::<Vec<_>>(), ["nic.pfc.paused", "nic.pfc.flowing"]);
+        assert_eq!(told[0].0, 30, "as soon as the pause of 100 ms is reached, whatever follows: {told:?}");
+        assert!((310..=510).contains(&told[1].0), "over a whole 100 ms: {told:?}");
+    }
+
+    #[test]
+    fn a_little_pause_a_long_gap_and_a_first_reading_are_no_storm() {
+        for (what, readings) in [
+            ("5 % of the time", (0..100u64).map(|i| (i * 10, 500_000)).collect::<Vec<_>>()),
+            ("12 ms of pause in 10 s without a reading", vec![(0, 0), (10, 0), (10_010, 12_000_000)]),
+            ("a count that was there before", vec![(0, u64::MAX), (10, 0), (20, 0)]),
+        ] {
+            assert_eq!(duties(Counter::wrapping(64), readings), [], "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_refreshed_once_a_second_is_rated_over_a_second() {
+        let slow = Counter::wrapping(64).refreshed_every(Duration::from_secs(1));
+        // 60 ms of pause appear at once every second: 6 %, though 60 % of the 100 ms they appear in.
+        let readings = (0..400u64).map(|i| (i * 10, if i % 100 == 99 { 60_000_000 } else { 0 }));
+        assert_eq!(duties(slow, readings), []);
+    }
+
+    #[test]
+    fn a_rate_just_around_its_limit_does_not_chatter() {
+        let readings = (0..500u64).map(|i| (i * 10, if i / 10 % 2 == 0 { 1_100_000 } else { 900_000 }));
+        let told = duties(Counter::wrapping(64), readings);
+        assert_eq!(told.iter().map(|(_, name, _)| *name).collect::<Vec<_>>(), ["nic.pfc.paused"]);
+    }
+
+    #[test]
+    fn a_rate_is_told_with_what_it_is_of() {
+        let labels = [("network.priority", "3".to_owned()), ("network.io.direction", "receive".to_owned())];
+        let entity = Entity { kind: "port", name: "eth0".into() };
+        let def = SeriesDef::new("pause", "ns", Kind::Counter(Counter::wrapping(64)), entity, labels);
+        let mut watch = Watch::new(DUTY);
+        let edge = |delta| Edge::Count { delta, total: 0, at_limit: false };
+        assert!(watch.observe(&def, edge(0), at(0), None, None).is_none());
+        let signal = watch.observe(&def, edge(41_000_000), at(100), Some("drops_still"), None).unwrap();
+        assert_eq!(
+            signal.summary,
+            "port eth0: pause (priority 3, receive) at 41.0 % of the time, above 10.0 % of the time (drops_still)"
+        );
+    }
+
+    #[test]
+    fn a_gauge_below_its_best_is_told_once_and_its_return_too() {
+        let rule = Rule {
+            when: When::BelowBest { raised: "nic.speed.reduced", cleared: "nic.speed.restored" },
+            what: "the speed",
+            ..STATE
+        };
+        for (readings, expected) in [
+            (vec![400.0, 400.0, 200.0, 200.0, 400.0, 400.0], vec!["nic.speed.reduced", "nic.speed.restored"]),
+            (vec![400.0, 200.0, 0.0, 200.0, 100.0], vec!["nic.speed.reduced", "nic.speed.reduced"]),
+            (vec![100.0, 0.0, 100.0, 400.0], vec![]),
+        ] {
+            let (def, mut watch) = (def(Kind::Gauge), Watch::new(rule));
+            let told: Vec<_> = readings
+                .iter()
+                .zip(0..)
+                .filter_map(|(value, i)| {
+                    let edge = Edge::State { previous: None, value: *value };
+                    Some(watch.observe(&def, edge, at(i * 1000), None, None)?.name)
+                })
+                .collect();
+            assert_eq!(told, expected, "{readings:?}");
+        }
     }
 
     #[test]

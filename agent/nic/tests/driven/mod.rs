@@ -47,8 +47,9 @@ impl Driven {
         self.recorder.finish(monotonic_ns(), &mut self.out);
         let frame = self.out.frames.pop().expect("as the test arranged");
         let key = |def: &SeriesDef| {
-            let more = def.label("network.io.direction").or(def.label("counter")).unwrap_or_default();
-            format!("{} {} {more}", def.entity().name, def.name()).trim().to_owned()
+            let class = def.label("network.priority").or(def.label("network.cos"));
+            let more = class.into_iter().chain(def.label("network.io.direction").or(def.label("counter")));
+            [def.entity().name.as_str(), def.name()].into_iter().chain(more).collect::<Vec<_>>().join(" ")
         };
         let rows = frame
             .series
@@ -76,6 +77,10 @@ impl Rows {
 
     pub fn delta(&self, key: &str) -> u64 {
         self.frame.delta[self.row(key)]
+    }
+
+    pub fn last(&self, key: &str) -> f64 {
+        self.frame.last[self.row(key)]
     }
 
     pub fn flags(&self, key: &str) -> Flags {
