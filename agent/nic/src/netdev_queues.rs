@@ -29,10 +29,9 @@ struct Field {
     direction: Option<&'static str>,
 }
 
-/// A command and the values of its answer (include/uapi/linux/ethtool_netlink.h).
+/// A command and the values of its answer (include/uapi/linux/ethtool_netlink.h), always asked with statistics.
 struct Command {
     number: u8,
-    flags: u32,
     fields: &'static [Field],
 }
 
@@ -48,12 +47,10 @@ const fn statistic(attribute: u16, name: &'static str, unit: &'static str, direc
 const COMMANDS: &[Command] = &[
     Command {
         number: 21,
-        flags: Ethtool::WITH_STATISTICS,
         fields: &[statistic(2, PAUSE_FRAMES, "{frame}", TRANSMIT), statistic(3, PAUSE_FRAMES, "{frame}", RECEIVE)],
     },
     Command {
         number: 29,
-        flags: Ethtool::WITH_STATISTICS,
         fields: &[
             statistic(2, "hw.network.fec.corrected_blocks", "{block}", RECEIVE),
             statistic(3, "hw.network.fec.uncorrectable_blocks", "{block}", RECEIVE),
@@ -62,8 +59,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         number: 6,
-        // Kernels without the count (before 6.3) refuse the flag with EINVAL.
-        flags: Ethtool::WITH_STATISTICS,
+        // Kernels without the count (before 6.3) refuse statistics here, with EINVAL.
         // ETHTOOL_A_LINKSTATE_EXT_DOWN_CNT, Linux 6.3 and later.
         fields: &[Field {
             nest: 0,
@@ -156,8 +152,8 @@ impl Source for NetdevQueuesSource {
         let before = std::mem::take(interfaces);
         for link in links {
             let mut questions = Vec::new();
-            for Command { number, flags, fields } in COMMANDS {
-                let mut request = ethtool.request(*number, link.index, *flags);
+            for Command { number, fields } in COMMANDS {
+                let mut request = ethtool.request(*number, link.index, Ethtool::WITH_STATISTICS);
                 let Ok(present) = ethtool.ask(&mut request, |answer| {
                     fields.iter().filter(|field| field.value(answer.0).is_some()).collect::<Vec<_>>()
                 }) else {
