@@ -20,8 +20,9 @@ pub const EBPF: &[&str] = &[
     "libxml2-dev",
 ];
 
-/// What the tests start: network namespaces, capability tools, Python, systemd-analyze.
-pub const TESTS: &[&str] = &["iproute2", "libcap2-bin", "python3", "python3-venv", "systemd", "unzip", "util-linux"];
+/// What the tests start: network namespaces, capability tools, Python, systemd-analyze; and what builds a kernel module.
+pub const TESTS: &[&str] =
+    &["gcc", "iproute2", "libcap2-bin", "libelf1", "make", "python3", "python3-venv", "systemd", "unzip", "util-linux"];
 
 /// What `cargo xtask bench probe` compares with.
 pub const BENCHES: &[&str] = &["bpftrace"];
