@@ -229,3 +229,34 @@ impl Source for NetdevQueuesSource {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(payload.len() + 4).expect("small");
+        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), payload].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn of_a_forward_error_correction_with_lanes_the_ports_own_count_is_taken() {
+        let counts: Vec<u8> = [9u64, 4, 5].iter().flat_map(|count| count.to_ne_bytes()).collect();
+        let answer = attribute(5 | 0x8000, &attribute(2, &counts));
+        let told: Vec<_> = COMMANDS[1].fields.iter().map(|field| field.value(&answer)).collect();
+        assert_eq!(told, [Some(9), None, None], "what the driver leaves out has no value");
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_whatever_breaks_a_field(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for field in COMMANDS.iter().flat_map(|command| command.fields) {
+                let _ = field.value(&bytes);
+                let _ = field.value(&attribute(5 | 0x8000, &bytes));
+            }
+        }
+    }
+}
