@@ -114,11 +114,29 @@ pub enum SourceName {
     /// State of RDMA ports.
     #[serde(rename = "rdma.link")]
     RdmaLink,
+    /// Drivers' own statistics of network interfaces.
+    #[serde(rename = "netdev.driver")]
+    NetdevDriver,
+    /// Pause frames, FEC and physical links.
+    #[serde(rename = "netdev.queues")]
+    NetdevQueues,
+    /// Priority flow control by DCB.
+    #[serde(rename = "netdev.dcb")]
+    NetdevDcb,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Netdev, Self::NetdevLink, Self::RdmaHw, Self::RdmaPma, Self::RdmaLink];
+    pub const ALL: [Self; 8] = [
+        Self::Netdev,
+        Self::NetdevLink,
+        Self::RdmaHw,
+        Self::RdmaPma,
+        Self::RdmaLink,
+        Self::NetdevDriver,
+        Self::NetdevQueues,
+        Self::NetdevDcb,
+    ];
 
     /// As the source calls itself.
     pub fn name(self) -> &'static str {
@@ -128,6 +146,9 @@ impl SourceName {
             Self::RdmaHw => "rdma.hw",
             Self::RdmaPma => "rdma.pma",
             Self::RdmaLink => "rdma.link",
+            Self::NetdevDriver => "netdev.driver",
+            Self::NetdevQueues => "netdev.queues",
+            Self::NetdevDcb => "netdev.dcb",
         }
     }
 }

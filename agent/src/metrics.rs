@@ -333,6 +333,8 @@ fn unit(ucum: &str) -> Option<Unit> {
     match ucum {
         "By" => Some(Unit::Bytes),
         "s" => Some(Unit::Seconds),
+        "ns" => Some(Unit::Other("nanoseconds".into())),
+        "bit/s" => Some(Unit::Other("bits_per_second".into())),
         "Cel" => Some(Unit::Celsius),
         "V" => Some(Unit::Volts),
         "W" => Some(Unit::Other("watts".into())),

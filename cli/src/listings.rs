@@ -152,7 +152,21 @@ pub static GPU_COVERAGE: Listing = Listing {
 /// `railwatch nic`.
 pub static NIC: Listing = Listing {
     path: "/v1/nic",
-    fields: &["host", "port", "kind", "state", "driver", "speed_bits_per_s", "netdev", "window_end", "series"],
+    fields: &[
+        "host",
+        "port",
+        "kind",
+        "state",
+        "driver",
+        "speed_bits_per_s",
+        "netdev",
+        "window_end",
+        "series",
+        "errors",
+        "pfc_priorities",
+        "pause",
+        "fec",
+    ],
     fixed: false,
     heads: &[
         "HOST",
@@ -163,6 +177,7 @@ pub static NIC: Listing = Listing {
         "DRIVER",
         "RECEIVED",
         "SENT",
+        "PAUSED",
         "ERRORS AND DROPS IN THE LAST WINDOW",
     ],
     line: |row, _| {
@@ -201,6 +216,7 @@ pub static NIC: Listing = Listing {
             Cell::text(row.text("driver")),
             rate("receive"),
             rate("transmit"),
+            pause_cell(row),
             Cell::text(moved.join(", ")).tone(if moved.is_empty() { Tone::Plain } else { Tone::Warn }),
         ]
     },
@@ -385,6 +401,27 @@ pub fn decision_tone(state: &str) -> Tone {
 
 fn count(row: &Row, field: &str) -> Cell {
     Cell::number(row.number(field).map_or("-".into(), |number| number.to_string()))
+}
+
+/// "prio 3 receive 41 %, 802.3x transmit 12/s": what moved, the time where it is known, else the frames.
+fn pause_cell(row: &Row) -> Cell {
+    let moved: Vec<_> = row
+        .rows("pause")
+        .iter()
+        .filter_map(|pause| {
+            let (time, frames) = (pause.real("time_percent"), pause.real("frames_per_s"));
+            let much = match (time.filter(|time| *time > 0.0), frames.filter(|frames| *frames > 0.0)) {
+                (Some(time), _) => format!("{time:.1} %"),
+                (None, Some(frames)) => format!("{frames:.0}/s"),
+                (None, None) => return None,
+            };
+            let of = pause
+                .number("priority")
+                .map_or_else(|| pause.text("kind").to_owned(), |number| format!("prio {number}"));
+            Some(format!("{of} {} {much}", pause.text("direction")))
+        })
+        .collect();
+    Cell::text(moved.join(", ")).tone(if moved.is_empty() { Tone::Plain } else { Tone::Warn })
 }
 
 fn memory(row: &Row, field: &str) -> Cell {

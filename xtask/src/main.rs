@@ -79,7 +79,8 @@ fn main() -> Result<()> {
         Command::Proto { action: Kept::Check } => proto::check(),
         Command::Vm { kernel, memory_mib, command } => {
             let fake_nic = fakenic::built(&kernel)?;
-            let environment = [(fakenic::VARIABLE, fake_nic.as_path())];
+            let perftest = packages::perftest()?;
+            let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
             std::process::exit(vm::run(&kernel, memory_mib, &command, &environment)?)
         }
     }

@@ -123,7 +123,7 @@ fn kernels(environment: &Environment) -> Result<()> {
             let step = Step::begin(&format!("kernel {kernel}: {name}"));
             // Ignored on the running kernel are those that want a machine to themselves: this one is theirs.
             let command = [binary.display().to_string(), "--test-threads=1".into(), "--include-ignored".into()];
-            let environment = [(fakenic::VARIABLE, fake_nic.as_path()), ("RAILWATCH_PERFTEST", &perftest)];
+            let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
             let status = vm::run(kernel, 4096, &command, &environment)?;
             ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");
             step.done();

@@ -188,8 +188,9 @@ impl Source for NetdevLinkSource {
         let links = self.choice.links(&self.root, self.sockets.as_mut().map(|sockets| &mut sockets.requests))?;
         let mut before = std::mem::take(&mut self.interfaces);
         for Link { index, name, .. } in links {
-            let seen =
-                before.iter_mut().find(|old| old.index == index && old.name == name).and_then(|old| old.seen.take());
+            let old = before.iter_mut().find(|old| old.index == index && old.name == name);
+            // Most drivers tell no speed while the link is down: what a port once ran at must outlive that.
+            let (seen, had_speed) = old.map_or((None, false), |old| (old.seen.take(), old.speed.is_some()));
             let series = |series: &'static str, unit, kind| {
                 let labels = [("network.interface.name", name.clone())];
                 SeriesDef::new(series, unit, kind, Entity { kind: "port", name: name.clone() }, labels)
@@ -198,7 +199,7 @@ impl Source for NetdevLinkSource {
             let downs = Kind::Counter(Counter::wrapping(32));
             let downs = declare.series(series("hw.network.carrier_downs", "{event}", downs));
             let changes = self.changes_file(index, &name);
-            let has_speed = self.sockets.as_mut().is_some_and(|sockets| sockets.speed(index).is_some());
+            let has_speed = had_speed || self.sockets.as_mut().is_some_and(|sockets| sockets.speed(index).is_some());
             let speed = has_speed.then(|| declare.series(series(SPEED, "bit/s", Kind::Gauge))).flatten();
             let speed_is_news = true;
             self.interfaces.push(Interface {

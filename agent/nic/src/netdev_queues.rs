@@ -29,10 +29,9 @@ struct Field {
     direction: Option<&'static str>,
 }
 
-/// A command and the values of its answer (include/uapi/linux/ethtool_netlink.h).
+/// A command and the values of its answer (include/uapi/linux/ethtool_netlink.h), always asked with statistics.
 struct Command {
     number: u8,
-    flags: u32,
     fields: &'static [Field],
 }
 
@@ -48,12 +47,10 @@ const fn statistic(attribute: u16, name: &'static str, unit: &'static str, direc
 const COMMANDS: &[Command] = &[
     Command {
         number: 21,
-        flags: Ethtool::WITH_STATISTICS,
         fields: &[statistic(2, PAUSE_FRAMES, "{frame}", TRANSMIT), statistic(3, PAUSE_FRAMES, "{frame}", RECEIVE)],
     },
     Command {
         number: 29,
-        flags: Ethtool::WITH_STATISTICS,
         fields: &[
             statistic(2, "hw.network.fec.corrected_blocks", "{block}", RECEIVE),
             statistic(3, "hw.network.fec.uncorrectable_blocks", "{block}", RECEIVE),
@@ -62,8 +59,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         number: 6,
-        // Kernels without the count (before 6.3) refuse the flag with EINVAL.
-        flags: Ethtool::WITH_STATISTICS,
+        // Kernels without the count (before 6.3) refuse statistics here, with EINVAL.
         // ETHTOOL_A_LINKSTATE_EXT_DOWN_CNT, Linux 6.3 and later.
         fields: &[Field {
             nest: 0,
@@ -156,8 +152,8 @@ impl Source for NetdevQueuesSource {
         let before = std::mem::take(interfaces);
         for link in links {
             let mut questions = Vec::new();
-            for Command { number, flags, fields } in COMMANDS {
-                let mut request = ethtool.request(*number, link.index, *flags);
+            for Command { number, fields } in COMMANDS {
+                let mut request = ethtool.request(*number, link.index, Ethtool::WITH_STATISTICS);
                 let Ok(present) = ethtool.ask(&mut request, |answer| {
                     fields.iter().filter(|field| field.value(answer.0).is_some()).collect::<Vec<_>>()
                 }) else {
@@ -231,5 +227,36 @@ impl Source for NetdevQueuesSource {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn attribute(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(payload.len() + 4).expect("small");
+        let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), payload].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn of_a_forward_error_correction_with_lanes_the_ports_own_count_is_taken() {
+        let counts: Vec<u8> = [9u64, 4, 5].iter().flat_map(|count| count.to_ne_bytes()).collect();
+        let answer = attribute(5 | 0x8000, &attribute(2, &counts));
+        let told: Vec<_> = COMMANDS[1].fields.iter().map(|field| field.value(&answer)).collect();
+        assert_eq!(told, [Some(9), None, None], "what the driver leaves out has no value");
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_whatever_breaks_a_field(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for field in COMMANDS.iter().flat_map(|command| command.fields) {
+                let _ = field.value(&bytes);
+                let _ = field.value(&attribute(5 | 0x8000, &bytes));
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, ErrorReason, Kind, Moment, ReadError, SeriesHandle, Source, Unavailable,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,11 +19,14 @@ use std::time::Duration;
 pub(crate) struct RdmaPmaSource {
     root: PathBuf,
     files: Vec<(NumberFile, SeriesHandle)>,
+    path: String,
 }
+
+const PATH: &str = "sysfs class/infiniband/*/ports/*/counters";
 
 impl RdmaPmaSource {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, files: Vec::new() }
+        Self { root, files: Vec::new(), path: PATH.to_owned() }
     }
 }
 
@@ -32,7 +36,7 @@ impl Source for RdmaPmaSource {
     }
 
     fn kernel_path(&self) -> &str {
-        "sysfs class/infiniband/*/ports/*/counters"
+        &self.path
     }
 
     fn cadence(&self) -> CadenceRange {
@@ -42,6 +46,8 @@ impl Source for RdmaPmaSource {
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let ports = rdma::ports(&self.root)?;
         self.files.clear();
+        // Whose bytes come by this path: what a file costs is the driver's (mlx5: a firmware command each).
+        let mut drivers = BTreeMap::new();
         for port in &ports {
             let present = sysfs::names(port.directory.join("counters")).unwrap_or_default();
             // Only the extended counters (64 bits) have these two; the plain ones are 32 bits wide.
@@ -53,6 +59,10 @@ impl Source for RdmaPmaSource {
                     continue;
                 }
                 self.files.extend(declare.series(series(port, word, is_extended)).map(|series| (file, series)));
+                drivers
+                    .entry(sysfs::driver(&self.root, "infiniband", &port.device))
+                    .or_insert_with(BTreeSet::new)
+                    .insert(port.name());
             }
         }
         if self.files.is_empty() {
@@ -62,6 +72,8 @@ impl Source for RdmaPmaSource {
                  its counters in hw_counters only, which source rdma.hw reads",
             ));
         }
+        let told = |(driver, ports): (&String, &BTreeSet<String>)| format!("{driver}: {} ports", ports.len());
+        self.path = format!("{PATH} ({})", drivers.iter().map(told).collect::<Vec<_>>().join(", "));
         Ok(())
     }
 

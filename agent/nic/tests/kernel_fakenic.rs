@@ -5,7 +5,7 @@
 mod driven;
 
 use driven::Driven;
-use railwatch_nic::{NicConfig, NicSources};
+use railwatch_nic::{Ethtool, NicConfig, NicSources};
 use railwatch_sampling::Severity;
 use std::fs;
 use std::process::Command;
@@ -50,6 +50,16 @@ fn begun(nic: &mut NicSources, name: &str) -> Driven {
     driven.read();
     assert_eq!(driven.catalog.refused(), 0, "{name}: no two series share a name");
     driven
+}
+
+/// 128 bytes of the memory of fk_mlx5's module, by ETHTOOL_MSG_MODULE_EEPROM_GET; else the error number.
+fn module_memory(bank: u8, page: u8, offset: u32) -> Result<Vec<u8>, i32> {
+    let index = fs::read_to_string("/sys/class/net/fk_mlx5/ifindex").unwrap().trim().parse().unwrap();
+    let mut ethtool = Ethtool::open().unwrap();
+    let request = ethtool.request(31, index, 0).u32(2, offset).u32(3, 128);
+    let mut request = request.u8(4, page).u8(5, bank).u8(6, 0x50);
+    let memory = ethtool.ask(&mut request, |answer| answer.find_kind(7).map(<[u8]>::to_vec));
+    memory.map(Option::unwrap).map_err(|error| error.raw_os_error().unwrap())
 }
 
 #[test]
@@ -172,9 +182,9 @@ fn every_drivers_words_come_through_the_kernel_as_one_vocabulary() {
     assert_eq!((told[0].name, told[0].entity.name.as_str()), ("nic.pause.global", "fk_bnxt"));
     assert!(told[0].attributes.contains(&("cause", "drops_still".to_owned())), "{:?}", told[0].attributes);
 
-    // A link that falls and comes back at half its speed.
+    // A link that falls, tells no speed for as long (SPEED_UNKNOWN), and comes back at half its speed.
     link.signals();
-    set("fk_mlx5", "speed", 200_000);
+    set("fk_mlx5", "speed", u32::MAX.into());
     set("fk_mlx5", "carrier", 0);
     let mut told = Vec::new();
     let mut until = |link: &mut Driven, name: &str| {
@@ -189,6 +199,9 @@ fn every_drivers_words_come_through_the_kernel_as_one_vocabulary() {
         panic!("no {name} in {told:?}");
     };
     until(&mut link, "nic.link.down");
+    link.probe().unwrap();
+    link.read();
+    set("fk_mlx5", "speed", 200_000);
     set("fk_mlx5", "carrier", 1);
     until(&mut link, "nic.link.up");
     until(&mut link, "nic.speed.reduced");
@@ -197,6 +210,14 @@ fn every_drivers_words_come_through_the_kernel_as_one_vocabulary() {
         ports.all().into_iter().find(|port| port.name == "fk_mlx5").unwrap().speed_bits_per_s,
         Some(200_000_000_000)
     );
+
+    // A module's memory, as the optics are read: its lower half, and its upper half by page and bank.
+    for (bank, page, offset, byte) in [(0, 0, 0, 0x1e), (0, 0x11, 128, 0x5a), (1, 0x11, 128, 0xa5)] {
+        let line = format!("fk_mlx5 50 {bank} {page:x} {offset} {}", format!("{byte:02x}").repeat(128));
+        fs::write("/sys/module/fakenic/parameters/eeprom", &line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(module_memory(bank, page, offset), Ok(vec![byte; 128]), "bank {bank} page {page:x}h");
+    }
+    assert_eq!(module_memory(0, 0x10, 128), Err(nix::libc::EINVAL), "a page that is not there");
 
     // Cards that go are faults and ask for a probe, which finds nothing.
     run("rmmod", &["fakenic"]);

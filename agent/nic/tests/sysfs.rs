@@ -243,7 +243,7 @@ fn the_committed_tree_of_a_roce_host_reads_without_a_fault() {
 fn a_real_h100_hosts_tree_reads_whole() {
     let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/rdma/h100-sys-class-infiniband");
     if !real.exists() {
-        println!("not run: no tree of a real host at {}", real.display());
+        eprintln!("NOT RUN: no tree of a real host at {}", real.display());
         return;
     }
     let root = tempfile::tempdir().unwrap();
@@ -255,5 +255,93 @@ fn a_real_h100_hosts_tree_reads_whole() {
         driven.probe().unwrap();
         assert_eq!(driven.read(), expected, "{name}");
         assert_eq!(driven.catalog.refused(), 0);
+    }
+}
+
+/// What people quoted of hosts in trouble, where the checkout has it beside it; the first tests here cover the same shapes.
+#[test]
+fn quoted_hosts_with_full_absent_and_partial_counters_read_as_such() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/rdma/edge-cases");
+    let excerpts = [
+        "gpud_pr943_mlx5_1_saturated_counters.txt",
+        "node_exporter_966_mlx4_no_pma.txt",
+        "byteps_179_mlx5_0_hw_counters_partial.txt",
+    ];
+    let read = excerpts.iter().map(|name| std::fs::read_to_string(folder.join(name))).collect::<Result<Vec<_>, _>>();
+    let Ok(texts) = read else {
+        eprintln!("NOT RUN: no excerpts of hosts at {}", folder.display());
+        return;
+    };
+    let tree = Tree::new();
+    let port = tree.rdma_port("mlx5_1", 1);
+    let without_pma = tree.rdma_port("mlx4_0", 1);
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        match (line.split_once(':'), line.split_once(' ')) {
+            (Some((path, value)), _) if path.starts_with('/') => {
+                without_pma.counters("counters", &[(path.rsplit('/').next().unwrap(), value)]);
+            }
+            (Some((name, value)), _) => port.counters("hw_counters", &[(name, value)]),
+            (None, Some((name, value))) => port.counters("counters", &[(name, value)]),
+            (None, None) => {}
+        }
+    }
+    let mut pma = Driven::new(&mut sources(tree.root()), "rdma.pma");
+    pma.probe().unwrap();
+    assert_eq!(pma.read(), pma.catalog.all().len(), "every counter there is is read");
+    let rows = pma.window();
+    assert!(rows.rows.keys().all(|key| key.starts_with("mlx5_1/1 ")), "absent is no zero: {:?}", rows.rows.keys());
+    let full = [
+        "rdma.port.errors.buffer_overrun receive",
+        "rdma.port.link_downs",
+        "rdma.port.discards transmit",
+        "rdma.port.transmit_wait transmit",
+    ];
+    for (key, row) in &rows.rows {
+        let expected = full.iter().any(|full| *key == format!("mlx5_1/1 {full}"));
+        assert_eq!(rows.frame.flags[*row].has(Flags::SATURATED), expected, "{key}");
+    }
+    let mut told: Vec<_> = pma.signals().into_iter().map(|signal| signal.name).collect();
+    told.dedup();
+    assert_eq!(told, ["nic.counter.saturated"]);
+    let mut hw = Driven::new(&mut sources(tree.root()), "rdma.hw");
+    hw.probe().unwrap();
+    assert_eq!(hw.read(), 5, "the part of hw_counters that is there");
+}
+
+/// Drivers' words for the same thing, each through a port of its own.
+#[test]
+fn each_drivers_counters_have_one_name() {
+    let cases: [(&str, &[(&str, &str)]); 6] = [
+        ("mlx5_0", &[("out_of_sequence", "packets out of order"), ("np_cnp_sent", "cnp")]),
+        ("bnxt_re0", &[("oos_drop_count", "packets out of order"), ("tx_cnp_pkts", "cnp"), ("active_pds", "a gauge")]),
+        ("irdma0", &[("cnpSent", "cnp"), ("RxUDP", "packets")]),
+        ("hns_0", &[("tx_cnp_pkt", "cnp"), ("rx_pkt", "packets")]),
+        ("ionic_0", &[("resp_rx_outouf_seq", "packets out of order"), ("tx_rdma_cnp_pkts", "cnp")]),
+        ("rxe0", &[("out_of_seq_request", "packets out of order"), ("rcvd_pkts", "packets")]),
+    ];
+    let tree = Tree::new();
+    for (device, counters) in cases {
+        for (name, _) in counters {
+            tree.rdma_port(device, 1).counters("hw_counters", &[(name, "7")]);
+        }
+    }
+    let mut hw = Driven::new(&mut sources(tree.root()), "rdma.hw");
+    hw.probe().unwrap();
+    hw.read();
+    // A gauge may fall; a counter that did would be a reset.
+    tree.rdma_port("bnxt_re0", 1).counters("hw_counters", &[("active_pds", "3")]);
+    hw.read();
+    let rows = hw.window();
+    for (device, counters) in cases {
+        for (name, what) in counters {
+            let series = match *what {
+                "cnp" => "rdma.port.cnp transmit",
+                "packets" => "rdma.port.hw.packets receive",
+                "a gauge" => "rdma.port.protection_domains",
+                _ => "rdma.port.out_of_sequence receive",
+            };
+            let row = rows.row(&format!("{device}/1 {series}"));
+            assert_eq!(rows.frame.resets[row], 0, "{device} {name}");
+        }
     }
 }

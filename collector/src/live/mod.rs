@@ -7,6 +7,7 @@
 
 mod definitions;
 mod host;
+mod port_health;
 mod render;
 pub mod rows;
 mod series;

@@ -1,7 +1,7 @@
 //! From a host's state to the rows people read.
 
 use super::{
-    Host, Series, rfc3339,
+    Host, Series, port_health, rfc3339,
     rows::{
         CollectiveRow, CommunicatorRow, GpuCallRow, GpuCoverageRow, GpuFailureRow, GpuProcessRow, HostRow,
         LimitationRow, NicRow, SeriesRow, SourceCostRow, SourceRow,
@@ -193,6 +193,8 @@ pub(super) fn nic(host: &Host) -> Vec<NicRow> {
             series.sort_by(|a, b| {
                 (&a.definition.name, &a.definition.labels).cmp(&(&b.definition.name, &b.definition.labels))
             });
+            let window_end = series.iter().map(|series| series.reading.end).max().map(rfc3339);
+            let series: Vec<_> = series.into_iter().map(series_row).collect();
             NicRow {
                 host: host.name.clone(),
                 port: port.name.clone(),
@@ -201,8 +203,12 @@ pub(super) fn nic(host: &Host) -> Vec<NicRow> {
                 driver: port.driver.clone(),
                 speed_bits_per_s: (port.speed_bits_per_s > 0).then_some(port.speed_bits_per_s),
                 netdev: text(&port.netdev),
-                window_end: series.iter().map(|series| series.reading.end).max().map(rfc3339),
-                series: series.into_iter().map(series_row).collect(),
+                window_end,
+                errors: port_health::errors(&series),
+                pfc_priorities: port_health::pfc_priorities(&series),
+                pause: port_health::pause(&series),
+                fec: port_health::fec(&series),
+                series,
             }
         })
         .collect();

@@ -256,6 +256,44 @@ pub struct NicRow {
     pub window_end: Option<String>,
     /// Its series, by name and then labels.
     pub series: Vec<SeriesRow>,
+    /// Errors of all kinds in the newest windows; null where nothing counts any.
+    #[serde(default)]
+    pub errors: Option<u64>,
+    /// Priorities with flow control on; null where the port does not say.
+    #[serde(default)]
+    pub pfc_priorities: Option<Vec<u8>>,
+    /// Pause, by direction and priority: what counts pause, whether or not it moved.
+    #[serde(default)]
+    pub pause: Vec<PauseRow>,
+    /// Forward error correction; null where the port does not say.
+    #[serde(default)]
+    pub fec: Option<FecRow>,
+}
+
+/// Pause of one priority, or of the whole link, in one direction, in the newest windows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PauseRow {
+    /// 0 to 7; null: the whole link (802.3x), or all priorities together where a driver tells them so.
+    pub priority: Option<u8>,
+    /// "receive": this port is held back; "transmit": it holds the far end back.
+    pub direction: String,
+    /// "pfc" or "802.3x".
+    pub kind: String,
+    /// Pause frames per second; null where the driver does not say.
+    pub frames_per_s: Option<f64>,
+    /// Per cent of the time in pause; null where the driver does not say.
+    pub time_percent: Option<f64>,
+}
+
+/// Forward error correction of a port, per second, in the newest windows; null where the driver does not say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FecRow {
+    /// Blocks corrected.
+    pub corrected_blocks_per_s: Option<f64>,
+    /// Blocks beyond correction: frames were lost.
+    pub uncorrectable_blocks_per_s: Option<f64>,
+    /// Bits corrected.
+    pub corrected_bits_per_s: Option<f64>,
 }
 
 /// One series of a port in its newest window.
