@@ -4,7 +4,7 @@
 //! In: a kernel series ("6.1") and a command line. Out: what the command printed, and its exit status.
 //! Never touches this host: packages are unpacked into `target/vm`, nothing is installed.
 
-use crate::{packages, shell};
+use crate::{ebpf, packages, shell};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     ffi::OsStr,
@@ -175,8 +175,9 @@ fn guest_init(modules: &[String], module_tree: &Path, folder: &Path, command: &[
         command = command.join(" "),
     );
     // The environment that decides what the command finds, as it is here.
-    let kept: String = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RAILWATCH_EBPF_OBJECT", "RUST_BACKTRACE"]
-        .iter()
+    let kept: String = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUST_BACKTRACE"]
+        .into_iter()
+        .chain(ebpf::VARIABLES.map(|(variable, _)| variable))
         .filter_map(|key| std::env::var(key).ok().map(|value| format!("export {key}={}\n", quoted(&value))))
         .collect();
     format!(
