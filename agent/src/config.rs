@@ -54,6 +54,8 @@ pub struct Config {
     pub sampling: Sampling,
     /// What waits on disk for the collector.
     pub spool: Spool,
+    /// Packet drops.
+    pub drops: Drops,
 }
 
 /// GPU accounting.
@@ -114,11 +116,15 @@ pub enum SourceName {
     /// State of RDMA ports.
     #[serde(rename = "rdma.link")]
     RdmaLink,
+    /// Packet drops.
+    #[serde(rename = "drops")]
+    Drops,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Netdev, Self::NetdevLink, Self::RdmaHw, Self::RdmaPma, Self::RdmaLink];
+    pub const ALL: [Self; 6] =
+        [Self::Netdev, Self::NetdevLink, Self::RdmaHw, Self::RdmaPma, Self::RdmaLink, Self::Drops];
 
     /// As the source calls itself.
     pub fn name(self) -> &'static str {
@@ -128,6 +134,7 @@ impl SourceName {
             Self::RdmaHw => "rdma.hw",
             Self::RdmaPma => "rdma.pma",
             Self::RdmaLink => "rdma.link",
+            Self::Drops => "drops",
         }
     }
 }
@@ -152,6 +159,16 @@ pub struct Spool {
     pub bytes_max: u64,
 }
 
+/// Packets that the kernel drops.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drops {
+    /// Whether they are counted at all.
+    pub enabled: bool,
+    /// Which part of the host: `none` (all of it) or `netns` (this network namespace).
+    pub scope: Scope,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -168,6 +185,7 @@ impl Default for Config {
             gpu: Gpu::default(),
             sampling: Sampling::default(),
             spool: Spool::default(),
+            drops: Drops::default(),
         }
     }
 }
@@ -194,6 +212,12 @@ impl Default for Sampling {
             cpu_budget_percent: 0.5,
             cadence_ms: BTreeMap::new(),
         }
+    }
+}
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self { enabled: true, scope: Scope::None }
     }
 }
 

@@ -124,9 +124,11 @@ mod tests {
     #[test]
     fn every_signal_that_this_agent_raises_has_its_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
-        let of_ports = railwatch_nic::RULES.iter().flat_map(|rule| match rule.when {
+        let rules = railwatch_nic::RULES.iter().chain(railwatch_drops::RULES);
+        let of_ports = rules.flat_map(|rule| match rule.when {
             When::StateFalls { raised, cleared } => [raised, cleared],
             When::Moves { raised, saturated } => [raised, saturated],
+            When::Floods { raised, .. } => [raised, raised],
         });
         for signal in of_ports.chain(["gpu.alloc.failed"]) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();

@@ -94,6 +94,15 @@ pub enum Command {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+    /// Packets that the hosts' kernels dropped, with reason and flow; not those of RDMA or switches
+    Drops {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full
