@@ -178,6 +178,8 @@ pub static NIC: Listing = Listing {
         let moved: Vec<_> = series
             .iter()
             .filter(|series| series.text("name").contains("error") || series.text("name").contains("drop"))
+            // Those that the kernel dropped, of which many are harmless, are in `railwatch drops`.
+            .filter(|series| !series.text("name").starts_with("hw.network.drops."))
             .filter_map(|series| Some((series, series.number("delta").filter(|delta| *delta > 0)?)))
             .map(|(series, delta)| match series.row("labels").text("network.io.direction") {
                 "" => format!("{} {delta}", series.text("name")),

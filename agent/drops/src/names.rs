@@ -24,7 +24,7 @@ impl Interfaces {
         Self { own, known: HashMap::new() }
     }
 
-    /// The name; `None` where the interface has no index.
+    /// The name, or what is known where it has none; `None` where the packet had no interface.
     pub fn name(&mut self, namespace: u32, interface: u32) -> Option<String> {
         if interface == 0 {
             return None;
@@ -36,7 +36,7 @@ impl Interfaces {
         if let Some(name) = self.known.get(&interface) {
             return Some(name.clone());
         }
-        let name = ask(interface)?;
+        let Some(name) = ask(interface) else { return Some(format!("if{interface}")) };
         if self.known.len() >= NAMES_MAX {
             self.known.clear();
         }
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(names.name(7, 0), None);
         assert_eq!(names.name(7, 1).as_deref(), Some("lo"));
         assert_eq!(names.name(9, 1).as_deref(), Some("if1@9"));
-        assert_eq!(names.name(7, 999_999), None);
+        assert_eq!(names.name(7, 999_999).as_deref(), Some("if999999"));
         assert!(names.refresh(1) && !names.refresh(999_999));
     }
 }

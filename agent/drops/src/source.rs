@@ -109,16 +109,28 @@ struct Line {
     handle: Option<SeriesHandle>,
     /// The series has its first reading.
     is_based: bool,
-    /// Of interfaces that are gone.
+    /// Of lines that had to leave: in the total, and not in the series, where they would look like a burst.
+    left: Dropped,
+    /// Of totals taken out of the kernel half.
     gone: Dropped,
     now: Dropped,
 }
 
 impl Line {
-    fn sum(&self) -> Dropped {
-        let mut sum = self.gone;
+    fn new(reason: u32, interface: String) -> Self {
+        let nothing = Dropped::default();
+        Self { reason, interface, handle: None, is_based: false, left: nothing, gone: nothing, now: nothing }
+    }
+
+    fn total(&self) -> Dropped {
+        let mut sum = self.left;
+        add(&mut sum, &self.gone);
         add(&mut sum, &self.now);
         sum
+    }
+
+    fn is_port(&self) -> bool {
+        !matches!(self.interface.as_str(), NONE | OTHER_NAMESPACES | OTHERS)
     }
 }
 
@@ -141,9 +153,13 @@ pub struct DropsSource {
     by_name: HashMap<(u32, String), usize>,
     table: FlowTable,
     books: Books,
+    /// The books have moved since the read before: a program may have been between them and its total.
+    is_moving: bool,
     read_at_ns: u64,
     flows_at_ns: u64,
     flows_seen: u64,
+    /// Packets of flows that are still in the kernel, by the totals.
+    not_yet_read: u64,
 }
 
 impl DropsSource {
@@ -161,9 +177,11 @@ impl DropsSource {
             by_name: HashMap::new(),
             table: FlowTable::default(),
             books: Books::default(),
+            is_moving: false,
             read_at_ns: 0,
             flows_at_ns: 0,
             flows_seen: 0,
+            not_yet_read: 0,
         };
         (source, shared)
     }
@@ -200,10 +218,7 @@ impl DropsSource {
             OTHERS.clone_into(&mut name.1);
         }
         let line = *self.by_name.entry(name.clone()).or_insert_with(|| {
-            let (reason, interface) = name;
-            let nothing = Dropped::default();
-            let line = Line { reason, interface, handle: None, is_based: false, gone: nothing, now: nothing };
-            self.lines.push(line);
+            self.lines.push(Line::new(name.0, name.1));
             self.lines.len() - 1
         });
         self.by_key.insert(key, line);
@@ -213,7 +228,8 @@ impl DropsSource {
     fn read_totals(&mut self) -> std::io::Result<bool> {
         let Some(kernel) = &self.kernel else { return Ok(false) };
         let books = kernel.books()?;
-        if books == self.books {
+        let was_moving = std::mem::replace(&mut self.is_moving, books != self.books);
+        if !self.is_moving && !was_moving {
             return Ok(false);
         }
         let mut totals = Vec::new();
@@ -235,7 +251,7 @@ impl DropsSource {
         self.flows_at_ns = now_ns;
         let books = self.books;
         let seen = books.seen + books.missed;
-        if seen == self.flows_seen {
+        if seen == self.flows_seen && self.not_yet_read == 0 {
             return Ok(());
         }
         let (Some(kernel), table) = (&mut self.kernel, &mut self.table) else { return Ok(()) };
@@ -255,7 +271,7 @@ impl DropsSource {
             .lines
             .iter()
             .map(|line| {
-                let dropped = line.sum();
+                let dropped = line.total();
                 add(&mut sum, &dropped);
                 TotalRow {
                     reason: kernel.reasons().name(line.reason),
@@ -283,6 +299,7 @@ impl DropsSource {
             .collect();
         let account = self.table.account();
         let with_flow = sum.packets - sum.flows_full - sum.no_flow;
+        self.not_yet_read = with_flow.saturating_sub(account.taken);
         let elsewhere = BTreeMap::from([
             ("no_flow", sum.no_flow),
             ("flows_full", sum.flows_full),
@@ -290,7 +307,7 @@ impl DropsSource {
             ("missed", self.books.missed),
             ("evicted", account.evicted),
             ("expired", account.expired),
-            ("not_yet_read", with_flow.saturating_sub(account.taken)),
+            ("not_yet_read", self.not_yet_read),
         ]);
         let in_flows = account.taken - account.evicted - account.expired;
         let mut view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
@@ -308,7 +325,7 @@ impl DropsSource {
     /// Takes totals out of the kernel half that nothing can add to any more, and keeps what they held.
     fn tidy_totals(&mut self) -> std::io::Result<()> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
-        if self.by_key.len() <= TOTALS_TIDY {
+        if self.by_key.len() <= TOTALS_TIDY && self.lines.len() < LINES_MAX {
             return Ok(());
         }
         let mut totals = Vec::new();
@@ -321,11 +338,49 @@ impl DropsSource {
             if let Some(line) = self.by_key.remove(&key) {
                 kernel.forget(&key)?;
                 add(&mut self.lines[line].gone, &total.dropped);
-                // What was last read of it is in `gone` now.
-                self.books = Books::default();
+                // What was last read of it is in `gone` now: the next read begins anew.
+                self.is_moving = true;
             }
         }
+        for line in &mut self.lines {
+            line.now = Dropped::default();
+        }
+        self.is_moving = true;
+        if self.lines.len() >= LINES_MAX {
+            self.tidy_lines();
+        }
         Ok(())
+    }
+
+    /// Makes room among the lines: those of interfaces that are gone join the others of their reason.
+    fn tidy_lines(&mut self) {
+        let mut is_used = vec![false; self.lines.len()];
+        for &line in self.by_key.values() {
+            is_used[line] = true;
+        }
+        self.by_name.clear();
+        let (mut stay, mut leave, mut new_index) = (Vec::new(), Vec::new(), vec![0; is_used.len()]);
+        for (index, line) in std::mem::take(&mut self.lines).into_iter().enumerate() {
+            if is_used[index] || !line.is_port() {
+                new_index[index] = stay.len();
+                self.by_name.insert((line.reason, line.interface.clone()), stay.len());
+                stay.push(line);
+            } else {
+                leave.push(line);
+            }
+        }
+        for line in leave {
+            let name = (line.reason, OTHERS.to_owned());
+            let others = *self.by_name.entry(name).or_insert_with(|| {
+                stay.push(Line::new(line.reason, OTHERS.to_owned()));
+                stay.len() - 1
+            });
+            add(&mut stay[others].left, &line.total());
+        }
+        self.lines = stay;
+        for line in self.by_key.values_mut() {
+            *line = new_index[*line];
+        }
     }
 
     fn push(&mut self, batch: &mut Batch, moment: Moment) {
@@ -341,7 +396,7 @@ impl DropsSource {
                     continue;
                 }
             }
-            batch.counter(handle, line.sum().packets, moment);
+            batch.counter(handle, line.gone.packets + line.now.packets, moment);
         }
         self.read_at_ns = moment.at_ns;
     }
@@ -372,10 +427,10 @@ impl Source for DropsSource {
         let Some(kernel) = &self.kernel else { return Ok(()) };
         for line in &mut self.lines {
             let class = kernel.reasons().class(line.reason);
-            let is_port = !matches!(line.interface.as_str(), NONE | OTHER_NAMESPACES | OTHERS);
-            let entity = Entity {
-                kind: if is_port { "port" } else { "host" },
-                name: if is_port { line.interface.clone() } else { String::new() },
+            let entity = if line.is_port() {
+                Entity { kind: "port", name: line.interface.clone() }
+            } else {
+                Entity { kind: "host", name: String::new() }
             };
             let labels =
                 [("network.interface.name", line.interface.clone()), ("reason", kernel.reasons().name(line.reason))];
@@ -400,5 +455,48 @@ impl Source for DropsSource {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(reason: u32, interface: u32) -> DropKey {
+        DropKey { reason, interface, ..DropKey::default() }
+    }
+
+    fn packets(source: &DropsSource) -> Vec<(u32, String, u64)> {
+        source.lines.iter().map(|line| (line.reason, line.interface.clone(), line.total().packets)).collect()
+    }
+
+    #[test]
+    fn lines_are_bounded_and_what_has_no_line_of_its_own_shares_one_per_reason() {
+        let (mut source, _) = DropsSource::new(Scope::Host);
+        for interface in 1..=LINES_MAX as u32 + 5 {
+            let line = source.line(key(3, interface));
+            source.lines[line].now.packets += 1;
+        }
+        assert_eq!(source.lines.len(), LINES_MAX + 1);
+        let last = packets(&source).pop();
+        assert_eq!(last, Some((3, OTHERS.to_owned(), 5)));
+    }
+
+    #[test]
+    fn lines_of_interfaces_that_are_gone_make_room_and_their_packets_stay_in_the_total() {
+        let (mut source, _) = DropsSource::new(Scope::Host);
+        for (reason, interface, count) in [(3, 0, 1), (3, 7, 10), (3, 8, 100), (4, 7, 1_000)] {
+            let line = source.line(key(reason, interface));
+            source.lines[line].gone.packets = count;
+        }
+        source.by_key.retain(|key, _| key.interface != 7);
+        source.tidy_lines();
+        let expected = [(3, NONE, 1), (3, "if8@0", 100), (3, OTHERS, 10), (4, OTHERS, 1_000)];
+        assert_eq!(packets(&source), expected.map(|(reason, name, count)| (reason, name.to_owned(), count)));
+        // A packet more of the one that stayed goes to its line.
+        let line = source.line(key(3, 8));
+        assert_eq!(source.lines[line].interface, "if8@0");
+        // To the series, a line that left is no movement of the others.
+        assert!(source.lines.iter().filter(|line| line.interface == OTHERS).all(|line| line.gone.packets == 0));
     }
 }

@@ -37,9 +37,10 @@ fn apart(test: impl FnOnce(Scope) + Send + 'static) {
     }
 }
 
-fn ip(arguments: &str) {
+fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("the command `ip` (package iproute2)");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What was dropped so far, by reason: packets, and those without a flow.
@@ -205,6 +206,13 @@ fn a_segment_sent_again_is_counted_as_the_kernel_counts_it_and_consumed_packets_
         ip("addr add 10.99.0.1/24 dev rwa");
         ip("link set rwa up");
         ip("link set rwb up");
+        // What is sent before the link has its queue is dropped on this side.
+        while !{
+            let link = ip("-o link show rwa");
+            link.contains("state UP") && !link.contains("qdisc noop ")
+        } {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         // Nobody has this address: the other end drops what is not for it, and no answer comes.
         ip("neigh add 10.99.0.2 lladdr 02:00:00:00:00:99 dev rwa nud permanent");
         let to = SocketAddr::from(([10, 99, 0, 2], 4242));
