@@ -12,7 +12,8 @@ fn latest(site: &Site) -> Option<DropState> {
 
 #[test]
 fn datagrams_for_a_closed_port_reach_the_collector_with_their_flow_and_an_account_that_adds_up() {
-    const SENT: u64 = 5_000;
+    // Too few for a signal: other agents of this host count them too.
+    const SENT: u64 = 900;
     let site = Site::new();
     let collector = site.listen("127.0.0.1:0");
     let agent = Agent::start(&site, &collector.address, &[]);
@@ -27,7 +28,9 @@ fn datagrams_for_a_closed_port_reach_the_collector_with_their_flow_and_an_accoun
         }
     }
     let own = |flow: &DropFlow| flow.source_port == port && flow.destination_port == 9;
-    let lost = |state: &DropState| state.account.as_ref().map_or(0, |account| account.dropped["missed"]);
+    let lost = |state: &DropState| {
+        state.account.as_ref().map_or(0, |account| account.dropped.get("missed").copied().unwrap_or(0))
+    };
     eventually("the flow has all of them", || {
         let Some(state) = latest(&site) else { return false };
         let flow = state.flows.iter().find(|flow| own(flow)).map_or(0, |flow| flow.packets);
