@@ -54,6 +54,8 @@ pub struct Config {
     pub sampling: Sampling,
     /// What waits on disk for the collector.
     pub spool: Spool,
+    /// Packet drops.
+    pub drops: Drops,
 }
 
 /// GPU accounting.
@@ -123,11 +125,14 @@ pub enum SourceName {
     /// Priority flow control by DCB.
     #[serde(rename = "netdev.dcb")]
     NetdevDcb,
+    /// Packet drops.
+    #[serde(rename = "drops")]
+    Drops,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -136,6 +141,7 @@ impl SourceName {
         Self::NetdevDriver,
         Self::NetdevQueues,
         Self::NetdevDcb,
+        Self::Drops,
     ];
 
     /// As the source calls itself.
@@ -149,6 +155,7 @@ impl SourceName {
             Self::NetdevDriver => "netdev.driver",
             Self::NetdevQueues => "netdev.queues",
             Self::NetdevDcb => "netdev.dcb",
+            Self::Drops => "drops",
         }
     }
 }
@@ -173,6 +180,16 @@ pub struct Spool {
     pub bytes_max: u64,
 }
 
+/// Packets that the kernel drops.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drops {
+    /// Whether they are counted at all.
+    pub enabled: bool,
+    /// Which part of the host: `none` (all of it) or `netns` (this network namespace).
+    pub scope: Scope,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -189,6 +206,7 @@ impl Default for Config {
             gpu: Gpu::default(),
             sampling: Sampling::default(),
             spool: Spool::default(),
+            drops: Drops::default(),
         }
     }
 }
@@ -215,6 +233,12 @@ impl Default for Sampling {
             cpu_budget_percent: 0.5,
             cadence_ms: BTreeMap::new(),
         }
+    }
+}
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self { enabled: true, scope: Scope::None }
     }
 }
 

@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn every_signal_that_this_agent_raises_has_its_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
-        let of_ports = railwatch_nic::RULES.iter().flat_map(|rule| rule.when.signals());
+        let rules = railwatch_nic::RULES.iter().chain(railwatch_drops::RULES);
+        let of_ports = rules.flat_map(|rule| rule.when.signals());
         for signal in of_ports.chain(["gpu.alloc.failed"]) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
             for part in [

@@ -5,6 +5,7 @@
 
 use crate::cli::Options;
 use crate::config::Config;
+use crate::drops;
 use crate::gpu::{GpuRoom, MemorySource};
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
@@ -17,7 +18,7 @@ use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
 use railwatch_nic::{NicConfig, NicSources, RULES};
 use railwatch_pki::HostName;
-use railwatch_sampling::{Catalog, Sampler, SamplerConfig, Sink, Source};
+use railwatch_sampling::{Catalog, Rule, Sampler, SamplerConfig, Sink, Source};
 use railwatch_uplink::{SpoolOptions, Target, Uplink, UplinkOptions};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,13 +116,16 @@ impl Agent {
             gpu.run(&shared, &outbox)?;
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
-        let sampler_config = SamplerConfig { rules: RULES, cpu_budget_share, ..SamplerConfig::default() };
+        // Once, for as long as the process lives.
+        let rules: &'static [Rule] = Box::leak([RULES, railwatch_drops::RULES].concat().into_boxed_slice());
+        let sampler_config = SamplerConfig { rules, cpu_budget_share, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()
             .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
-        for source in nic.sources.into_iter().chain(memory) {
+        let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
+        for source in nic.sources.into_iter().chain(memory).chain(dropped) {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());
@@ -135,7 +139,7 @@ impl Agent {
             move || sampler.lock().unwrap_or_else(PoisonError::into_inner).reports()
         };
         let scrapers = CancellationToken::new();
-        let state = StateSender::new(Arc::clone(&shared), Arc::clone(&outbox), Box::new(reports.clone()));
+        let state = StateSender::new(Arc::clone(&shared), Arc::clone(&outbox), Box::new(reports.clone()), drops);
         serve_metrics(config, Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), reports), &shared, &scrapers);
         outbox.uplink().set_limitations(wire(&shared.limitations()));
         Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers })

@@ -43,7 +43,7 @@ const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 /// Longest sleep of discovery: it wakes up for what the kernel reports, for what it has set itself to do, and to stop.
 const DISCOVERY_SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Below this the maps are not asked for: the kernel would kill the agent rather than refuse them.
-const MEMORY_MIN_BYTES: u64 = 48 * 1024 * 1024;
+pub const MEMORY_MIN_BYTES: u64 = 48 * 1024 * 1024;
 
 /// What discovery last said, for the books.
 #[derive(Clone, Debug, Default)]

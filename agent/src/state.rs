@@ -2,8 +2,10 @@
 
 use crate::convert;
 use crate::daemon::wire;
+use crate::drops;
 use crate::outbox::Outbox;
 use crate::shared::Shared;
+use railwatch_drops::Drops;
 use railwatch_sampling::SourceReport;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_wire::v1;
@@ -23,11 +25,18 @@ pub struct StateSender {
     ports: Vec<v1::PortState>,
     limitations: Vec<v1::Limitation>,
     sources_at: Instant,
+    drops: Option<Arc<Drops>>,
+    drops_generation: Option<u64>,
 }
 
 impl StateSender {
     /// Everything counts as changed at first.
-    pub fn new(shared: Arc<Shared>, outbox: Arc<Outbox>, reports: Box<dyn Fn() -> Vec<SourceReport> + Send>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        outbox: Arc<Outbox>,
+        reports: Box<dyn Fn() -> Vec<SourceReport> + Send>,
+        drops: Option<Arc<Drops>>,
+    ) -> Self {
         Self {
             shared,
             outbox,
@@ -37,6 +46,8 @@ impl StateSender {
             ports: Vec::new(),
             limitations: Vec::new(),
             sources_at: Instant::now(),
+            drops,
+            drops_generation: None,
         }
     }
 
@@ -67,8 +78,16 @@ impl StateSender {
                 self.outbox.uplink().set_limitations(limitations);
             }
         }
-        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports } = &snapshot;
-        if gpu.is_some() || loss.is_some() || !sources.is_empty() || !ports.is_empty() {
+        // Where they are not counted, an empty part once: what an agent before said is no longer so.
+        let view = self.drops.as_ref().map(|drops| drops.view());
+        let generation = view.as_ref().map_or(0, |view| view.generation);
+        if self.drops_generation != Some(generation) {
+            self.drops_generation = Some(generation);
+            let of = |(view, drops): (_, &Arc<Drops>)| drops::state(view, drops.off());
+            snapshot.drops = Some(view.as_deref().zip(self.drops.as_ref()).map(of).unwrap_or_default());
+        }
+        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports, drops } = &snapshot;
+        if gpu.is_some() || loss.is_some() || !sources.is_empty() || !ports.is_empty() || drops.is_some() {
             self.outbox.snapshot(snapshot);
         }
     }

@@ -96,6 +96,15 @@ pub enum Command {
     },
     /// Telemetry sources: on or off and why, how often each is read, and what a reading costs
     Sources(FixedShape),
+    /// Packets that the hosts' kernels dropped, with reason and flow; not those of RDMA or switches
+    Drops {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full

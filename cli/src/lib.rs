@@ -108,6 +108,9 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
             list(asker, &listings::NIC, FixedShape { host, output: shape.output, full: true }, out)
         }
         Command::Sources(shape) => list(asker, &listings::SOURCES, shape, out),
+        Command::Drops { host, shape } => {
+            list(asker, &listings::DROPS, FixedShape { host, output: shape.output, full: true }, out)
+        }
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();
             newest(asker, &listings::INCIDENTS, limit, &state, shape.output, out)

@@ -193,6 +193,8 @@ pub static NIC: Listing = Listing {
         let moved: Vec<_> = series
             .iter()
             .filter(|series| series.text("name").contains("error") || series.text("name").contains("drop"))
+            // Those that the kernel dropped, of which many are harmless, are in `railwatch drops`.
+            .filter(|series| !series.text("name").starts_with("hw.network.drops."))
             .filter_map(|series| Some((series, series.number("delta").filter(|delta| *delta > 0)?)))
             .map(|(series, delta)| match series.row("labels").text("network.io.direction") {
                 "" => format!("{} {delta}", series.text("name")),
@@ -247,6 +249,59 @@ pub static SOURCES: Listing = Listing {
         ]
     },
     nothing: "No source is known yet. `railwatch hosts` says which hosts are connected.",
+};
+
+/// `railwatch drops`.
+pub static DROPS: Listing = Listing {
+    path: "/v1/drops",
+    fields: &[
+        "host",
+        "reason",
+        "class",
+        "interface",
+        "protocol",
+        "source",
+        "source_port",
+        "destination",
+        "destination_port",
+        "packets",
+        "bytes",
+        "first_seen",
+        "last_seen",
+    ],
+    fixed: false,
+    heads: &["HOST", "REASON", "CLASS", "INTERFACE", "PACKETS", "BYTES", "PROTOCOL", "FROM", "TO", "LAST SEEN"],
+    line: |row, _| {
+        let end = |address: &str, port: &str| match (row.text(address), row.number(port)) {
+            ("", _) => "-".to_owned(),
+            (address, None) => address.to_owned(),
+            (address, Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
+            (address, Some(port)) => format!("{address}:{port}"),
+        };
+        let tone = match row.text("class") {
+            "fault" => Tone::Bad,
+            "loss" | "retransmit" => Tone::Warn,
+            "harmless" => Tone::Faint,
+            _ => Tone::Plain,
+        };
+        let (protocol, from) = match row.text("source") {
+            "" => ("-", "in no flow listed".to_owned()),
+            _ => (row.text("protocol"), end("source", "source_port")),
+        };
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(row.text("reason")).tone(tone),
+            Cell::text(row.text("class")),
+            Cell::text(row.text("interface")),
+            count(row, "packets"),
+            memory(row, "bytes"),
+            Cell::text(protocol),
+            Cell::text(from),
+            Cell::text(end("destination", "destination_port")),
+            Cell::text(row.text("last_seen")),
+        ]
+    },
+    nothing: "No drop is known. `railwatch hosts --full` says where the source `drops` is off and why.",
 };
 
 /// `railwatch incidents`.

@@ -215,6 +215,30 @@ fn json_has_exactly_the_promised_fields_in_their_order_and_full_has_all() {
     assert_eq!(text(&run(&empty.url(), &["hosts", "-o", "json"]).stdout), "[]\n");
     run(&empty.url(), &["nic", "--host", "h 1&x"]);
     assert!(empty.asked()[1].starts_with("GET /v1/nic?host=h%201%26x "), "{}", empty.asked()[1]);
+    run(&empty.url(), &["drops", "--host", "h1"]);
+    assert!(empty.asked()[2].starts_with("GET /v1/drops?host=h1 "), "{}", empty.asked()[2]);
+}
+
+#[test]
+fn drops_are_shown_with_both_ends_and_what_is_in_no_flow_apart() {
+    let flow = json!({
+        "host": "h1", "reason": "NO_SOCKET", "class": "loss", "interface": "eth0", "network_namespace": 4_026_531_840_u64,
+        "protocol": "udp", "source": "fe80::1", "source_port": 40000, "destination": "10.0.0.2", "destination_port": 4791,
+        "packets": 12, "bytes": 2048, "first_seen": "2026-11-25T20:00:00Z", "last_seen": "2026-11-25T20:00:01Z",
+    });
+    let mut rest = json!({"host": "h1", "reason": "OTHERHOST", "class": "harmless", "interface": "none", "packets": 3, "bytes": 180});
+    for field in ["protocol", "source", "source_port", "destination", "destination_port", "first_seen", "last_seen"] {
+        rest[field] = Value::Null;
+    }
+    let double = Double::json(200, json!([flow, rest]));
+    let expected = "\
+HOST  REASON     CLASS     INTERFACE  PACKETS  BYTES  PROTOCOL  FROM               TO             LAST SEEN
+h1    NO_SOCKET  loss      eth0            12  2 KiB  udp       [fe80::1]:40000    10.0.0.2:4791  2026-11-25T20:00:01Z
+h1    OTHERHOST  harmless  none             3  180 B  -         in no flow listed  -              -
+";
+    assert_eq!(text(&run(&double.url(), &["drops"]).stdout), expected);
+    let shown = text(&run(&double.url(), &["drops", "-o", "json"]).stdout);
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), json!([flow, rest]));
 }
 
 #[test]

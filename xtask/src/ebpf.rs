@@ -1,7 +1,8 @@
 //! Builds the kernel half's objects, and checks that those in the repository are of its sources.
 //!
-//! In: `agent-ebpf/`. Out: `agent/gpu/objects/railwatch-ARCH.bpf.o`, one per architecture (the register layout is
-//! fixed at build time), beside `SHA256SUMS` of sources and objects, which `sha256sum -c` can read too.
+//! In: `agent-ebpf/`. Out: `agent/gpu/objects/railwatch-ARCH.bpf.o` and `agent/drops/objects/railwatch-drops-ARCH.bpf.o`,
+//! one per architecture (the register layout is fixed at build time), beside `SHA256SUMS` of sources and objects, which
+//! `sha256sum -c` can read too.
 //! Installs Debian's rustc-web with libstd-rust-web-dev-bpf (a stable compiler with a prebuilt `core` for BPF) and
 //! bpf-linker; people who do not touch the kernel half need neither.
 
@@ -12,6 +13,12 @@ use crate::packages;
 use anyhow::{Context, Result, bail, ensure};
 
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+/// Programs of the crate, and where their objects are kept.
+const OBJECTS: [(&str, &str); 2] =
+    [("railwatch-ebpf", "agent/gpu/objects/railwatch"), ("railwatch-drops", "agent/drops/objects/railwatch-drops")];
+/// Environment variables that name another object for one of the programs.
+pub const VARIABLES: [(&str, &str); 2] =
+    [("RAILWATCH_EBPF_OBJECT", "railwatch-ebpf"), ("RAILWATCH_DROPS_OBJECT", "railwatch-drops")];
 const SUMS: &str = "agent/gpu/objects/SHA256SUMS";
 const TARGET: &str = "bpfel-unknown-none";
 /// Debian's, as the package installs it; rustup's own stays first on PATH.
@@ -23,17 +30,21 @@ pub fn build() -> Result<()> {
     let linker = toolchain()?;
     for arch in ARCHITECTURES {
         let built = compile(&root, &linker, arch)?;
-        let kept = root.join(object(arch));
-        std::fs::create_dir_all(kept.parent().context("the object has a folder")?)?;
-        std::fs::copy(&built, &kept).with_context(|| format!("copying {} to {}", built.display(), kept.display()))?;
-        println!("{}", object(arch));
+        for (program, object) in OBJECTS {
+            let (built, name) = (built.join(program), format!("{object}-{arch}.bpf.o"));
+            let kept = root.join(&name);
+            std::fs::create_dir_all(kept.parent().context("the object has a folder")?)?;
+            std::fs::copy(&built, &kept)
+                .with_context(|| format!("copying {} to {}", built.display(), kept.display()))?;
+            println!("{name}");
+        }
     }
     std::fs::write(root.join(SUMS), sums(&root)?).with_context(|| format!("writing {SUMS}"))?;
     println!("{SUMS}");
     Ok(())
 }
 
-/// Builds the objects of all architectures from source and leaves what is kept alone; the one for this host.
+/// Builds the objects of all architectures from source and leaves what is kept alone; the folder of those for this host.
 pub fn build_apart() -> Result<PathBuf> {
     let root = root()?;
     let linker = toolchain()?;
@@ -60,7 +71,7 @@ pub fn check() -> Result<()> {
         .collect();
     ensure!(
         stale.is_empty(),
-        "the kernel half's objects are stale: {} changed since they were built; run `cargo xtask ebpf build` and commit agent/gpu/objects",
+        "the kernel half's objects are stale: {} changed since they were built; run `cargo xtask ebpf build` and commit agent/*/objects",
         stale.join(", ")
     );
     Ok(())
@@ -70,8 +81,9 @@ fn root() -> Result<PathBuf> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("xtask lies in the workspace")
 }
 
-fn object(arch: &str) -> String {
-    format!("agent/gpu/objects/railwatch-{arch}.bpf.o")
+/// All that is kept.
+fn objects() -> impl Iterator<Item = String> {
+    OBJECTS.iter().flat_map(|(_, object)| ARCHITECTURES.map(|arch| format!("{object}-{arch}.bpf.o")))
 }
 
 /// Installs what is missing; the linker.
@@ -85,7 +97,8 @@ fn toolchain() -> Result<PathBuf> {
     )
 }
 
-/// Compiles for one architecture, into a folder of its own so that the two do not rebuild each other.
+/// Compiles for one architecture, into a folder of its own so that the two do not rebuild each other; the folder with
+/// the programs.
 fn compile(root: &Path, linker: &Path, arch: &str) -> Result<PathBuf> {
     let target = root.join("agent-ebpf/target").join(arch);
     let flags = [
@@ -109,19 +122,19 @@ fn compile(root: &Path, linker: &Path, arch: &str) -> Result<PathBuf> {
     if !status.success() {
         bail!("building the kernel half for {arch} ended with {status}");
     }
-    Ok(target.join(TARGET).join("release/railwatch-ebpf"))
+    Ok(target.join(TARGET).join("release"))
 }
 
 /// Hashes of all sources and of the objects, in the format of sha256sum.
 fn sums(root: &Path) -> Result<String> {
     let mut files = Vec::new();
-    for folder in ["agent-ebpf/src", "agent-ebpf/abi/src", "agent-ebpf/.cargo"] {
+    for folder in ["agent-ebpf/src", "agent-ebpf/drops", "agent-ebpf/abi/src", "agent-ebpf/.cargo"] {
         for entry in std::fs::read_dir(root.join(folder)).with_context(|| format!("reading {folder}"))? {
             files.push(format!("{folder}/{}", entry?.file_name().to_string_lossy()));
         }
     }
     files.extend(["agent-ebpf/Cargo.toml".to_owned(), "agent-ebpf/Cargo.lock".to_owned()]);
-    files.extend(ARCHITECTURES.map(object));
+    files.extend(objects());
     files.sort();
     let done = Command::new("sha256sum").current_dir(root).args(&files).output().context("running sha256sum")?;
     ensure!(done.status.success(), "sha256sum: {}", String::from_utf8_lossy(&done.stderr));

@@ -44,7 +44,7 @@ pub fn test(options: &Options) -> Result<()> {
     let mut environment = Environment::new()?;
     if options.from_source {
         let step = Step::begin("build the kernel half from source");
-        environment.object = Some(ebpf::build_apart()?);
+        environment.objects = Some(ebpf::build_apart()?);
         step.done();
     }
     let start = Instant::now();
@@ -70,7 +70,8 @@ pub fn test(options: &Options) -> Result<()> {
 struct Environment {
     python: PathBuf,
     prometheus: PathBuf,
-    object: Option<PathBuf>,
+    /// Folder of kernel halves built from source.
+    objects: Option<PathBuf>,
 }
 
 impl Environment {
@@ -78,14 +79,18 @@ impl Environment {
         let prometheus = std::path::absolute("target/prometheus")?;
         packages::unpacked(&prometheus, &["prometheus"], false)?;
         packages::libcudart()?;
-        Ok(Self { python: packages::python()?, prometheus: prometheus.join("usr/bin"), object: None })
+        Ok(Self { python: packages::python()?, prometheus: prometheus.join("usr/bin"), objects: None })
     }
 
     fn apply(&self, command: &mut Command) {
         command.env("RAILWATCH_PYTHON", &self.python).env("RAILWATCH_PROMETHEUS_BIN", &self.prometheus);
-        if let Some(object) = &self.object {
-            command.env("RAILWATCH_EBPF_OBJECT", object);
-        }
+        command.envs(self.kernel_halves());
+    }
+
+    /// Which variable names which kernel half built from source.
+    fn kernel_halves(&self) -> Vec<(&'static str, PathBuf)> {
+        let of = |folder: &PathBuf| ebpf::VARIABLES.map(|(variable, program)| (variable, folder.join(program)));
+        self.objects.iter().flat_map(of).collect()
     }
 
     fn cargo_test(&self, arguments: &[&str]) -> Result<()> {
@@ -108,13 +113,13 @@ fn style() -> Result<()> {
 
 /// What depends on the kernel most, built here, run there.
 fn kernels(environment: &Environment) -> Result<()> {
-    if let Some(object) = &environment.object {
+    for (variable, object) in environment.kernel_halves() {
         // SAFETY: nothing else runs in this process that reads or writes the environment.
-        unsafe { std::env::set_var("RAILWATCH_EBPF_OBJECT", object) };
+        unsafe { std::env::set_var(variable, object) };
     }
     let fake_nics = KERNELS.iter().map(|kernel| fakenic::built(kernel)).collect::<Result<Vec<_>>>()?;
     let perftest = packages::perftest()?;
-    for package in ["railwatch-gpu", "railwatch-nic"] {
+    for package in ["railwatch-gpu", "railwatch-nic", "railwatch-drops"] {
         let binaries = test_binaries(package, "kernel_")?;
         ensure!(!binaries.is_empty(), "{package} has no tests named kernel_*");
         let runs = KERNELS.iter().zip(&fake_nics).flat_map(|on| binaries.iter().map(move |binary| (on, binary)));

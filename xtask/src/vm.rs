@@ -4,7 +4,7 @@
 //! In: a kernel series ("6.1") and a command line. Out: what the command printed, and its exit status.
 //! Never touches this host: packages are unpacked into `target/vm`, nothing is installed.
 
-use crate::{packages, shell};
+use crate::{ebpf, packages, shell};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     ffi::OsStr,
@@ -193,10 +193,11 @@ fn guest_init(
         command = command.join(" "),
     );
     // The environment that decides what the command finds, as it is here.
-    let kept = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RAILWATCH_EBPF_OBJECT", "RUST_BACKTRACE"];
+    let kept = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "RUST_BACKTRACE"];
     let kept: String = kept
-        .iter()
-        .filter_map(|key| Some((*key, std::env::var(key).ok()?)))
+        .into_iter()
+        .chain(ebpf::VARIABLES.map(|(variable, _)| variable))
+        .filter_map(|key| Some((key, std::env::var(key).ok()?)))
         .chain(environment.iter().map(|(key, path)| (*key, path.display().to_string())))
         .map(|(key, value)| format!("export {key}={}\n", quoted(&value)))
         .collect();

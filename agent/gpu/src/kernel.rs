@@ -6,11 +6,11 @@
 //! something, loading fails with what is missing ([`LoadError`]); what merely degrades is in [`Kernel::off`].
 
 mod attach;
-mod object;
-mod offsets;
+pub mod object;
+pub mod offsets;
 mod pin;
 mod ring;
-pub(crate) mod sys;
+pub mod sys;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -58,7 +58,7 @@ pub enum LoadError {
     /// The process lacks a capability.
     #[error(
         "loading the kernel half needs the capabilities CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), and {missing} is \
-         missing: GPU accounting is off; give the agent's unit that capability"
+         missing: what it counts is off; give the agent's unit that capability"
     )]
     Capability {
         /// Which.
@@ -66,7 +66,7 @@ pub enum LoadError {
     },
     /// The kernel is locked down.
     #[error(
-        "the kernel is locked down for confidentiality, which forbids BPF programs to read memory: GPU accounting is \
+        "the kernel is locked down for confidentiality, which forbids BPF programs to read memory: what they count is \
          off; boot with lockdown=integrity to have it"
     )]
     Lockdown,
@@ -395,7 +395,7 @@ fn decode(raw: &RawEvent) -> Option<Event> {
 }
 
 /// What can be told apart before the kernel says no more than EPERM.
-fn preconditions() -> Result<(), LoadError> {
+pub fn preconditions() -> Result<(), LoadError> {
     const ADMIN: u32 = 21;
     const PERFMON: u32 = 38;
     const BPF: u32 = 39;
@@ -454,7 +454,7 @@ fn configure(options: &Options, off: &mut Vec<Off>) -> Config {
 }
 
 /// CPUs that a per-CPU value has copies for.
-fn possible_cpus() -> usize {
+pub fn possible_cpus() -> usize {
     std::fs::read_to_string("/sys/devices/system/cpu/possible").map_or(1, |text| {
         text.trim()
             .split(',')

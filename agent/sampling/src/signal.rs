@@ -86,6 +86,16 @@ pub enum When {
         /// Name of the signal at its best again; of severity `Info`.
         cleared: &'static str,
     },
+    /// A counter that may move moves by more than what leaks away (a leaky bucket as in ITU-T I.371): by over `burst` at
+    /// once, or by over `per_s` for long. With 0 and 0, every movement is told.
+    Floods {
+        /// Name of the signal.
+        raised: &'static str,
+        /// What may come every second for ever, in units of the series.
+        per_s: u32,
+        /// What may come at once.
+        burst: u32,
+    },
 }
 
 impl When {
@@ -97,6 +107,7 @@ impl When {
             | Self::RateAbove { raised, cleared, .. }
             | Self::BelowBest { raised, cleared } => [raised, cleared],
             Self::Moves { raised, saturated } => [raised, saturated],
+            Self::Floods { raised, .. } => [raised, raised],
         }
     }
 }
@@ -142,6 +153,8 @@ pub(crate) struct Watch {
     told_at_limit: bool,
     rate: Rate,
     best: f64,
+    bucket: f64,
+    bucket_at_ns: u64,
 }
 
 /// A counter's rate over the time since `since_ns`: when that is long enough, it starts again.
@@ -187,6 +200,8 @@ impl Watch {
             told_at_limit: false,
             rate: Rate::default(),
             best: 0.0,
+            bucket: 0.0,
+            bucket_at_ns: 0,
         }
     }
 
@@ -289,9 +304,32 @@ impl Watch {
                     Told(cleared, Severity::Info, value, best, text)
                 }
             }
+            (When::Floods { raised, per_s, burst }, Edge::Count { delta, total, .. }) => {
+                let passed_s = Duration::from_nanos(moment.at_ns.saturating_sub(self.bucket_at_ns)).as_secs_f64();
+                self.bucket_at_ns = moment.at_ns;
+                self.bucket = (self.bucket - f64::from(per_s) * passed_s).max(0.0) + as_f64(delta);
+                self.growth_untold += delta;
+                if self.bucket <= f64::from(burst) {
+                    // Nobody misses a trickle in what a later flood grew by.
+                    self.growth_untold = if self.bucket > 0.0 { self.growth_untold } else { 0 };
+                    if self.edges_untold == 0 {
+                        return None;
+                    }
+                } else {
+                    self.edges_untold += 1;
+                }
+                if !self.may_speak(moment.at_ns, 1) {
+                    return None;
+                }
+                self.bucket = 0.0;
+                let growth = std::mem::take(&mut self.growth_untold);
+                let (value, previous) = (as_f64(total), as_f64(total.saturating_sub(growth)));
+                let text = format!("{kind} {entity}: {what}: {growth} more, {total} in all");
+                Told(raised, severity, value, previous, text)
+            }
             // A rule of states on a counter, or the other way round: the table of rules is wrong, and silent here.
             (When::StateFalls { .. } | When::BelowBest { .. }, Edge::Count { .. })
-            | (When::Moves { .. } | When::RateAbove { .. }, Edge::State { .. }) => return None,
+            | (When::Moves { .. } | When::RateAbove { .. } | When::Floods { .. }, Edge::State { .. }) => return None,
         };
         let Told(name, severity, value, previous, summary) = told;
         let cause = cause.map(|cause| ("cause", cause.to_owned()));
@@ -429,6 +467,30 @@ mod tests {
             }
         }
         assert_eq!(told, [(0, 9.0, 7.0, 0), (1000, 107.0, 9.0, 48)]);
+    }
+
+    #[test]
+    fn a_flood_is_told_and_a_trickle_is_not() {
+        let flood = |per_s, burst| Rule { when: When::Floods { raised: "flood", per_s, burst }, ..ERRORS };
+        // Per reading of 100 ms: what comes, and at which readings it is told with how much growth.
+        for (rule, comes, told) in [
+            (flood(100, 1000), vec![10; 600], vec![]),
+            (flood(100, 1000), vec![0, 500, 500, 0], vec![]),
+            (flood(100, 1000), vec![0, 500, 600, 0], vec![(2, 1100.0)]),
+            (flood(100, 1000), vec![2000, 2000, 2000, 0, 0, 0, 0, 0, 0, 0, 0, 0], vec![(0, 2000.0), (10, 4000.0)]),
+            (flood(0, 0), vec![0, 1, 0, 0], vec![(1, 1.0)]),
+        ] {
+            let (def, mut watch) = (def(Kind::Counter(Counter::wrapping(64))), Watch::new(rule));
+            let (mut total, mut seen) = (0, Vec::new());
+            for (reading, delta) in comes.iter().copied().enumerate() {
+                total += delta;
+                let edge = Edge::Count { delta, total, at_limit: false };
+                if let Some(s) = watch.observe(&def, edge, at(reading as u64 * 100), None, None) {
+                    seen.push((reading, s.value - s.previous.unwrap()));
+                }
+            }
+            assert_eq!(seen, told, "{:?} with {comes:?}", rule.when);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Gpu, Sampling, Spool};
+use super::{Config, Drops, Gpu, Sampling, Spool};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         gpu,
         sampling,
         spool,
+        drops,
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -73,5 +74,8 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*cadence_ms != old.sampling.cadence_ms, "sampling.cadence_ms", Effect::Now);
     let Spool { bytes_max } = spool;
     compare(*bytes_max != old.spool.bytes_max, "spool.bytes_max", Effect::AfterRestart);
+    let Drops { enabled, scope } = drops;
+    compare(*enabled != old.drops.enabled, "drops.enabled", Effect::AfterRestart);
+    compare(*scope != old.drops.scope, "drops.scope", Effect::AfterRestart);
     found
 }

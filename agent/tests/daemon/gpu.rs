@@ -29,7 +29,9 @@ pub fn attached(site: &Site, pid: u32) -> bool {
 
 fn signals(stored: &Stored) -> Vec<Signal> {
     let bodies = stored.frames.iter().filter_map(|frame| frame.body.clone());
-    bodies.filter_map(|body| if let frame::Body::Signal(signal) = body { Some(signal) } else { None }).collect()
+    let signals = bodies.filter_map(|body| if let frame::Body::Signal(signal) = body { Some(signal) } else { None });
+    // Others may come from whatever else happens on this host.
+    signals.filter(|signal| signal.name.starts_with("gpu.")).collect()
 }
 
 fn process(stored: &Stored, pid: u32) -> Option<GpuProcess> {

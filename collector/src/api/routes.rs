@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::watch::watch;
 use crate::auth::Caller;
 use crate::live::Live;
-use crate::live::rows::{GpuCoverageRow, GpuProcessRow, HostRow, NicRow, SourceCostRow};
+use crate::live::rows::{DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, SourceCostRow};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
@@ -36,6 +36,8 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/gpu/coverage", get(gpu_coverage))
         .route("/v1/nic", get(nic))
         .route("/v1/sources", get(sources))
+        .route("/v1/drops", get(drops))
+        .route("/v1/drops/accounts", get(drop_accounts))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/decisions", get(decisions))
@@ -118,6 +120,14 @@ async fn nic(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec
 
 async fn sources(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<SourceCostRow>>, Problem> {
     live_rows(api, query, Live::sources, |row| &row.host).await
+}
+
+async fn drops(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<DropRow>>, Problem> {
+    live_rows(api, query, Live::drops, |row| &row.host).await
+}
+
+async fn drop_accounts(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<DropAccountRow>>, Problem> {
+    live_rows(api, query, Live::drop_accounts, |row| &row.host).await
 }
 
 #[derive(Clone, Copy, Deserialize)]

@@ -108,6 +108,9 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
         lines(loss.dropped.len())?;
         loss.dropped.keys().try_for_each(|reason| name(reason))?;
     }
+    if let Some(drops) = &snapshot.drops {
+        drop_state(drops)?;
+    }
     if let Some(gpu) = &snapshot.gpu {
         if gpu.processes.len() > limits::PROCESSES_PER_HOST_MAX {
             return Err(Refusal::StateTooLong);
@@ -122,6 +125,26 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+fn drop_state(drops: &v1::DropState) -> Result<(), Refusal> {
+    let v1::DropState { flows, totals, account, off } = drops;
+    for count in [flows.len(), totals.len(), off.len()] {
+        lines(count)?;
+    }
+    for flow in flows {
+        [&flow.reason, &flow.class, &flow.interface, &flow.protocol, &flow.source, &flow.destination]
+            .into_iter()
+            .try_for_each(|text| name(text))?;
+    }
+    for total in totals {
+        [&total.reason, &total.class, &total.interface].into_iter().try_for_each(|text| name(text))?;
+    }
+    if let Some(account) = account {
+        lines(account.dropped.len())?;
+        account.dropped.keys().try_for_each(|reason| name(reason))?;
+    }
+    off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
 }
 
 fn process(process: &v1::GpuProcess) -> Result<(), Refusal> {

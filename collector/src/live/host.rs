@@ -57,6 +57,8 @@ pub struct Host {
     pub ports: Vec<v1::PortState>,
     /// Its GPU processes and their coverage.
     pub gpu: v1::GpuState,
+    /// Packets that its kernel dropped.
+    pub drops: v1::DropState,
     /// Frames refused since the collector started, by reason.
     pub rejected_frames: BTreeMap<&'static str, u64>,
 }
@@ -76,6 +78,7 @@ impl Host {
             sources: Vec::new(),
             ports: Vec::new(),
             gpu: v1::GpuState::default(),
+            drops: v1::DropState::default(),
             rejected_frames: BTreeMap::new(),
         }
     }
@@ -108,6 +111,9 @@ impl Host {
         });
         if let Some(v1::LossAccount { seen, delivered, dropped }) = snapshot.loss {
             self.loss = LossAccount { seen, delivered, dropped: dropped.into_iter().collect() };
+        }
+        if let Some(drops) = snapshot.drops {
+            self.drops = drops;
         }
         if !snapshot.sources.is_empty() {
             self.sources = snapshot.sources;

@@ -6,6 +6,7 @@
 //! for [`Live::forget_after`] leaves. Never: history (windows are replaced, tapes stay on the hosts), or the disk.
 
 mod definitions;
+mod drops;
 mod host;
 mod port_health;
 mod render;
@@ -21,7 +22,7 @@ pub use text::rfc3339;
 use crate::clock::Timeline;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
-use rows::{Change, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, SourceCostRow};
+use rows::{Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, SourceCostRow};
 use std::{
     collections::HashMap,
     sync::{
@@ -182,6 +183,16 @@ impl Live {
     /// One row per telemetry source, by host and name.
     pub fn sources(&self) -> Vec<SourceCostRow> {
         self.cells().iter().flat_map(|cell| render::sources(&cell.lock())).collect()
+    }
+
+    /// Flows that lost packets, the worst of each host first, and what is in no flow.
+    pub fn drops(&self) -> Vec<DropRow> {
+        self.cells().iter().flat_map(|cell| drops::rows(&cell.lock())).collect()
+    }
+
+    /// One row per host that counts drops.
+    pub fn drop_accounts(&self) -> Vec<DropAccountRow> {
+        self.cells().iter().filter_map(|cell| drops::account(&cell.lock())).collect()
     }
 }
 

@@ -296,6 +296,55 @@ pub struct FecRow {
     pub corrected_bits_per_s: Option<f64>,
 }
 
+/// A line of `railwatch drops`: a flow that lost packets for one reason on one interface; or, with `source` null, the
+/// packets of a reason and interface that are in no flow listed. All lines of a reason and interface are all its packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// Its host.
+    pub host: String,
+    /// The kernel's name of the reason; "TCP_RETRANSMIT".
+    pub reason: String,
+    /// "fault", "loss", "deliberate", "harmless", "unspecified", "retransmit".
+    pub class: String,
+    /// "eth0", "if4@4026532001", "none"; "other_namespaces" and "others" where `source` is null.
+    pub interface: String,
+    /// Inode number of the network namespace; null where not known.
+    pub network_namespace: Option<u32>,
+    /// "tcp", "udp", ...
+    pub protocol: Option<String>,
+    /// Address.
+    pub source: Option<String>,
+    /// Null where the protocol has none.
+    pub source_port: Option<u32>,
+    /// Address.
+    pub destination: Option<String>,
+    /// Null where the protocol has none.
+    pub destination_port: Option<u32>,
+    /// Packets dropped (or sent again).
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// RFC 3339.
+    pub first_seen: Option<String>,
+    /// RFC 3339.
+    pub last_seen: Option<String>,
+}
+
+/// Where the packets of [`DropRow`]s are: `seen = delivered + the sum of dropped`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropAccountRow {
+    /// Its host.
+    pub host: String,
+    /// Drops and retransmissions since its agent started.
+    pub seen: u64,
+    /// Of those, in the host's table of flows.
+    pub delivered: u64,
+    /// The others, by why they are not: "no_flow", "flows_full", ...
+    pub dropped: BTreeMap<String, u64>,
+    /// What its kernel does not tell.
+    pub off: Vec<LimitationRow>,
+}
+
 /// One series of a port in its newest window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeriesRow {

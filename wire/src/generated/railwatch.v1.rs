@@ -312,6 +312,8 @@ pub struct Snapshot {
     pub sources: ::prost::alloc::vec::Vec<SourceState>,
     #[prost(message, repeated, tag = "5")]
     pub ports: ::prost::alloc::vec::Vec<PortState>,
+    #[prost(message, optional, tag = "7")]
+    pub drops: ::core::option::Option<DropState>,
 }
 /// seen = delivered + the sum of dropped, always.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -376,6 +378,71 @@ pub struct PortState {
     /// of an RDMA port, where known
     #[prost(string, tag = "6")]
     pub netdev: ::prost::alloc::string::String,
+}
+/// Packets that the host's kernel dropped. Addresses and ports only, never payload.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DropState {
+    /// those that lost most, the worst first
+    #[prost(message, repeated, tag = "1")]
+    pub flows: ::prost::alloc::vec::Vec<DropFlow>,
+    /// exact; of flows that are not listed too
+    #[prost(message, repeated, tag = "2")]
+    pub totals: ::prost::alloc::vec::Vec<DropTotal>,
+    /// of packets: delivered are those in the host's table of flows
+    #[prost(message, optional, tag = "3")]
+    pub account: ::core::option::Option<LossAccount>,
+    /// what this kernel does not tell
+    #[prost(message, repeated, tag = "4")]
+    pub off: ::prost::alloc::vec::Vec<Limitation>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropFlow {
+    /// the kernel's name without its prefix: "NO_SOCKET", ...; "TCP_RETRANSMIT"
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// "fault", "loss", "deliberate", "harmless", "unspecified", "retransmit"
+    #[prost(string, tag = "2")]
+    pub class: ::prost::alloc::string::String,
+    /// "eth0"; "if4@4026532001" in another network namespace; "none"
+    #[prost(string, tag = "3")]
+    pub interface: ::prost::alloc::string::String,
+    /// inode number; 0 where unknown
+    #[prost(uint32, tag = "4")]
+    pub network_namespace: u32,
+    /// "tcp", "udp", ..., or the number
+    #[prost(string, tag = "5")]
+    pub protocol: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub source: ::prost::alloc::string::String,
+    /// 0 where the protocol has none, or of a later fragment
+    #[prost(uint32, tag = "7")]
+    pub source_port: u32,
+    #[prost(string, tag = "8")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "9")]
+    pub destination_port: u32,
+    #[prost(uint64, tag = "10")]
+    pub packets: u64,
+    #[prost(uint64, tag = "11")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub first_seen_unix_ns: u64,
+    #[prost(uint64, tag = "13")]
+    pub last_seen_unix_ns: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DropTotal {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub class: ::prost::alloc::string::String,
+    /// or "other_namespaces", or "others" beyond the host's bound
+    #[prost(string, tag = "3")]
+    pub interface: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub packets: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GpuState {

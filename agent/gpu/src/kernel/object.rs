@@ -14,17 +14,19 @@ use railwatch_abi::maps::{Config, Plain};
 use super::{LoadError, sys};
 
 /// Bytes at an alignment that an ELF file can be read in place at.
-struct Aligned<T: ?Sized> {
-    _align: [u64; 0],
-    bytes: T,
+pub struct Aligned<T: ?Sized> {
+    /// Makes it so.
+    pub align: [u64; 0],
+    /// The file.
+    pub bytes: T,
 }
 
 #[cfg(target_arch = "x86_64")]
 static EMBEDDED: &Aligned<[u8]> =
-    &Aligned { _align: [], bytes: *include_bytes!("../../objects/railwatch-x86_64.bpf.o") };
+    &Aligned { align: [], bytes: *include_bytes!("../../objects/railwatch-x86_64.bpf.o") };
 #[cfg(target_arch = "aarch64")]
 static EMBEDDED: &Aligned<[u8]> =
-    &Aligned { _align: [], bytes: *include_bytes!("../../objects/railwatch-aarch64.bpf.o") };
+    &Aligned { align: [], bytes: *include_bytes!("../../objects/railwatch-aarch64.bpf.o") };
 
 /// `BPF_MAP_TYPE_TASK_STORAGE`.
 const TASK_STORAGE: u32 = 29;
@@ -61,13 +63,19 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
 impl Parsed {
     /// Parses the object for this architecture.
     pub fn new(config: &Config) -> Result<Self, LoadError> {
-        let overridden = match std::env::var_os("RAILWATCH_EBPF_OBJECT") {
+        Self::of(&EMBEDDED.bytes, "RAILWATCH_EBPF_OBJECT", config)
+    }
+
+    /// Parses an object (8-byte aligned), or the file that the environment variable `instead` names, with `config` in
+    /// place of its read-only global `CONFIG`.
+    pub fn of<T: Plain>(embedded: &[u8], instead: &str, config: &T) -> Result<Self, LoadError> {
+        let overridden = match std::env::var_os(instead) {
             Some(path) => Some(std::fs::read(&path).map_err(|source| LoadError::Object {
-                reason: format!("reading {} (from RAILWATCH_EBPF_OBJECT): {source}", path.display()),
+                reason: format!("reading {} (from {instead}): {source}", path.display()),
             })?),
             None => None,
         };
-        let bytes = overridden.as_deref().unwrap_or(&EMBEDDED.bytes);
+        let bytes = overridden.as_deref().unwrap_or(embedded);
         let wrong = |error: String| LoadError::Object { reason: error };
         let mut object = Object::parse(bytes).map_err(|error| wrong(format!("parsing: {error}")))?;
         object

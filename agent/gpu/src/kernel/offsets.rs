@@ -1,6 +1,7 @@
-//! Byte offsets of kernel struct members, from the running kernel's own type information.
+//! Byte offsets of kernel struct members, names of enumerators and arguments of tracepoints, from the running kernel's
+//! own type information.
 //!
-//! In: /sys/kernel/btf/vmlinux (Documentation/bpf/btf.rst). Out: offsets in bytes, or nothing where a struct or member
+//! In: /sys/kernel/btf/vmlinux (Documentation/bpf/btf.rst). Out: what was asked for, or nothing where a struct or member
 //! is not there: then what depends on it is off, and the caller says so. Never: an offset known from another kernel.
 
 /// Type information of the running kernel.
@@ -13,6 +14,9 @@ pub struct KernelTypes {
 
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const TYPEDEF: u32 = 8;
+const PROTOTYPE: u32 = 13;
 
 impl KernelTypes {
     /// Reads the running kernel's.
@@ -21,7 +25,8 @@ impl KernelTypes {
         Self::parse(data).ok_or_else(|| std::io::Error::other("/sys/kernel/btf/vmlinux is not BTF as documented"))
     }
 
-    fn parse(data: Vec<u8>) -> Option<Self> {
+    /// Takes type information as the kernel lays it out; nothing where it is not as documented.
+    pub fn parse(data: Vec<u8>) -> Option<Self> {
         if word(&data, 0)? & 0xffff != 0xeb9f {
             return None;
         }
@@ -52,6 +57,36 @@ impl KernelTypes {
             at = self.resolve(id).unwrap_or(at);
         }
         (bits % 8 == 0).then_some(bits / 8)
+    }
+
+    /// Names and values of `enum name`, in the order of its declaration; nothing where there is no such enum.
+    pub fn enumerators(&self, name: &str) -> Option<Vec<(String, u32)>> {
+        let at = self.find(ENUM, name)?;
+        (0..self.members(at))
+            .map(|index| {
+                let member = at + 12 + index * 8;
+                let name = String::from_utf8_lossy(self.name(member)?).into_owned();
+                Some((name, word(&self.data, member + 4)?))
+            })
+            .collect()
+    }
+
+    /// How many arguments a tracepoint hands to a raw tracepoint program; nothing where there is no such tracepoint.
+    pub fn tracepoint_arguments(&self, tracepoint: &str) -> Option<usize> {
+        let typedef = self.find(TYPEDEF, &format!("btf_trace_{tracepoint}"))?;
+        let pointer = self.by_id(word(&self.data, typedef + 8)?)?;
+        let prototype = self.by_id(word(&self.data, pointer + 8)?)?;
+        // The first parameter of the probe function is its own data.
+        (self.kind(prototype)? == PROTOTYPE).then(|| self.members(prototype).saturating_sub(1))
+    }
+
+    fn find(&self, kind: u32, name: &str) -> Option<usize> {
+        let mut types = self.types.iter().map(|&at| at as usize);
+        types.find(|&at| self.kind(at) == Some(kind) && self.name(at) == Some(name.as_bytes()))
+    }
+
+    fn by_id(&self, id: u32) -> Option<usize> {
+        Some(*self.types.get(id.checked_sub(1)? as usize)? as usize)
     }
 
     fn kind(&self, at: usize) -> Option<u32> {
@@ -92,7 +127,7 @@ impl KernelTypes {
     /// The struct or union that an id stands for, through qualifiers and typedefs.
     fn resolve(&self, mut id: u32) -> Option<usize> {
         for _ in 0..16 {
-            let at = *self.types.get(id.checked_sub(1)? as usize)? as usize;
+            let at = self.by_id(id)?;
             match self.kind(at)? {
                 STRUCT | UNION => return Some(at),
                 // typedef, volatile, const, restrict, type tag
@@ -116,7 +151,7 @@ fn extra(info: u32) -> Option<usize> {
         2 | 7..=12 | 16 | 18 => 0,                // pointer, forward, qualifiers, function, float, type tag
         3 => 12,                                  // array
         STRUCT | UNION | 15 | 19 => members * 12, // data section and 64-bit enum too
-        6 | 13 => members * 8,                    // enum, function prototype
+        ENUM | PROTOTYPE => members * 8,          // enum, function prototype
         _ => return None,
     })
 }
@@ -126,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_found_through_anonymous_unions_and_nested_structs() {
+    fn members_enumerators_and_arguments_are_found() {
         let mut strings = vec![0u8];
         let mut name = |text: &str| {
             let at = strings.len() as u32;
@@ -136,13 +171,19 @@ mod tests {
         };
         let (outer, inner, first, wrapped, target) =
             (name("outer"), name("inner"), name("first"), name("wrapped"), name("target"));
+        let (second, traced) = (name("second"), name("btf_trace_first"));
         let mut types = Vec::new();
         // 1: int of 4 bytes; 2: struct inner {int first; int target}; 3: union {struct inner wrapped};
-        // 4: struct outer {int first; <anonymous union 3>}
+        // 4: struct outer {int first; <anonymous union 3>}; 5: enum first {target = 7, second = 9};
+        // 6: void (*)(inner data, int first); 7: pointer to 6; 8: typedef 7 btf_trace_first
         types.extend([first, 1 << 24, 4, 32]);
         types.extend([inner, 4 << 24 | 2, 8, first, 1, 0, target, 1, 32]);
         types.extend([0, 5 << 24 | 1, 8, wrapped, 2, 0]);
         types.extend([outer, 4 << 24 | 2, 12, first, 1, 0, 0, 3, 32]);
+        types.extend([first, 6 << 24 | 2, 4, target, 7, second, 9]);
+        types.extend([0, 13 << 24 | 2, 0, 0, 2, 0, 1]);
+        types.extend([0, 2 << 24, 6]);
+        types.extend([traced, 8 << 24, 7]);
         let length = types.len() as u32 * 4;
         let mut data = Vec::new();
         for word in [0x1_eb9f, 24, 0, length, length, strings.len() as u32].into_iter().chain(types) {
@@ -153,6 +194,10 @@ mod tests {
         assert_eq!(types.offset("outer", &["wrapped", "target"]), Some(8));
         assert_eq!(types.offset("outer", &["missing"]), None);
         assert_eq!(types.offset("absent", &["first"]), None);
+        assert_eq!(types.enumerators("first"), Some(vec![("target".to_owned(), 7), ("second".to_owned(), 9)]));
+        assert_eq!(types.enumerators("outer"), None);
+        assert_eq!(types.tracepoint_arguments("first"), Some(1));
+        assert_eq!(types.tracepoint_arguments("second"), None);
     }
 
     #[test]
@@ -165,6 +210,7 @@ mod tests {
             }
             if let Some(types) = KernelTypes::parse(data) {
                 assert_eq!(types.offset("task_struct", &["signal"]), None);
+                assert_eq!(types.enumerators("skb_drop_reason"), None);
             }
         }
     }

@@ -16,12 +16,14 @@ const MAP_LOOKUP: u32 = 1;
 const MAP_UPDATE: u32 = 2;
 const MAP_DELETE: u32 = 3;
 const PROG_LOAD: u32 = 5;
+const OBJ_GET_INFO: u32 = 15;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const RAW_TRACEPOINT_OPEN: u32 = 17;
 const BTF_LOAD: u32 = 18;
 const MAP_FREEZE: u32 = 22;
 const MAP_LOOKUP_BATCH: u32 = 24;
+const MAP_LOOKUP_AND_DELETE_BATCH: u32 = 25;
 const LINK_CREATE: u32 = 28;
 
 const ATTACH_PERF_EVENT: u32 = 41;
@@ -174,6 +176,33 @@ pub fn map_each<K: Plain + Default, V: Plain + Default>(
     map: BorrowedFd<'_>,
     mut visit: impl FnMut(K, V),
 ) -> Result<()> {
+    batches(map, MAP_LOOKUP_BATCH, 1, |key, values: &[V]| visit(key, values[0]))
+}
+
+/// As [`map_each`], of a map whose values have a copy per CPU (a multiple of 8 bytes long).
+pub fn map_each_per_cpu<K: Plain + Default, V: Plain + Default>(
+    map: BorrowedFd<'_>,
+    cpus: usize,
+    visit: impl FnMut(K, &[V]),
+) -> Result<()> {
+    batches(map, MAP_LOOKUP_BATCH, cpus, visit)
+}
+
+/// As [`map_each`], taking each element out of the map.
+pub fn map_take_each<K: Plain + Default, V: Plain + Default>(
+    map: BorrowedFd<'_>,
+    mut visit: impl FnMut(K, V),
+) -> Result<()> {
+    batches(map, MAP_LOOKUP_AND_DELETE_BATCH, 1, |key, values: &[V]| visit(key, values[0]))
+}
+
+/// Walks a hash map whose values have this many copies (at least one).
+fn batches<K: Plain + Default, V: Plain + Default>(
+    map: BorrowedFd<'_>,
+    command: u32,
+    copies: usize,
+    mut visit: impl FnMut(K, &[V]),
+) -> Result<()> {
     #[repr(C)]
     struct Attr {
         from: u64,
@@ -187,7 +216,7 @@ pub fn map_each<K: Plain + Default, V: Plain + Default>(
     }
     let mut room = 512;
     let mut keys = vec![K::default(); room];
-    let mut values = vec![V::default(); room];
+    let mut values = vec![V::default(); room * copies];
     let (mut position, mut next): (u64, u64) = (0, 0);
     let mut first = true;
     loop {
@@ -201,7 +230,7 @@ pub fn map_each<K: Plain + Default, V: Plain + Default>(
             element_flags: 0,
             flags: 0,
         };
-        let done = bpf(MAP_LOOKUP_BATCH, &mut attr).map(drop);
+        let done = bpf(command, &mut attr).map(drop);
         let end = match done {
             Ok(()) => false,
             Err(error) => match error.raw_os_error() {
@@ -210,14 +239,14 @@ pub fn map_each<K: Plain + Default, V: Plain + Default>(
                 Some(libc::ENOSPC) => {
                     room *= 2;
                     keys.resize(room, K::default());
-                    values.resize(room, V::default());
+                    values.resize(room * copies, V::default());
                     continue;
                 }
                 _ => return Err(error),
             },
         };
-        for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
-            visit(*key, *value);
+        for (key, values) in keys.iter().zip(values.chunks_exact(copies)).take(attr.count as usize) {
+            visit(*key, values);
         }
         if end {
             return Ok(());
@@ -295,6 +324,27 @@ pub fn prog_load(
             attach_type,
         },
     )
+}
+
+/// Times that the kernel left a program out because one of its runs was interrupted by another (kernel 5.12; 0 before).
+pub fn prog_misses(program: BorrowedFd<'_>) -> Result<u64> {
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    // SAFETY: plain integers, all of which may be 0.
+    let mut info: aya_obj::generated::bpf_prog_info = unsafe { std::mem::zeroed() };
+    bpf(
+        OBJ_GET_INFO,
+        &mut Attr {
+            fd: program.as_raw_fd() as u32,
+            length: size_of_val(&info) as u32,
+            info: std::ptr::from_mut(&mut info).addr() as u64,
+        },
+    )?;
+    Ok(info.recursion_misses)
 }
 
 #[repr(C)]
