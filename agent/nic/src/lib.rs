@@ -8,11 +8,12 @@
 //! Never: a write to a device, a counter cleared, a reading of an interface nobody asked for.
 #![forbid(unsafe_code)]
 
+mod generic_netlink;
 mod link;
 mod netdev;
 mod netdev_choice;
 mod netdev_link;
-mod netlink;
+pub mod netlink;
 mod ports;
 mod rdma;
 mod rdma_hw;
@@ -24,6 +25,7 @@ mod summary;
 mod sysfs;
 mod vocabulary;
 
+pub use generic_netlink::{Ethtool, GenericNetlink};
 pub use ports::{PortInfo, PortKind, Ports};
 pub use sources::{NicConfig, NicSources};
 pub use summary::{NicReading, NicTable};

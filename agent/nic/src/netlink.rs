@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT_S: i64 = 2;
 const BUFFER: usize = 32 * 1024;
 
 /// A netlink socket with its buffer.
-pub(crate) struct Netlink {
+pub struct Netlink {
     fd: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
@@ -31,17 +31,20 @@ pub(crate) struct Netlink {
 
 /// One message: its type and what follows the netlink header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Message<'a> {
-    pub(crate) kind: u16,
-    pub(crate) body: &'a [u8],
+pub struct Message<'a> {
+    /// Type of the message (RTM_*, or a generic netlink family's number).
+    pub kind: u16,
+    /// What follows the netlink header.
+    pub body: &'a [u8],
 }
 
 /// A request being put together.
-pub(crate) struct Request(Vec<u8>);
+pub struct Request(Vec<u8>);
 
 impl Request {
     /// A request of this message type, its fixed part first.
-    pub(crate) fn new(kind: u16, fixed: &[u8]) -> Self {
+    #[must_use]
+    pub fn new(kind: u16, fixed: &[u8]) -> Self {
         let mut bytes = vec![0; HEADER];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(fixed);
@@ -49,10 +52,42 @@ impl Request {
     }
 
     /// Appends an attribute of 32 bits.
-    pub(crate) fn u32(mut self, kind: u16, value: u32) -> Self {
-        self.0.extend_from_slice(&8u16.to_ne_bytes());
+    #[must_use]
+    pub fn u32(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
+    }
+
+    /// Appends an attribute of 8 bits.
+    #[must_use]
+    pub fn u8(self, kind: u16, value: u8) -> Self {
+        self.bytes(kind, &[value])
+    }
+
+    /// Appends an attribute of text, with its terminating zero.
+    #[must_use]
+    pub fn text(self, kind: u16, value: &str) -> Self {
+        self.bytes(kind, &[value.as_bytes(), &[0]].concat())
+    }
+
+    /// Appends an attribute that holds those which `inner` appends.
+    #[must_use]
+    pub fn nested(mut self, kind: u16, inner: impl FnOnce(Self) -> Self) -> Self {
+        const NLA_F_NESTED: u16 = 0x8000;
+        let start = self.0.len();
+        self.0.extend_from_slice(&[0; 2]);
+        self.0.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
+        let mut whole = inner(self);
+        let length = u16::try_from(whole.0.len() - start).unwrap_or(u16::MAX);
+        whole.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        whole
+    }
+
+    fn bytes(mut self, kind: u16, payload: &[u8]) -> Self {
+        let length = u16::try_from(payload.len() + 4).unwrap_or(u16::MAX);
+        self.0.extend_from_slice(&length.to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(&value.to_ne_bytes());
+        self.0.extend_from_slice(payload);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
         self
     }
 
@@ -66,7 +101,10 @@ impl Request {
 
 impl Netlink {
     /// A socket for requests.
-    pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The kernel has no such protocol, or refuses.
+    pub fn open(protocol: SockProtocol) -> io::Result<Self> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         setsockopt(&fd, ReceiveTimeout, &TimeVal::new(ANSWER_TIMEOUT_S, 0))?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
@@ -74,7 +112,10 @@ impl Netlink {
     }
 
     /// A socket that listens to multicast groups (bit mask) and never blocks.
-    pub(crate) fn listen(protocol: SockProtocol, groups: u32, buffer_bytes: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// As for [`Netlink::open`].
+    pub fn listen(protocol: SockProtocol, groups: u32, buffer_bytes: usize) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         setsockopt(&fd, RcvBuf, &buffer_bytes)?;
@@ -83,7 +124,10 @@ impl Netlink {
     }
 
     /// Sends a request for one object and hands the answer's message to `take`.
-    pub(crate) fn ask<T>(&mut self, request: &mut Request, take: impl FnOnce(Message<'_>) -> T) -> io::Result<T> {
+    ///
+    /// # Errors
+    /// What the kernel answered (`ENODEV`, `EOPNOTSUPP`, …), or `EAGAIN` when it did not within two seconds.
+    pub fn ask<T>(&mut self, request: &mut Request, take: impl FnOnce(Message<'_>) -> T) -> io::Result<T> {
         self.send(request, 0)?;
         loop {
             let length = self.receive()?;
@@ -101,7 +145,10 @@ impl Netlink {
     }
 
     /// Sends a request for all objects and hands each message of the answer to `take`.
-    pub(crate) fn dump(&mut self, request: &mut Request, mut take: impl FnMut(Message<'_>)) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// As for [`Netlink::ask`].
+    pub fn dump(&mut self, request: &mut Request, mut take: impl FnMut(Message<'_>)) -> io::Result<()> {
         self.send(request, NLM_F_DUMP)?;
         loop {
             let length = self.receive()?;
@@ -116,8 +163,11 @@ impl Netlink {
         }
     }
 
-    /// Hands every message that waits to `take`, without blocking. `ENOBUFS`: some were lost.
-    pub(crate) fn drain(&mut self, mut take: impl FnMut(Message<'_>)) -> io::Result<()> {
+    /// Hands every message that waits to `take`, without blocking.
+    ///
+    /// # Errors
+    /// `ENOBUFS`: some were lost.
+    pub fn drain(&mut self, mut take: impl FnMut(Message<'_>)) -> io::Result<()> {
         loop {
             let length = match self.receive() {
                 Ok(length) => length,
@@ -128,7 +178,9 @@ impl Netlink {
         }
     }
 
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+    /// Its descriptor, to wait on.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
@@ -160,7 +212,8 @@ fn error_of(body: &[u8]) -> io::Error {
 }
 
 /// An answer that does not follow the layout.
-pub(crate) fn malformed(what: &'static str) -> io::Error {
+#[must_use]
+pub fn malformed(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -181,7 +234,15 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// The attributes in a buffer, kind and payload; ends at the first that is not whole.
-pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
+pub struct Attributes<'a>(pub &'a [u8]);
+
+impl<'a> Attributes<'a> {
+    /// The payload of the first attribute of this kind.
+    #[must_use]
+    pub fn find_kind(mut self, kind: u16) -> Option<&'a [u8]> {
+        self.find(|(found, _)| *found == kind).map(|(_, payload)| payload)
+    }
+}
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
@@ -197,17 +258,20 @@ impl<'a> Iterator for Attributes<'a> {
 }
 
 /// A number of 32 bits in host order.
-pub(crate) fn number(bytes: Option<&[u8]>) -> Option<u32> {
+#[must_use]
+pub fn number(bytes: Option<&[u8]>) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes?.get(..4)?.try_into().ok()?))
 }
 
 /// A number of 64 bits in host order.
-pub(crate) fn number64(bytes: Option<&[u8]>) -> Option<u64> {
+#[must_use]
+pub fn number64(bytes: Option<&[u8]>) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes?.get(..8)?.try_into().ok()?))
 }
 
 /// Text up to its terminating zero.
-pub(crate) fn text(bytes: &[u8]) -> &str {
+#[must_use]
+pub fn text(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     std::str::from_utf8(&bytes[..end]).unwrap_or_default()
 }
