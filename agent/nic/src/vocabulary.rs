@@ -256,10 +256,7 @@ mod tests {
     fn the_readme_names_every_series_and_every_signal() {
         let readme = include_str!("../README.md");
         let words = NETDEV.iter().map(|(_, word)| word).chain(PMA).chain(HW).map(|word| word.name);
-        let signals = RULES.iter().flat_map(|rule| match rule.when {
-            When::StateFalls { raised, cleared } => [raised, cleared],
-            When::Moves { raised, saturated } => [raised, saturated],
-        });
+        let signals = RULES.iter().flat_map(|rule| rule.when.signals());
         let others = ["hw.network.up", "hw.network.carrier_downs", "rdma.port.up", VENDOR.name];
         for name in words.chain(signals).chain(others) {
             assert!(readme.contains(&format!("`{name}`")), "{name} is not in README.md");

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod bounds;
 mod catalog;
 pub mod clock;
 mod counter;
@@ -25,6 +26,7 @@ mod source;
 mod stats;
 
 pub use batch::{Batch, Reading, Value};
+pub use bounds::Bounds;
 pub use catalog::{Catalog, SERIES_MAX_DEFAULT};
 pub use clock::{ClockPair, Moment};
 pub use counter::{Step, step};
