@@ -111,7 +111,7 @@ fn kernels(environment: &Environment) -> Result<()> {
         // SAFETY: nothing else runs in this process that reads or writes the environment.
         unsafe { std::env::set_var("RAILWATCH_EBPF_OBJECT", object) };
     }
-    for package in ["railwatch-gpu", "railwatch-nic"] {
+    for package in ["railwatch-gpu", "railwatch-nic", "railwatch-optics-source"] {
         let binaries = test_binaries(package, "kernel_")?;
         ensure!(!binaries.is_empty(), "{package} has no tests named kernel_*");
         for (kernel, binary) in KERNELS.iter().flat_map(|kernel| binaries.iter().map(move |binary| (kernel, binary))) {
