@@ -114,11 +114,15 @@ pub enum SourceName {
     /// State of RDMA ports.
     #[serde(rename = "rdma.link")]
     RdmaLink,
+    /// Optical modules.
+    #[serde(rename = "optics")]
+    Optics,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Netdev, Self::NetdevLink, Self::RdmaHw, Self::RdmaPma, Self::RdmaLink];
+    pub const ALL: [Self; 6] =
+        [Self::Netdev, Self::NetdevLink, Self::RdmaHw, Self::RdmaPma, Self::RdmaLink, Self::Optics];
 
     /// As the source calls itself.
     pub fn name(self) -> &'static str {
@@ -128,6 +132,7 @@ impl SourceName {
             Self::RdmaHw => "rdma.hw",
             Self::RdmaPma => "rdma.pma",
             Self::RdmaLink => "rdma.link",
+            Self::Optics => "optics",
         }
     }
 }

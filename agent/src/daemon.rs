@@ -15,12 +15,13 @@ use crate::state::StateSender;
 use crate::{logging, notify};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
-use railwatch_nic::{NicConfig, NicSources, RULES};
+use railwatch_nic::{NicConfig, NicSources};
+use railwatch_optics_source::OpticsSource;
 use railwatch_pki::HostName;
-use railwatch_sampling::{Catalog, Sampler, SamplerConfig, Sink, Source};
+use railwatch_sampling::{Catalog, Rule, Sampler, SamplerConfig, Sink, Source};
 use railwatch_uplink::{SpoolOptions, Target, Uplink, UplinkOptions};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -31,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 const GATHER: Duration = Duration::from_millis(100);
 /// How often state is looked at where there is no news.
 const STILL: Duration = Duration::from_secs(1);
+
+/// What raises signals, over all sources.
+static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| [railwatch_nic::RULES, &railwatch_optics_source::RULES].concat());
 
 /// Runs until told to end.
 pub fn run(options: Options, config: Config) -> Result<()> {
@@ -92,7 +96,8 @@ impl Agent {
             sysfs_root: config.sampling.sysfs_root.clone(),
             software_interfaces: config.sampling.software_interfaces.clone(),
         });
-        let shared = Arc::new(Shared::new(facts, Arc::clone(&catalog), nic.ports));
+        let optics = OpticsSource::new(&config.sampling.sysfs_root);
+        let shared = Arc::new(Shared::new(facts, Arc::clone(&catalog), nic.ports, optics.modules()));
         for limitation in shared.limitations() {
             tracing::warn!(what = limitation.what, "off or limited: {}", limitation.why);
         }
@@ -115,13 +120,14 @@ impl Agent {
             gpu.run(&shared, &outbox)?;
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
-        let sampler_config = SamplerConfig { rules: RULES, cpu_budget_share, ..SamplerConfig::default() };
+        let sampler_config = SamplerConfig { rules: &RULES, cpu_budget_share, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()
             .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
-        for source in nic.sources.into_iter().chain(memory) {
+        let optics = Box::new(optics) as Box<dyn Source>;
+        for source in nic.sources.into_iter().chain([optics]).chain(memory) {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());

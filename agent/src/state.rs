@@ -21,6 +21,7 @@ pub struct StateSender {
     gpu_generation: Option<u64>,
     loss: Option<v1::LossAccount>,
     ports: Vec<v1::PortState>,
+    modules: Vec<v1::ModuleState>,
     limitations: Vec<v1::Limitation>,
     sources_at: Instant,
 }
@@ -35,6 +36,7 @@ impl StateSender {
             gpu_generation: None,
             loss: None,
             ports: Vec::new(),
+            modules: Vec::new(),
             limitations: Vec::new(),
             sources_at: Instant::now(),
         }
@@ -58,6 +60,17 @@ impl StateSender {
             self.ports.clone_from(&ports);
             snapshot.ports = ports;
         }
+        let modules: Vec<_> = self
+            .shared
+            .modules
+            .all()
+            .into_iter()
+            .map(|(interface, module)| convert::module(interface, module))
+            .collect();
+        if self.modules != modules {
+            self.modules.clone_from(&modules);
+            snapshot.modules = modules;
+        }
         if Instant::now() >= self.sources_at {
             self.sources_at = Instant::now() + SOURCES_EVERY;
             snapshot.sources = (self.reports)().into_iter().map(convert::source).collect();
@@ -67,8 +80,8 @@ impl StateSender {
                 self.outbox.uplink().set_limitations(limitations);
             }
         }
-        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports } = &snapshot;
-        if gpu.is_some() || loss.is_some() || !sources.is_empty() || !ports.is_empty() {
+        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports, modules } = &snapshot;
+        if gpu.is_some() || loss.is_some() || !sources.is_empty() || !ports.is_empty() || !modules.is_empty() {
             self.outbox.snapshot(snapshot);
         }
     }

@@ -179,7 +179,7 @@ fn hand_over<T: Message>(queue: &mpsc::Sender<T>, message: T) -> Result<(), Refu
 }
 
 fn merge(into: &mut Snapshot, from: &Snapshot) {
-    let Snapshot { taken_mono_ns, gpu, loss, sources, ports } = from;
+    let Snapshot { taken_mono_ns, gpu, loss, sources, ports, modules } = from;
     into.taken_mono_ns = into.taken_mono_ns.max(*taken_mono_ns);
     if gpu.is_some() {
         into.gpu.clone_from(gpu);
@@ -192,5 +192,8 @@ fn merge(into: &mut Snapshot, from: &Snapshot) {
     }
     if !ports.is_empty() {
         into.ports.clone_from(ports);
+    }
+    if !modules.is_empty() {
+        into.modules.clone_from(modules);
     }
 }

@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::watch::watch;
 use crate::auth::Caller;
 use crate::live::Live;
-use crate::live::rows::{GpuCoverageRow, GpuProcessRow, HostRow, NicRow};
+use crate::live::rows::{GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
@@ -35,6 +35,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/gpu/processes", get(gpu_processes))
         .route("/v1/gpu/coverage", get(gpu_coverage))
         .route("/v1/nic", get(nic))
+        .route("/v1/optics", get(optics))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/decisions", get(decisions))
@@ -113,6 +114,10 @@ async fn gpu_coverage(State(api): State<ApiState>, query: HostQueried) -> Result
 
 async fn nic(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<NicRow>>, Problem> {
     live_rows(api, query, Live::nic, |row| &row.host).await
+}
+
+async fn optics(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<OpticsRow>>, Problem> {
+    live_rows(api, query, Live::optics, |row| &row.host).await
 }
 
 #[derive(Clone, Copy, Deserialize)]

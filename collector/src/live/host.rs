@@ -55,6 +55,8 @@ pub struct Host {
     pub sources: Vec<v1::SourceState>,
     /// Its ports.
     pub ports: Vec<v1::PortState>,
+    /// Its optical modules.
+    pub modules: Vec<v1::ModuleState>,
     /// Its GPU processes and their coverage.
     pub gpu: v1::GpuState,
     /// Frames refused since the collector started, by reason.
@@ -75,6 +77,7 @@ impl Host {
             loss: LossAccount::default(),
             sources: Vec::new(),
             ports: Vec::new(),
+            modules: Vec::new(),
             gpu: v1::GpuState::default(),
             rejected_frames: BTreeMap::new(),
         }
@@ -111,6 +114,9 @@ impl Host {
         }
         if !snapshot.sources.is_empty() {
             self.sources = snapshot.sources;
+        }
+        if !snapshot.modules.is_empty() {
+            self.modules = snapshot.modules;
         }
         let mut changed_ports = Vec::new();
         if !snapshot.ports.is_empty() {

@@ -20,7 +20,7 @@ pub use text::rfc3339;
 use crate::clock::Timeline;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
-use rows::{Change, GpuCoverageRow, GpuProcessRow, HostRow, NicRow};
+use rows::{Change, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow};
 use std::{
     collections::HashMap,
     sync::{
@@ -176,6 +176,11 @@ impl Live {
     /// One row per port, by host and name.
     pub fn nic(&self) -> Vec<NicRow> {
         self.cells().iter().flat_map(|cell| render::nic(&cell.lock())).collect()
+    }
+
+    /// One row per optical module, by host and interface.
+    pub fn optics(&self) -> Vec<OpticsRow> {
+        self.cells().iter().flat_map(|cell| render::optics(&cell.lock())).collect()
     }
 }
 
