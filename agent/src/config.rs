@@ -128,11 +128,14 @@ pub enum SourceName {
     /// Packet drops.
     #[serde(rename = "drops")]
     Drops,
+    /// Optical modules.
+    #[serde(rename = "optics")]
+    Optics,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -142,6 +145,7 @@ impl SourceName {
         Self::NetdevQueues,
         Self::NetdevDcb,
         Self::Drops,
+        Self::Optics,
     ];
 
     /// As the source calls itself.
@@ -156,6 +160,7 @@ impl SourceName {
             Self::NetdevQueues => "netdev.queues",
             Self::NetdevDcb => "netdev.dcb",
             Self::Drops => "drops",
+            Self::Optics => "optics",
         }
     }
 }

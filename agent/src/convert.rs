@@ -1,6 +1,7 @@
 //! From the sampling core's words to the wire's. Pure; every name and value is cut to the limits of the wire.
 
 use railwatch_nic::{PortInfo, PortKind};
+use railwatch_optics::{Limits, Module, Standard};
 use railwatch_sampling::{Entity, Flags, Kind, SeriesDef, Severity, Signal, SourceReport, SourceState, WindowFrame};
 use railwatch_wire::{limits, v1};
 
@@ -108,6 +109,56 @@ pub fn port(port: PortInfo) -> v1::PortState {
     }
 }
 
+/// An optical module.
+pub fn module(interface: String, module: Module) -> v1::ModuleState {
+    let text = |value: Option<String>| cut(value.unwrap_or_default(), limits::NAME_BYTES_MAX);
+    let thresholds = module.thresholds;
+    let quantities = [
+        ("temperature_c", thresholds.temperature_c),
+        ("vcc_v", thresholds.vcc_v),
+        ("tx_power_mw", thresholds.tx_power_mw),
+        ("tx_bias_ma", thresholds.tx_bias_ma),
+        ("rx_power_mw", thresholds.rx_power_mw),
+    ];
+    v1::ModuleState {
+        interface,
+        standard: module.standard.map_or("", Standard::name).to_owned(),
+        revision: text(module.revision),
+        vendor: text(module.vendor),
+        part_number: text(module.part_number),
+        serial: text(module.serial),
+        date_code: text(module.date_code),
+        state: module.state.unwrap_or_default().to_owned(),
+        temperature_c: module.temperature_c,
+        vcc_v: module.vcc_v,
+        lanes: module
+            .lanes
+            .iter()
+            .map(|lane| v1::ModuleLane {
+                lane: u32::from(lane.lane),
+                tx_power_mw: lane.tx_power_mw,
+                tx_bias_ma: lane.tx_bias_ma,
+                rx_power_mw: lane.rx_power_mw,
+                tx_los: lane.tx_los,
+                rx_los: lane.rx_los,
+                tx_fault: lane.tx_fault,
+                snr_db: lane.snr_db,
+            })
+            .collect(),
+        thresholds: quantities
+            .into_iter()
+            .filter_map(|(quantity, limits)| Some(of_quantity(quantity, limits?)))
+            .collect(),
+        checksum_ok: module.checksum_ok,
+        problems: module.problems.iter().map(|problem| cut(problem.to_string(), limits::TEXT_BYTES_MAX)).collect(),
+    }
+}
+
+fn of_quantity(quantity: &str, limits: Limits) -> v1::ModuleThresholds {
+    let Limits { high_alarm, low_alarm, high_warning, low_warning } = limits;
+    v1::ModuleThresholds { quantity: quantity.to_owned(), high_alarm, low_alarm, high_warning, low_warning }
+}
+
 fn entity(entity: &Entity) -> v1::Entity {
     v1::Entity { kind: entity.kind.to_owned(), name: cut(entity.name.clone(), limits::NAME_BYTES_MAX) }
 }
@@ -127,9 +178,8 @@ mod tests {
     #[test]
     fn every_signal_that_this_agent_raises_has_its_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
-        let rules = railwatch_nic::RULES.iter().chain(railwatch_drops::RULES);
-        let of_ports = rules.flat_map(|rule| rule.when.signals());
-        for signal in of_ports.chain(["gpu.alloc.failed"]) {
+        let of_rules = crate::rules::all().iter().flat_map(|rule| rule.when.signals());
+        for signal in of_rules.chain(["gpu.alloc.failed"]) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
             for part in [
                 format!("# {signal}\n").as_str(),

@@ -13,12 +13,13 @@ use crate::privileges::{Facts, Limitation};
 use crate::reload::Reloader;
 use crate::shared::Shared;
 use crate::state::StateSender;
-use crate::{logging, notify};
+use crate::{logging, notify, rules};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
-use railwatch_nic::{NicConfig, NicSources, RULES};
+use railwatch_nic::{NicConfig, NicSources};
+use railwatch_optics_source::OpticsSource;
 use railwatch_pki::HostName;
-use railwatch_sampling::{Catalog, Rule, Sampler, SamplerConfig, Sink, Source};
+use railwatch_sampling::{Catalog, Sampler, SamplerConfig, Sink, Source};
 use railwatch_uplink::{SpoolOptions, Target, Uplink, UplinkOptions};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -93,7 +94,8 @@ impl Agent {
             sysfs_root: config.sampling.sysfs_root.clone(),
             software_interfaces: config.sampling.software_interfaces.clone(),
         });
-        let shared = Arc::new(Shared::new(facts, Arc::clone(&catalog), nic.ports));
+        let optics = OpticsSource::new(&config.sampling.sysfs_root);
+        let shared = Arc::new(Shared::new(facts, Arc::clone(&catalog), nic.ports, optics.modules()));
         for limitation in shared.limitations() {
             tracing::warn!(what = limitation.what, "off or limited: {}", limitation.why);
         }
@@ -116,16 +118,15 @@ impl Agent {
             gpu.run(&shared, &outbox)?;
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
-        // Once, for as long as the process lives.
-        let rules: &'static [Rule] = Box::leak([RULES, railwatch_drops::RULES].concat().into_boxed_slice());
-        let sampler_config = SamplerConfig { rules, cpu_budget_share, ..SamplerConfig::default() };
+        let sampler_config = SamplerConfig { rules: rules::all(), cpu_budget_share, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()
             .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
         let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
-        for source in nic.sources.into_iter().chain(memory).chain(dropped) {
+        let optics = Box::new(optics) as Box<dyn Source>;
+        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped) {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());

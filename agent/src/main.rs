@@ -20,6 +20,7 @@ mod outbox;
 mod page;
 mod privileges;
 mod reload;
+mod rules;
 mod shared;
 mod state;
 mod usage;

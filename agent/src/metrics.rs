@@ -338,6 +338,9 @@ fn unit(ucum: &str) -> Option<Unit> {
         "Cel" => Some(Unit::Celsius),
         "V" => Some(Unit::Volts),
         "W" => Some(Unit::Other("watts".into())),
+        "mW" => Some(Unit::Other("milliwatts".into())),
+        "mA" => Some(Unit::Other("milliamperes".into())),
+        "dB" => Some(Unit::Other("decibels".into())),
         _ => None,
     }
 }

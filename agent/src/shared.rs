@@ -5,6 +5,7 @@
 use crate::loss::{Elsewhere, LossBook};
 use crate::privileges::{Facts, Limitation, limitations};
 use railwatch_nic::Ports;
+use railwatch_optics_source::Modules;
 use railwatch_sampling::{Catalog, SeriesId, WindowFrame};
 use railwatch_wire::v1;
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +56,8 @@ pub struct Shared {
     pub catalog: Arc<Catalog>,
     /// All ports.
     pub ports: Arc<Ports>,
+    /// All optical modules.
+    pub modules: Arc<Modules>,
     /// Told when there is something to send to the collector; see [`crate::daemon`].
     pub news: Notify,
     /// Configurations taken while running.
@@ -69,12 +72,13 @@ pub struct Shared {
 
 impl Shared {
     /// At the start.
-    pub fn new(facts: Facts, catalog: Arc<Catalog>, ports: Arc<Ports>) -> Self {
+    pub fn new(facts: Facts, catalog: Arc<Catalog>, ports: Arc<Ports>, modules: Arc<Modules>) -> Self {
         Self {
             facts,
             book: LossBook::default(),
             catalog,
             ports,
+            modules,
             news: Notify::new(),
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),

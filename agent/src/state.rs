@@ -23,6 +23,7 @@ pub struct StateSender {
     gpu_generation: Option<u64>,
     loss: Option<v1::LossAccount>,
     ports: Vec<v1::PortState>,
+    modules: Vec<v1::ModuleState>,
     limitations: Vec<v1::Limitation>,
     sources_at: Instant,
     drops: Option<Arc<Drops>>,
@@ -44,6 +45,7 @@ impl StateSender {
             gpu_generation: None,
             loss: None,
             ports: Vec::new(),
+            modules: Vec::new(),
             limitations: Vec::new(),
             sources_at: Instant::now(),
             drops,
@@ -69,6 +71,17 @@ impl StateSender {
             self.ports.clone_from(&ports);
             snapshot.ports = ports;
         }
+        let modules: Vec<_> = self
+            .shared
+            .modules
+            .all()
+            .into_iter()
+            .map(|(interface, module)| convert::module(interface, module))
+            .collect();
+        if self.modules != modules {
+            self.modules.clone_from(&modules);
+            snapshot.modules = modules;
+        }
         if Instant::now() >= self.sources_at {
             self.sources_at = Instant::now() + SOURCES_EVERY;
             snapshot.sources = (self.reports)().into_iter().map(convert::source).collect();
@@ -86,8 +99,14 @@ impl StateSender {
             let of = |(view, drops): (_, &Arc<Drops>)| drops::state(view, drops.off());
             snapshot.drops = Some(view.as_deref().zip(self.drops.as_ref()).map(of).unwrap_or_default());
         }
-        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports, drops } = &snapshot;
-        if gpu.is_some() || loss.is_some() || !sources.is_empty() || !ports.is_empty() || drops.is_some() {
+        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports, modules, drops } = &snapshot;
+        if gpu.is_some()
+            || loss.is_some()
+            || !sources.is_empty()
+            || !ports.is_empty()
+            || !modules.is_empty()
+            || drops.is_some()
+        {
             self.outbox.snapshot(snapshot);
         }
     }

@@ -105,6 +105,8 @@ pub enum Command {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+    /// Optical modules: what each is and measures; or what an image of one says
+    Optics(Optics),
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full
@@ -172,6 +174,35 @@ pub enum Gpu {
     Processes(FixedShape),
     /// Which GPU-using processes are seen, which are not, and why
     Coverage(FixedShape),
+}
+
+/// Optical modules.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Optics {
+    /// Instead of the listing.
+    #[command(subcommand)]
+    pub instead: Option<OpticsInstead>,
+    /// Only of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+    pub shape: Shape,
+}
+
+/// What `optics` does instead of listing.
+#[derive(Clone, Debug, Subcommand)]
+pub enum OpticsInstead {
+    /// Decode an image of a module's EEPROM; needs no collector. Fails with 1 where the image has problems
+    Decode {
+        /// {"pages": {"lower": HEX, "00": HEX, "11": HEX, "A0": HEX, …}}; a page of a bank as "0.11"
+        #[arg(value_hint = clap::ValueHint::FilePath)]
+        file: PathBuf,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
 }
 
 /// A judgement of a decision.

@@ -7,6 +7,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
+    /// What was looked at is not in order: an image of a module with problems.
+    Faulty = 1,
     /// The command line makes no sense.
     Usage = 2,
     /// No collector was found, or it does not answer.
@@ -58,6 +60,7 @@ impl fmt::Display for Failure {
 pub const EXIT_STATUS_HELP: &str = "\
 Exit status:
   0  done
+  1  what was looked at has problems, as shown (`optics decode`)
   2  the command line makes no sense
   3  no collector found, or it does not answer
   4  not authorised: no token, an unknown or expired one, or one without the role

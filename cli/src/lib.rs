@@ -14,12 +14,13 @@ pub mod halt;
 pub mod human;
 pub mod listings;
 pub mod locate;
+pub mod optics;
 pub mod output;
 pub mod row;
 pub mod table;
 pub mod watch;
 
-use args::{Command, CommandLine, Connection, FixedShape, Format, Gpu, Halt};
+use args::{Command, CommandLine, Connection, FixedShape, Format, Gpu, Halt, Optics, OpticsInstead};
 use clap::{CommandFactory, Parser};
 use client::Client;
 use failure::{Failure, Kind};
@@ -110,6 +111,12 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Sources(shape) => list(asker, &listings::SOURCES, shape, out),
         Command::Drops { host, shape } => {
             list(asker, &listings::DROPS, FixedShape { host, output: shape.output, full: true }, out)
+        }
+        Command::Optics(Optics { instead: Some(OpticsInstead::Decode { file, shape }), .. }) => {
+            optics::decode(&file, shape.output, out)
+        }
+        Command::Optics(Optics { instead: None, host, shape }) => {
+            list(asker, &listings::OPTICS, FixedShape { host, output: shape.output, full: true }, out)
         }
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();

@@ -304,6 +304,78 @@ pub static DROPS: Listing = Listing {
     nothing: "No drop is known. `railwatch hosts --full` says where the source `drops` is off and why.",
 };
 
+/// `railwatch optics`.
+pub static OPTICS: Listing = Listing {
+    path: "/v1/optics",
+    fields: &[
+        "host",
+        "interface",
+        "standard",
+        "vendor",
+        "part_number",
+        "serial",
+        "date_code",
+        "state",
+        "temperature_c",
+        "vcc_v",
+        "lanes",
+        "thresholds",
+        "checksum_ok",
+        "problems",
+    ],
+    fixed: false,
+    heads: &[
+        "HOST",
+        "INTERFACE",
+        "STANDARD",
+        "VENDOR",
+        "PART",
+        "SERIAL",
+        "DATE",
+        "STATE",
+        "TEMP",
+        "TX mW",
+        "RX mW",
+        "LOOK AT",
+    ],
+    line: |row, _| {
+        let lanes = row.rows("lanes");
+        let least = |field: &str| {
+            let values = lanes.iter().filter_map(|lane| lane.real(field));
+            let least = values.reduce(f64::min);
+            Cell::number(least.map_or("-".into(), |least| format!("{least:.4}")))
+        };
+        let of_lanes = |flag: &str, words: &str| {
+            let set: Vec<_> =
+                lanes.iter().filter(|lane| lane.flag(flag)).filter_map(|lane| lane.number("lane")).collect();
+            let set: Vec<_> = set.iter().map(u64::to_string).collect();
+            (!set.is_empty()).then(|| format!("{words}: {}", set.join(" ")))
+        };
+        let problems = row.texts("problems");
+        let look: Vec<_> =
+            [of_lanes("rx_los", "no light"), of_lanes("tx_fault", "tx fault"), of_lanes("tx_los", "no host signal")]
+                .into_iter()
+                .flatten()
+                .chain(problems.iter().map(|problem| (*problem).to_owned()))
+                .collect();
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(row.text("interface")),
+            Cell::text(row.text("standard")),
+            Cell::text(row.text("vendor")),
+            Cell::text(row.text("part_number")),
+            Cell::text(row.text("serial")),
+            Cell::text(row.text("date_code")),
+            Cell::text(row.text("state")),
+            Cell::number(row.real("temperature_c").map_or("-".into(), |celsius| format!("{celsius:.1} °C"))),
+            least("tx_power_mw"),
+            least("rx_power_mw"),
+            Cell::text(look.join("; ")).tone(if look.is_empty() { Tone::Plain } else { Tone::Warn }),
+        ]
+    },
+    nothing: "No optical module is known yet. `railwatch hosts -o json --full` says whether the source `optics` is on, and why not.",
+};
+
 /// `railwatch incidents`.
 pub static INCIDENTS: Listing = Listing {
     path: "/v1/incidents",

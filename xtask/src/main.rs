@@ -5,6 +5,7 @@ mod bench;
 mod daemon;
 mod ebpf;
 mod fakenic;
+mod fuzz;
 mod packages;
 mod proto;
 mod shell;
@@ -43,6 +44,8 @@ enum Command {
         #[command(subcommand)]
         action: Kept,
     },
+    /// Feed a parser with anything for a while, from the kept seeds
+    Fuzz(fuzz::Options),
     /// Everything built for arm64 and run there, under emulation
     Arm64,
     /// Run a command on another kernel (6.1 or 6.12), under emulation, with this host's userland
@@ -73,6 +76,7 @@ fn main() -> Result<()> {
         Command::Test(options) => test::test(&options),
         Command::Ebpf { action: Kept::Build } => ebpf::build(),
         Command::Ebpf { action: Kept::Check } => ebpf::check(),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Arm64 => arm64::arm64(),
         Command::Bench { bench } => bench::bench(&bench),
         Command::Proto { action: Kept::Build } => proto::build(),

@@ -82,6 +82,12 @@ impl Request {
         whole
     }
 
+    /// What was put together so far, after the netlink header.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.0[HEADER..]
+    }
+
     fn bytes(mut self, kind: u16, payload: &[u8]) -> Self {
         let length = u16::try_from(payload.len() + 4).unwrap_or(u16::MAX);
         self.0.extend_from_slice(&length.to_ne_bytes());

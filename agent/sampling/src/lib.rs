@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod bounds;
 mod burst;
 mod catalog;
 pub mod clock;
@@ -26,6 +27,7 @@ mod source;
 mod stats;
 
 pub use batch::{Batch, Reading, Value};
+pub use bounds::Bounds;
 pub use burst::{BURST_REST, BURST_TIME, BURST_TIME_MAX};
 pub use catalog::{Catalog, SERIES_MAX_DEFAULT};
 pub use clock::{ClockPair, Moment};

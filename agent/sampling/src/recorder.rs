@@ -124,7 +124,7 @@ impl Recorder {
                 self.catalog.refuse();
                 return None;
             }
-            slot.declare_again(self.probe);
+            slot.declare_again(self.probe, def.bounds());
             return Some(SeriesHandle(index));
         }
         let def = self.catalog.admit(def)?;

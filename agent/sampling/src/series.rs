@@ -4,6 +4,7 @@
 //! where one exists (`network.interface.name`, `network.io.direction`). The identifier is the wire's: every host and
 //! every restart gives the same series the same one.
 
+use crate::bounds::Bounds;
 use std::fmt;
 use std::time::Duration;
 
@@ -102,6 +103,7 @@ pub struct SeriesDef {
     unit: &'static str,
     kind: Kind,
     entity: Entity,
+    bounds: Option<Bounds>,
 }
 
 impl SeriesDef {
@@ -119,7 +121,20 @@ impl SeriesDef {
         labels.sort_unstable();
         let pairs = labels.iter().map(|(key, value)| (*key, value.as_str()));
         let id = SeriesId(railwatch_wire::series::id(name, entity.kind, &entity.name, pairs));
-        Self { id, name, labels, unit, kind, entity }
+        Self { id, name, labels, unit, kind, entity, bounds: None }
+    }
+
+    /// The same series, with bounds that its source knows; they are no part of its identity, and a later declaration may
+    /// bring others.
+    #[must_use]
+    pub fn within(self, bounds: Bounds) -> Self {
+        Self { bounds: Some(bounds), ..self }
+    }
+
+    /// The bounds it was declared with.
+    #[must_use]
+    pub fn bounds(&self) -> Option<Bounds> {
+        self.bounds
     }
 
     /// Stable identifier.

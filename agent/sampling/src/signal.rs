@@ -5,6 +5,7 @@
 //! sits at its maximum and can therefore hide what comes, and never a state that differs from the last one read for
 //! longer than the hold-off.
 
+use crate::bounds::{Bounds, Place};
 use crate::clock::Moment;
 use crate::series::{Entity, Kind, SeriesDef, SeriesId};
 use std::time::Duration;
@@ -96,6 +97,14 @@ pub enum When {
         /// What may come at once.
         burst: u32,
     },
+    /// A gauge leaves the bounds that its source declared it with: beyond a warning with severity `Warning`, beyond an alarm
+    /// with the rule's own.
+    Leaves {
+        /// Name of the signal; its attribute `cause` says which bound.
+        raised: &'static str,
+        /// Name of the signal when it is back within the warnings; of severity `Info`.
+        cleared: &'static str,
+    },
 }
 
 impl When {
@@ -105,7 +114,8 @@ impl When {
         match *self {
             Self::StateFalls { raised, cleared }
             | Self::RateAbove { raised, cleared, .. }
-            | Self::BelowBest { raised, cleared } => [raised, cleared],
+            | Self::BelowBest { raised, cleared }
+            | Self::Leaves { raised, cleared } => [raised, cleared],
             Self::Moves { raised, saturated } => [raised, saturated],
             Self::Floods { raised, .. } => [raised, raised],
         }
@@ -155,6 +165,8 @@ pub(crate) struct Watch {
     best: f64,
     bucket: f64,
     bucket_at_ns: u64,
+    bounds: Option<Bounds>,
+    place: Option<Place>,
 }
 
 /// A counter's rate over the time since `since_ns`: when that is long enough, it starts again.
@@ -202,6 +214,8 @@ impl Watch {
             best: 0.0,
             bucket: 0.0,
             bucket_at_ns: 0,
+            bounds: None,
+            place: None,
         }
     }
 
@@ -215,6 +229,7 @@ impl Watch {
         cause: Option<&'static str>,
         incomplete_since_mono_ns: Option<u64>,
     ) -> Option<Signal> {
+        let mut cause = cause;
         let Rule { series: _, what, severity, when } = self.rule;
         let Entity { kind, name: entity } = def.entity();
         let told = match (when, edge) {
@@ -327,8 +342,43 @@ impl Watch {
                 let text = format!("{kind} {entity}: {what}: {growth} more, {total} in all");
                 Told(raised, severity, value, previous, text)
             }
+            (When::Leaves { raised, cleared }, Edge::State { previous, value }) => {
+                let bounds = self.bounds?;
+                let Some(from) = self.place.or(previous.map(|_| Place::Within)) else {
+                    (self.place, self.told_state) = (Some(bounds.place(value, Place::Within)), value);
+                    return None;
+                };
+                let place = bounds.place(value, from);
+                if !from.is_news(place) {
+                    // Better, and still not well: a return to worse is no news.
+                    self.place.get_or_insert(place);
+                    return None;
+                }
+                if !self.may_speak(moment.at_ns, BURST) {
+                    return None;
+                }
+                self.place = Some(place);
+                cause = Some(place.name());
+                let previous = std::mem::replace(&mut self.told_state, value);
+                let unit = if def.unit() == "Cel" { "°C" } else { def.unit() };
+                match bounds.beyond(place) {
+                    Some(bound) => {
+                        let side = if value > bound { "above" } else { "below" };
+                        let severity = if place.is_alarm() { severity } else { Severity::Warning };
+                        let level = place.name().replace('_', " ");
+                        let text = format!(
+                            "{kind} {entity}: {what} of {value} {unit} is {side} its {level} of {bound} {unit}"
+                        );
+                        Told(raised, severity, value, previous, text)
+                    }
+                    None => {
+                        let text = format!("{kind} {entity}: {what} of {value} {unit} is within its bounds again");
+                        Told(cleared, Severity::Info, value, previous, text)
+                    }
+                }
+            }
             // A rule of states on a counter, or the other way round: the table of rules is wrong, and silent here.
-            (When::StateFalls { .. } | When::BelowBest { .. }, Edge::Count { .. })
+            (When::StateFalls { .. } | When::BelowBest { .. } | When::Leaves { .. }, Edge::Count { .. })
             | (When::Moves { .. } | When::RateAbove { .. } | When::Floods { .. }, Edge::State { .. }) => return None,
         };
         let Told(name, severity, value, previous, summary) = told;
@@ -347,6 +397,17 @@ impl Watch {
             incomplete_since_mono_ns,
             suppressed: std::mem::take(&mut self.edges_untold).saturating_sub(1),
         })
+    }
+
+    /// Takes the bounds its series was declared with.
+    pub(crate) fn set_bounds(&mut self, bounds: Option<Bounds>) {
+        self.bounds = bounds;
+    }
+
+    /// A series that vanishes falls by that. Where only bounds are watched, it says nothing more; what it said is forgotten.
+    pub(crate) fn falls_with_its_series(&mut self) -> bool {
+        self.place = None;
+        !matches!(self.rule.when, When::Leaves { .. })
     }
 
     /// The counter started again: its maximum, once reached, is news again.
@@ -609,6 +670,65 @@ mod tests {
                 .collect();
             assert_eq!(told, expected, "{readings:?}");
         }
+    }
+
+    const LIMITS: Rule = Rule {
+        series: "rx_power",
+        what: "received power",
+        severity: Severity::Error,
+        when: When::Leaves { raised: "optics.limit.crossed", cleared: "optics.limit.kept" },
+    };
+
+    /// Feeds values 30 s apart; returns (name, severity, cause) of each signal.
+    fn crossings(appeared: bool, values: &[f64]) -> Vec<(&'static str, Severity, String)> {
+        let bounds =
+            Bounds { high_alarm: Some(2.0), low_alarm: Some(0.1), high_warning: Some(1.5), low_warning: Some(0.2) };
+        let entity = Entity { kind: "lane", name: "eth0/3".into() };
+        let def = SeriesDef::new("rx_power", "mW", Kind::Gauge, entity, []).within(bounds);
+        let (mut watch, mut previous) = (Watch::new(LIMITS), appeared.then_some(0.0));
+        watch.set_bounds(def.bounds());
+        let mut told = Vec::new();
+        for (i, value) in (0..).zip(values) {
+            let edge = Edge::State { previous, value: *value };
+            if let Some(signal) = watch.observe(&def, edge, at(i * 30_000), None, None) {
+                told.push((signal.name, signal.severity, signal.attributes[0].1.clone()));
+            }
+            previous = Some(*value);
+        }
+        told
+    }
+
+    #[test]
+    fn a_gauge_beyond_its_bounds_is_told_when_it_gets_there_when_worse_and_when_well() {
+        let (crossed, kept) = ("optics.limit.crossed", "optics.limit.kept");
+        use Severity::{Error, Info, Warning};
+        let low_warning = (crossed, Warning, "low_warning".to_owned());
+        let low_alarm = (crossed, Error, "low_alarm".to_owned());
+        let within = (kept, Info, "within".to_owned());
+        for (what, appeared, values, expected) in [
+            ("well throughout", false, &[1.0, 1.4, 0.21][..], vec![]),
+            ("worse step by step", false, &[1.0, 0.15, 0.15, 0.05, 0.0], vec![low_warning.clone(), low_alarm.clone()]),
+            ("better is not well", false, &[1.0, 0.05, 0.15, 0.05, 0.15, 1.0], vec![low_alarm.clone(), within.clone()]),
+            ("around the bound", false, &[1.0, 0.199, 0.201, 0.199, 0.201], vec![low_warning.clone()]),
+            ("history at start, then its end", false, &[0.0, 0.0, 1.0], vec![within.clone()]),
+            ("a lane that came while we watched", true, &[0.0, 0.0, 1.0], vec![low_alarm.clone(), within.clone()]),
+            ("from one end to the other", false, &[3.0, 0.0], vec![low_alarm]),
+        ] {
+            assert_eq!(crossings(appeared, values), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_crossing_names_the_value_and_the_bound_and_a_gauge_without_bounds_says_nothing() {
+        let entity = Entity { kind: "module", name: "eth0".into() };
+        let bounds = Bounds { high_alarm: Some(75.0), ..Bounds::default() };
+        let def = SeriesDef::new("t", "Cel", Kind::Gauge, entity, []).within(bounds);
+        let mut watch = Watch::new(Rule { what: "the temperature", ..LIMITS });
+        let edge = Edge::State { previous: Some(40.0), value: 80.5 };
+        assert!(watch.observe(&def, edge, at(0), None, None).is_none());
+        watch.set_bounds(def.bounds());
+        let signal = watch.observe(&def, edge, at(1000), None, None).unwrap();
+        assert_eq!(signal.summary, "module eth0: the temperature of 80.5 °C is above its high alarm of 75 °C");
     }
 
     #[test]

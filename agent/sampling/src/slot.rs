@@ -3,6 +3,7 @@
 //! In: readings of the series, in order of time. Out: what each showed (for the rules), and the finished window.
 
 use crate::batch::{Reading, Value};
+use crate::bounds::Bounds;
 use crate::clock::Moment;
 use crate::counter::{Step, step};
 use crate::frame::{Flags, WindowFrame};
@@ -146,7 +147,10 @@ pub(crate) enum Rejected {
 impl Slot {
     /// A series that `probe` declared. `appeared`: it was not there when its source was first probed.
     pub(crate) fn new(def: Arc<SeriesDef>, probe: u64, appeared: bool, rules: &[Rule]) -> Self {
-        let watch = rules.iter().find(|rule| rule.series == def.name()).map(|rule| Watch::new(*rule));
+        let mut watch = rules.iter().find(|rule| rule.series == def.name()).map(|rule| Watch::new(*rule));
+        if let Some(watch) = &mut watch {
+            watch.set_bounds(def.bounds());
+        }
         Self {
             def,
             probe,
@@ -160,9 +164,12 @@ impl Slot {
         }
     }
 
-    /// Declared again: where it was retired meanwhile, it starts anew.
-    pub(crate) fn declare_again(&mut self, probe: u64) {
+    /// Declared again, perhaps with other bounds: where it was retired meanwhile, it starts anew.
+    pub(crate) fn declare_again(&mut self, probe: u64, bounds: Option<Bounds>) {
         self.probe = probe;
+        if let Some(watch) = &mut self.watch {
+            watch.set_bounds(bounds);
+        }
         if std::mem::take(&mut self.retired) {
             self.appeared = true;
             self.last = None;
@@ -173,6 +180,9 @@ impl Slot {
     pub(crate) fn retire(&mut self, now_ns: u64) -> Option<Signal> {
         self.retired = true;
         let Self { def, last: Some(Last::Gauge { value, at_ns }), watch: Some(watch), .. } = self else { return None };
+        if !watch.falls_with_its_series() {
+            return None;
+        }
         // It was seen at `at_ns` for the last time.
         let moment = Moment::between((*at_ns).min(now_ns), now_ns);
         let edge = Edge::State { previous: Some(*value), value: 0.0 };

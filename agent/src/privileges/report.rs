@@ -14,7 +14,7 @@ const CAPABILITIES: [(Capability, &str); 7] = [
     (Capability::CAP_SYS_PTRACE, "read /proc/PID of other users' processes"),
     (Capability::CAP_DAC_READ_SEARCH, "open their libraries"),
     (Capability::CAP_CHECKPOINT_RESTORE, "open mapped libraries that were deleted"),
-    (Capability::CAP_NET_ADMIN, "not needed; nothing is changed on any interface"),
+    (Capability::CAP_NET_ADMIN, "read optical modules, as the kernel asks; nothing is changed on any interface"),
 ];
 
 #[derive(Serialize)]

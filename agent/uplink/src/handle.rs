@@ -179,7 +179,7 @@ fn hand_over<T: Message>(queue: &mpsc::Sender<T>, message: T) -> Result<(), Refu
 }
 
 fn merge(into: &mut Snapshot, from: &Snapshot) {
-    let Snapshot { taken_mono_ns, gpu, loss, sources, ports, drops } = from;
+    let Snapshot { taken_mono_ns, gpu, loss, sources, ports, modules, drops } = from;
     into.taken_mono_ns = into.taken_mono_ns.max(*taken_mono_ns);
     if gpu.is_some() {
         into.gpu.clone_from(gpu);
@@ -195,5 +195,8 @@ fn merge(into: &mut Snapshot, from: &Snapshot) {
     }
     if drops.is_some() {
         into.drops.clone_from(drops);
+    }
+    if !modules.is_empty() {
+        into.modules.clone_from(modules);
     }
 }

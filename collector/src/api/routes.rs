@@ -5,7 +5,9 @@ use super::problem::Problem;
 use super::watch::watch;
 use crate::auth::Caller;
 use crate::live::Live;
-use crate::live::rows::{DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, SourceCostRow};
+use crate::live::rows::{
+    DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow, SourceCostRow,
+};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
@@ -38,6 +40,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/sources", get(sources))
         .route("/v1/drops", get(drops))
         .route("/v1/drops/accounts", get(drop_accounts))
+        .route("/v1/optics", get(optics))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/decisions", get(decisions))
@@ -128,6 +131,10 @@ async fn drops(State(api): State<ApiState>, query: HostQueried) -> Result<Json<V
 
 async fn drop_accounts(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<DropAccountRow>>, Problem> {
     live_rows(api, query, Live::drop_accounts, |row| &row.host).await
+}
+
+async fn optics(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<OpticsRow>>, Problem> {
+    live_rows(api, query, Live::optics, |row| &row.host).await
 }
 
 #[derive(Clone, Copy, Deserialize)]

@@ -8,6 +8,7 @@ use crate::core::{Attachment, CoreConfig, CoreHandle};
 use crate::live::{Live, rows::Change};
 use railwatch_engine::{Element, Options, Severity, Signal};
 use railwatch_store::{Frame, FrameBody, Retention, Store};
+use railwatch_wire::v1;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -303,6 +304,33 @@ async fn live_rows_are_of_all_hosts_or_of_the_one_asked_for() {
     assert_eq!(names(collector.get("/v1/hosts?host=host-2").await), ["host-2"]);
     assert_eq!(names(collector.get("/v1/hosts?host=%68ost-1").await), ["host-1"]);
     assert_eq!(collector.get("/v1/nic?host=host-3").await, json!([]));
+    let lane = v1::ModuleLane { lane: 1, rx_power_mw: Some(0.5), rx_los: Some(false), ..v1::ModuleLane::default() };
+    let limits = v1::ModuleThresholds { quantity: "rx_power_mw".into(), low_alarm: Some(0.01), ..Default::default() };
+    let module = |interface: &str| v1::ModuleState {
+        interface: interface.into(),
+        standard: "CMIS".into(),
+        serial: "RW0000004".into(),
+        temperature_c: Some(42.0),
+        lanes: vec![lane],
+        thresholds: vec![limits.clone()],
+        ..v1::ModuleState::default()
+    };
+    let modules = vec![module("eth1"), module("eth0")];
+    collector.live.host("host-2").lock().take(v1::Snapshot { modules, ..v1::Snapshot::default() });
+    let optics = collector.get("/v1/optics").await;
+    assert_eq!(
+        (&optics[0]["host"], &optics[0]["interface"], &optics[1]["interface"]),
+        (&json!("host-2"), &json!("eth0"), &json!("eth1"))
+    );
+    assert_eq!(optics[0]["lanes"][0]["rx_power_mw"], 0.5);
+    assert_eq!(optics[0]["lanes"][0]["tx_power_mw"], Value::Null, "not measured is null, never zero");
+    assert_eq!(
+        (&optics[0]["vcc_v"], &optics[0]["thresholds"]["rx_power_mw"]["low_alarm"]),
+        (&Value::Null, &json!(0.01))
+    );
+    collector.live.host("host-2").lock().take(v1::Snapshot::default());
+    assert_eq!(collector.get("/v1/optics?host=host-2").await, optics, "a snapshot without modules changes none");
+    assert_eq!(collector.get("/v1/optics?host=host-1").await, json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -95,6 +95,7 @@ pub fn signal(signal: &v1::Signal) -> Result<(), Refusal> {
 pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
     lines(snapshot.sources.len())?;
     lines(snapshot.ports.len())?;
+    lines(snapshot.modules.len())?;
     for source in &snapshot.sources {
         name(&source.source)?;
         path(&source.reason)?;
@@ -104,6 +105,7 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
         name(&port.name)?;
         [&port.kind, &port.state, &port.driver, &port.netdev].into_iter().try_for_each(|text| optional_name(text))?;
     }
+    snapshot.modules.iter().try_for_each(module)?;
     if let Some(loss) = &snapshot.loss {
         lines(loss.dropped.len())?;
         loss.dropped.keys().try_for_each(|reason| name(reason))?;
@@ -145,6 +147,22 @@ fn drop_state(drops: &v1::DropState) -> Result<(), Refusal> {
         account.dropped.keys().try_for_each(|reason| name(reason))?;
     }
     off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
+}
+
+fn module(module: &v1::ModuleState) -> Result<(), Refusal> {
+    name(&module.interface)?;
+    let texts = [&module.standard, &module.revision, &module.vendor, &module.part_number, &module.serial];
+    texts.into_iter().chain([&module.date_code, &module.state]).try_for_each(|text| optional_name(text))?;
+    for count in [module.lanes.len(), module.thresholds.len(), module.problems.len()] {
+        lines(count)?;
+    }
+    module.thresholds.iter().try_for_each(|limits| name(&limits.quantity))?;
+    module.problems.iter().try_for_each(|problem| text(problem))?;
+    let of_lanes = module.lanes.iter().flat_map(|l| [l.tx_power_mw, l.tx_bias_ma, l.rx_power_mw, l.snr_db]);
+    let of_thresholds =
+        module.thresholds.iter().flat_map(|l| [l.high_alarm, l.low_alarm, l.high_warning, l.low_warning]);
+    let mut values = of_lanes.chain(of_thresholds).chain([module.temperature_c, module.vcc_v]).flatten();
+    values.all(f64::is_finite).then_some(()).ok_or(Refusal::NotFinite)
 }
 
 fn process(process: &v1::GpuProcess) -> Result<(), Refusal> {
@@ -267,5 +285,22 @@ mod tests {
         assert_eq!(snapshot(&processes(limits::PROCESSES_PER_HOST_MAX + 1)), Err(Refusal::StateTooLong));
         let port = v1::PortState { name: long(256), ..v1::PortState::default() };
         assert_eq!(snapshot(&v1::Snapshot { ports: vec![port], ..v1::Snapshot::default() }), Err(Refusal::Name));
+    }
+
+    #[test]
+    fn a_module_is_bounded_and_its_values_are_numbers() {
+        let good = || v1::ModuleState { interface: "eth0".into(), ..v1::ModuleState::default() };
+        let check = |module| snapshot(&v1::Snapshot { modules: vec![module], ..v1::Snapshot::default() });
+        assert_eq!(check(good()), Ok(()));
+        let lane = v1::ModuleLane { rx_power_mw: Some(f64::NAN), ..v1::ModuleLane::default() };
+        for (bad, expected) in [
+            (v1::ModuleState::default(), Refusal::Name),
+            (v1::ModuleState { serial: long(limits::NAME_BYTES_MAX + 1), ..good() }, Refusal::Name),
+            (v1::ModuleState { problems: vec![long(limits::TEXT_BYTES_MAX + 1)], ..good() }, Refusal::Text),
+            (v1::ModuleState { lanes: vec![lane], ..good() }, Refusal::NotFinite),
+            (v1::ModuleState { vcc_v: Some(f64::INFINITY), ..good() }, Refusal::NotFinite),
+        ] {
+            assert_eq!(check(bad.clone()), Err(expected), "{bad:?}");
+        }
     }
 }

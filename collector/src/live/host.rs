@@ -55,6 +55,8 @@ pub struct Host {
     pub sources: Vec<v1::SourceState>,
     /// Its ports.
     pub ports: Vec<v1::PortState>,
+    /// Its optical modules.
+    pub modules: Vec<v1::ModuleState>,
     /// Its GPU processes and their coverage.
     pub gpu: v1::GpuState,
     /// Packets that its kernel dropped.
@@ -77,6 +79,7 @@ impl Host {
             loss: LossAccount::default(),
             sources: Vec::new(),
             ports: Vec::new(),
+            modules: Vec::new(),
             gpu: v1::GpuState::default(),
             drops: v1::DropState::default(),
             rejected_frames: BTreeMap::new(),
@@ -117,6 +120,9 @@ impl Host {
         }
         if !snapshot.sources.is_empty() {
             self.sources = snapshot.sources;
+        }
+        if !snapshot.modules.is_empty() {
+            self.modules = snapshot.modules;
         }
         let mut changed_ports = Vec::new();
         if !snapshot.ports.is_empty() {

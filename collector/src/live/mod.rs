@@ -22,7 +22,7 @@ pub use text::rfc3339;
 use crate::clock::Timeline;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
-use rows::{Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, SourceCostRow};
+use rows::{Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow, SourceCostRow};
 use std::{
     collections::HashMap,
     sync::{
@@ -193,6 +193,11 @@ impl Live {
     /// One row per host that counts drops.
     pub fn drop_accounts(&self) -> Vec<DropAccountRow> {
         self.cells().iter().filter_map(|cell| drops::account(&cell.lock())).collect()
+    }
+
+    /// One row per optical module, by host and interface.
+    pub fn optics(&self) -> Vec<OpticsRow> {
+        self.cells().iter().flat_map(|cell| render::optics(&cell.lock())).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Host, Series, port_health, rfc3339,
     rows::{
         CollectiveRow, CommunicatorRow, GpuCallRow, GpuCoverageRow, GpuFailureRow, GpuProcessRow, HostRow,
-        LimitationRow, NicRow, SeriesRow, SourceCostRow, SourceRow,
+        LimitationRow, NicRow, OpticsLaneRow, OpticsLimitsRow, OpticsRow, SeriesRow, SourceCostRow, SourceRow,
     },
 };
 use railwatch_engine::Timestamp;
@@ -214,6 +214,51 @@ pub(super) fn nic(host: &Host) -> Vec<NicRow> {
         .collect();
     rows.sort_by(|a, b| (&a.port, &a.kind).cmp(&(&b.port, &b.kind)));
     rows
+}
+
+pub(super) fn optics(host: &Host) -> Vec<OpticsRow> {
+    let mut rows: Vec<_> = host.modules.iter().map(|module| optics_row(&host.name, module)).collect();
+    rows.sort_by(|a, b| a.interface.cmp(&b.interface));
+    rows
+}
+
+fn optics_row(host: &str, module: &v1::ModuleState) -> OpticsRow {
+    let lane = |lane: &v1::ModuleLane| OpticsLaneRow {
+        lane: lane.lane,
+        tx_power_mw: lane.tx_power_mw,
+        tx_bias_ma: lane.tx_bias_ma,
+        rx_power_mw: lane.rx_power_mw,
+        tx_los: lane.tx_los,
+        rx_los: lane.rx_los,
+        tx_fault: lane.tx_fault,
+        snr_db: lane.snr_db,
+    };
+    let limits = |limits: &v1::ModuleThresholds| {
+        let row = OpticsLimitsRow {
+            high_alarm: limits.high_alarm,
+            low_alarm: limits.low_alarm,
+            high_warning: limits.high_warning,
+            low_warning: limits.low_warning,
+        };
+        (limits.quantity.clone(), row)
+    };
+    OpticsRow {
+        host: host.to_owned(),
+        interface: module.interface.clone(),
+        standard: text(&module.standard),
+        revision: text(&module.revision),
+        vendor: text(&module.vendor),
+        part_number: text(&module.part_number),
+        serial: text(&module.serial),
+        date_code: text(&module.date_code),
+        state: text(&module.state),
+        temperature_c: module.temperature_c,
+        vcc_v: module.vcc_v,
+        lanes: module.lanes.iter().map(lane).collect(),
+        thresholds: module.thresholds.iter().map(limits).collect(),
+        checksum_ok: module.checksum_ok,
+        problems: module.problems.clone(),
+    }
 }
 
 fn series_row(series: &Series) -> SeriesRow {

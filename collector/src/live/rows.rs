@@ -377,6 +377,75 @@ pub struct SeriesRow {
     pub incomplete_since: Option<String>,
 }
 
+/// A line of `railwatch optics`: one module as it was read last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpticsRow {
+    /// Its host.
+    pub host: String,
+    /// The network interface it is behind.
+    pub interface: String,
+    /// "SFF-8472", "SFF-8636", "CMIS"; null where not known.
+    pub standard: Option<String>,
+    /// Of that standard.
+    pub revision: Option<String>,
+    /// Its manufacturer.
+    pub vendor: Option<String>,
+    /// The manufacturer's part number.
+    pub part_number: Option<String>,
+    /// Its serial number.
+    pub serial: Option<String>,
+    /// YYMMDD and a lot code.
+    pub date_code: Option<String>,
+    /// "ready", "low_power", ..., "unplugged".
+    pub state: Option<String>,
+    /// Null where it is not measured.
+    pub temperature_c: Option<f64>,
+    /// Null where it is not measured.
+    pub vcc_v: Option<f64>,
+    /// Its lanes of light.
+    pub lanes: Vec<OpticsLaneRow>,
+    /// Its own thresholds, by quantity; those it does not give are not there.
+    pub thresholds: BTreeMap<String, OpticsLimitsRow>,
+    /// All checksums of its memory fit; null where none could be computed.
+    pub checksum_ok: Option<bool>,
+    /// What its memory lacks or contradicts itself in.
+    pub problems: Vec<String>,
+}
+
+/// A lane of a module.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpticsLaneRow {
+    /// From 1.
+    pub lane: u32,
+    /// Null where it is not measured.
+    pub tx_power_mw: Option<f64>,
+    /// Null where it is not measured.
+    pub tx_bias_ma: Option<f64>,
+    /// Null where it is not measured.
+    pub rx_power_mw: Option<f64>,
+    /// No signal from the host since the reading before.
+    pub tx_los: Option<bool>,
+    /// No light since the reading before.
+    pub rx_los: Option<bool>,
+    /// Its transmitter failed since the reading before.
+    pub tx_fault: Option<bool>,
+    /// Of the received light; null where it is not measured.
+    pub snr_db: Option<f64>,
+}
+
+/// Thresholds of one quantity; null where one is not given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpticsLimitsRow {
+    /// Above it is an alarm.
+    pub high_alarm: Option<f64>,
+    /// Below it is an alarm.
+    pub low_alarm: Option<f64>,
+    /// Above it is a warning.
+    pub high_warning: Option<f64>,
+    /// Below it is a warning.
+    pub low_warning: Option<f64>,
+}
+
 /// Something that `railwatch watch` tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "change")]

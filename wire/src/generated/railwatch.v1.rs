@@ -312,6 +312,8 @@ pub struct Snapshot {
     pub sources: ::prost::alloc::vec::Vec<SourceState>,
     #[prost(message, repeated, tag = "5")]
     pub ports: ::prost::alloc::vec::Vec<PortState>,
+    #[prost(message, repeated, tag = "6")]
+    pub modules: ::prost::alloc::vec::Vec<ModuleState>,
     #[prost(message, optional, tag = "7")]
     pub drops: ::core::option::Option<DropState>,
 }
@@ -443,6 +445,75 @@ pub struct DropTotal {
     pub packets: u64,
     #[prost(uint64, tag = "5")]
     pub bytes: u64,
+}
+/// An optical module as it was read last. What it does not give is absent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModuleState {
+    /// "eth0"
+    #[prost(string, tag = "1")]
+    pub interface: ::prost::alloc::string::String,
+    /// "SFF-8472", "SFF-8636", "CMIS"; empty where not known
+    #[prost(string, tag = "2")]
+    pub standard: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub revision: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub vendor: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub part_number: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub serial: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub date_code: ::prost::alloc::string::String,
+    /// "ready", "low_power", ..., "unplugged"
+    #[prost(string, tag = "8")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(double, optional, tag = "9")]
+    pub temperature_c: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "10")]
+    pub vcc_v: ::core::option::Option<f64>,
+    #[prost(message, repeated, tag = "11")]
+    pub lanes: ::prost::alloc::vec::Vec<ModuleLane>,
+    #[prost(message, repeated, tag = "12")]
+    pub thresholds: ::prost::alloc::vec::Vec<ModuleThresholds>,
+    #[prost(bool, optional, tag = "13")]
+    pub checksum_ok: ::core::option::Option<bool>,
+    #[prost(string, repeated, tag = "14")]
+    pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct ModuleLane {
+    /// from 1
+    #[prost(uint32, tag = "1")]
+    pub lane: u32,
+    #[prost(double, optional, tag = "2")]
+    pub tx_power_mw: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "3")]
+    pub tx_bias_ma: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "4")]
+    pub rx_power_mw: ::core::option::Option<f64>,
+    #[prost(bool, optional, tag = "5")]
+    pub tx_los: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "6")]
+    pub rx_los: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "7")]
+    pub tx_fault: ::core::option::Option<bool>,
+    #[prost(double, optional, tag = "8")]
+    pub snr_db: ::core::option::Option<f64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModuleThresholds {
+    /// "temperature_c", "vcc_v", "tx_power_mw", "tx_bias_ma", "rx_power_mw"
+    #[prost(string, tag = "1")]
+    pub quantity: ::prost::alloc::string::String,
+    #[prost(double, optional, tag = "2")]
+    pub high_alarm: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "3")]
+    pub low_alarm: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "4")]
+    pub high_warning: ::core::option::Option<f64>,
+    #[prost(double, optional, tag = "5")]
+    pub low_warning: ::core::option::Option<f64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GpuState {
