@@ -264,6 +264,30 @@ h1    4242  python3  0123456789ab       ?  runtime     80 GiB  80.0 GiB      12 
     assert!(text(&run(&empty.url(), &["hosts"]).stdout).starts_with("No host has connected yet."));
 }
 
+#[test]
+fn a_port_shows_its_pause_by_priority_and_nothing_where_nothing_moved() {
+    let pause = |priority: Value, kind: &str, frames: Value, time: Value| json!({"priority": priority, "direction": "receive", "kind": kind, "frames_per_s": frames, "time_percent": time});
+    let moved = json!([
+        pause(json!(3), "pfc", json!(700.0), json!(41.04)),
+        pause(json!(4), "pfc", json!(0.0), json!(0.0)),
+        pause(Value::Null, "802.3x", json!(12.4), Value::Null),
+    ]);
+    let port = |name: &str, pause: Value| {
+        json!({"host": "h1", "port": name, "kind": "netdev", "state": "up", "driver": "mlx5_core",
+               "speed_bits_per_s": 400_000_000_000_u64, "netdev": null, "window_end": null, "series": [], "errors": null,
+               "pfc_priorities": [3], "pause": pause, "fec": null})
+    };
+    let double = Double::json(200, json!([port("eth0", moved), port("eth1", json!([]))]));
+    let lines = text(&run(&double.url(), &["nic"]).stdout);
+    let lines: Vec<_> = lines.lines().collect();
+    assert!(lines[0].contains("PAUSED"), "{lines:?}");
+    assert!(lines[1].contains("prio 3 receive 41.0 %, 802.3x receive 12/s"), "{lines:?}");
+    assert!(!lines[2].contains("receive"), "{lines:?}");
+    let rows: Value = serde_json::from_str(&text(&run(&double.url(), &["nic", "-o", "json"]).stdout)).unwrap();
+    assert_eq!((&rows[0]["pfc_priorities"], &rows[0]["pause"][0]["priority"]), (&json!([3]), &json!(3)));
+    assert_eq!(rows[1]["fec"], Value::Null);
+}
+
 fn decision() -> Value {
     let element = json!({"host": "h1", "kind": "nic", "name": "eth0"});
     json!({"id": 2, "incident": 3, "action": "cordon_node", "target": element, "state": "proposed",
