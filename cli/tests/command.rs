@@ -288,6 +288,25 @@ fn a_port_shows_its_pause_by_priority_and_nothing_where_nothing_moved() {
     assert_eq!(rows[1]["fec"], Value::Null);
 }
 
+#[test]
+fn optical_modules_are_one_line_each_and_what_is_wrong_stands_at_its_end() {
+    let lane =
+        |lane: u8, rx: Value, dark: bool| json!({"lane": lane, "tx_power_mw": 0.8, "rx_power_mw": rx, "rx_los": dark});
+    let row = json!({
+        "host": "h1", "interface": "eth0", "standard": "CMIS", "vendor": "RAILWATCH", "part_number": "RW-1", "serial": "S1",
+        "date_code": "260118", "state": "ready", "temperature_c": 42.25, "lanes": [lane(1, json!(0.5), false), lane(2, json!(0.0001), true)],
+        "problems": ["page 02 is missing"],
+    });
+    let double = Double::json(200, json!([row]));
+    let shown = text(&run(&double.url(), &["optics", "--host", "h1"]).stdout);
+    for words in ["CMIS", "S1", "42.2 °C", "0.8000", "0.0001", "no light: 2; page 02 is missing"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(double.asked()[0].starts_with("GET /v1/optics?host=h1 "));
+    let rows: Value = serde_json::from_slice(&run(&double.url(), &["optics", "-o", "json"]).stdout).unwrap();
+    assert_eq!(rows, json!([row]));
+}
+
 fn decision() -> Value {
     let element = json!({"host": "h1", "kind": "nic", "name": "eth0"});
     json!({"id": 2, "incident": 3, "action": "cordon_node", "target": element, "state": "proposed",

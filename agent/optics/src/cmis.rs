@@ -45,9 +45,9 @@ pub(crate) fn decode(image: &mut Image, module: &mut Module, problems: &mut Prob
     module.part_number = text(image, page00, (148, 163), "part_number", problems);
     module.serial = text(image, page00, (166, 181), "serial", problems);
     module.date_code = text(image, page00, (182, 189), "date_code", problems);
-    checksum(image, page00, (128, 221, 222), "page 00", module, problems);
-    checksum(image, PAGE_01, (130, 254, 255), "page 01", module, problems);
-    checksum(image, PAGE_02, (128, 254, 255), "page 02", module, problems);
+    checksum(image, page00, (128, 221, 222), "of the page", module, problems);
+    checksum(image, PAGE_01, (130, 254, 255), "of the page", module, problems);
+    checksum(image, PAGE_02, (128, 254, 255), "of the page", module, problems);
     of_module(image, module);
     let bias_scale = bias_scale(image, problems);
     thresholds(image, bias_scale, module, problems);

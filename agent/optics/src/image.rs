@@ -1,5 +1,6 @@
 //! The pages of one module, bounded, with access by the standards' own byte numbers.
 
+use crate::module::Standard;
 use crate::problem::Problem;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -127,6 +128,22 @@ impl Image {
     /// The page that would say what the module is.
     pub(crate) fn identity(&self) -> Page {
         if self.0.contains_key(&Page::A2) { Page::A0 } else { Page::Lower }
+    }
+
+    /// A paged module answers at address A0h too: read from there, its first half is lower memory and its second the page
+    /// behind it.
+    pub(crate) fn split_a0(&mut self) {
+        let is_paged = |identifier: &u8| matches!(Standard::of(*identifier), Some(Standard::Sff8636 | Standard::Cmis));
+        if self.0.contains_key(&Page::Lower) || !self.page(Page::A0).and_then(<[u8]>::first).is_some_and(is_paged) {
+            return;
+        }
+        if let Some(mut lower) = self.0.remove(&Page::A0) {
+            let behind = lower.split_off(lower.len().min(Page::Lower.bytes_max()));
+            self.0.insert(Page::Lower, lower);
+            if !behind.is_empty() {
+                self.0.entry(Page::upper(0)).or_insert(behind);
+            }
+        }
     }
 
     pub(crate) fn rename(&mut self, from: Page, to: Page) {

@@ -52,6 +52,7 @@ fn decode_with(image: &Image, mut problems: Problems) -> Module {
         problems.push(Problem::NobodyAnswered { page });
     }
     let mut module = Module::default();
+    image.split_a0();
     let lower = image.byte(Page::Lower, 0);
     let a0 = image.byte(Page::A0, 0);
     if lower.is_some() && a0.is_some() {

@@ -116,7 +116,7 @@ pub enum Problem {
         rejected: &'static str,
     },
     /// A checksum does not fit its bytes.
-    #[error("{page}: checksum of {name} is {stored:#04x}, its bytes sum to {computed:#04x}")]
+    #[error("{page}: checksum {name} is {stored:#04x}, its bytes sum to {computed:#04x}")]
     Checksum {
         /// Which page.
         page: Page,

@@ -99,6 +99,26 @@ fn a_qsfp_has_four_lanes_and_says_which_is_dark() {
 }
 
 #[test]
+fn a_module_read_under_other_keys_is_the_same_module() {
+    let mut qsfp = made::qsfp();
+    let lower = qsfp.0.remove("lower").unwrap();
+    let both = [lower, qsfp.0.remove("00").unwrap()].concat();
+    for key in ["A0", "lower", "00"] {
+        let mut made = qsfp.clone();
+        made.0.insert(key.to_owned(), both.clone());
+        assert_eq!(decoded(&made), decoded(&made::qsfp()), "256 bytes as {key}");
+    }
+    let mut sfp = made::sfp();
+    let a0 = sfp.0.remove("A0").unwrap();
+    sfp.0.insert("lower".to_owned(), a0);
+    assert_eq!(decoded(&sfp), decoded(&made::sfp()), "an SFP's A0 as lower memory");
+    let mut banked = made::cmis();
+    let lanes = banked.0.remove("11").unwrap();
+    banked.0.insert("0.11".to_owned(), lanes);
+    assert_eq!(decoded(&banked), decoded(&made::cmis()));
+}
+
+#[test]
 fn what_a_module_does_not_measure_is_null_and_never_zero() {
     for made in [made::qsfp_copper(), made::cmis_copper(), made::sfp().put("A0", 92, &[0]).sum("A0", 64, 94, 95)] {
         let module = decoded(&made);
@@ -170,9 +190,9 @@ fn versatile_diagnostics_are_read_where_they_are_advertised() {
 fn every_contradiction_is_told_and_what_can_be_read_is_read() {
     let upper = Page::upper;
     let cases: Vec<(&str, Made, &str)> = vec![
-        ("checksum", made::cmis().put("00", 222, &[0]), "checksum of page 00"),
-        ("checksum", made::sfp().put("A2", 95, &[0]), "checksum of CC_DMI"),
-        ("checksum", made::qsfp().put("00", 223, &[0xff]), "checksum of CC_EXT"),
+        ("checksum", made::cmis().put("00", 222, &[0]), "page 00: checksum of the page"),
+        ("checksum", made::sfp().put("A2", 95, &[0]), "checksum CC_DMI"),
+        ("checksum", made::qsfp().put("00", 223, &[0xff]), "checksum CC_EXT"),
         (
             "identifiers",
             made::qsfp().put("00", 128, &[0x18]).sum("00", 128, 190, 191),

@@ -35,7 +35,8 @@ fn check(module: &Module, again: &Module) {
     assert_eq!(module, again);
     assert!(module.lanes.len() <= 32 && module.host_lanes.len() <= 32 && module.vdm.len() <= 1024);
     assert!(module.problems.len() <= PROBLEMS_MAX + 1);
-    let of_lanes = module.lanes.iter().flat_map(|lane| [lane.tx_power_mw, lane.tx_bias_ma, lane.rx_power_mw, lane.snr_db]);
+    let of_lanes =
+        module.lanes.iter().flat_map(|lane| [lane.tx_power_mw, lane.tx_bias_ma, lane.rx_power_mw, lane.snr_db]);
     let values = of_lanes.chain([module.temperature_c, module.vcc_v]).chain(module.vdm.iter().map(|seen| seen.value));
     assert!(values.flatten().all(f64::is_finite), "{module:?}");
     assert!(serde_json::to_string(module).is_ok());

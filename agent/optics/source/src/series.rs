@@ -220,3 +220,23 @@ impl Adding<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_watches_a_series_and_the_readme_names_every_series_and_signal() {
+        let gauges = OF_MODULE.iter().map(|gauge| gauge.name).chain(OF_LANE.iter().map(|gauge| gauge.name));
+        let counts =
+            COUNTS_OF_MODULE.iter().map(|count| count.name).chain(COUNTS_OF_LANE.iter().map(|count| count.name));
+        let series: Vec<_> = gauges.chain(counts).collect();
+        for rule in &RULES {
+            assert!(series.contains(&rule.series), "{} is watched and never read", rule.series);
+        }
+        let readme = include_str!("../README.md");
+        for name in series.into_iter().chain(RULES.iter().flat_map(|rule| rule.when.signals())) {
+            assert!(readme.contains(&format!("`{name}`")), "{name} is not in README.md");
+        }
+    }
+}
