@@ -12,7 +12,7 @@ const SENT: u64 = 800;
 fn dropped_datagrams_show_with_reason_interface_and_flow() -> Result<()> {
     let installation = Installation::start(&Options::default())?;
     eventually("the drops are counted (needs root and BPF)", || {
-        let hosts = installation.rows(&["hosts", "--full"])?;
+        let hosts = installation.rows(&["hosts"])?;
         let sources = hosts.iter().filter_map(|host| host["sources"].as_array()).flatten();
         Ok(sources.into_iter().any(|source| source["source"] == "drops" && source["on"] == true).then_some(()))
     })
