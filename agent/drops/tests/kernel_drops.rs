@@ -14,8 +14,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One test at a time: some count what this process holds, or what a CPU has time for.
 static TURN: Mutex<()> = Mutex::new(());
@@ -75,6 +76,20 @@ fn reconciles(kernel: &DropKernel, flows: u64) -> Books {
     books
 }
 
+/// Waits until `packets` of a reason are counted: a busy CPU hands packets of `lo` to a thread, which has its own time.
+fn counted(kernel: &DropKernel, reason: &str, packets: u64) -> u64 {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let missed = kernel.books().unwrap().missed;
+        let seen = totals(kernel).get(reason).map_or(0, |total| total.0) + missed;
+        if seen >= packets || Instant::now() > end {
+            assert_eq!(seen, packets, "{reason}: {:?}", totals(kernel));
+            return missed;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Sends until told otherwise; an ICMP error for an earlier datagram is not one of this.
 fn send(socket: &UdpSocket, to: SocketAddr, payload: &[u8]) {
     while let Err(error) = socket.send_to(payload, to) {
@@ -87,8 +102,10 @@ fn a_datagram_for_a_closed_port_is_no_socket_with_its_flow() {
     in_own_namespace(|scope| {
         let mut kernel = DropKernel::load(&scope).unwrap();
         assert_eq!(kernel.off(), [], "this kernel tells everything");
+        let mut sent = 0;
+        // Fewer than a CPU's backlog holds.
         for (address, packets, header) in
-            [(IpAddr::from(Ipv4Addr::LOCALHOST), 1_000u64, 28), (Ipv6Addr::LOCALHOST.into(), 700, 48)]
+            [(IpAddr::from(Ipv4Addr::LOCALHOST), 800u64, 28), (Ipv6Addr::LOCALHOST.into(), 700, 48)]
         {
             let socket = UdpSocket::bind((address, 0)).unwrap();
             // RoCEv2's port: a packet for it that reaches the kernel is a packet like any other.
@@ -97,6 +114,8 @@ fn a_datagram_for_a_closed_port_is_no_socket_with_its_flow() {
             for _ in 0..packets {
                 send(&socket, to, b"four");
             }
+            sent += packets;
+            let missed = counted(&kernel, "NO_SOCKET", sent);
             let rows = flows(&mut kernel);
             let own: Vec<_> = rows.iter().filter(|row| kernel.reasons().name(row.key.reason) == "NO_SOCKET").collect();
             assert_eq!(own.len(), 1, "{rows:?}");
@@ -104,14 +123,12 @@ fn a_datagram_for_a_closed_port_is_no_socket_with_its_flow() {
             assert_eq!((own[0].source(), own[0].destination()), (address, address));
             assert_eq!(key.source_port, socket.local_addr().unwrap().port());
             assert_eq!((key.destination_port, own[0].protocol().as_str(), key.interface), (4791, "udp", 1));
-            let missed = kernel.books().unwrap().missed;
-            assert_eq!(flow.packets + missed, packets);
+            assert!(flow.packets <= packets && flow.packets + missed >= packets, "{flow:?} {missed}");
             // What is left when UDP drops it: its own header and payload, or more where the network header is on still.
             assert!((12..=4 + header).contains(&(flow.bytes / flow.packets)), "{flow:?}");
             let times = [before, flow.first_ns, flow.last_ns, monotonic_ns()];
             assert!(times.is_sorted(), "{times:?}");
         }
-        assert_eq!(totals(&kernel)["NO_SOCKET"].0 + kernel.books().unwrap().missed, 1_700);
     });
 }
 
@@ -138,13 +155,13 @@ fn a_full_socket_buffer_is_counted_to_the_packet() {
             received += 1;
         }
         assert!(received < sent, "the buffer overflows");
+        counted(&kernel, "SOCKET_RCVBUFF", sent - received);
         let rows: Vec<_> = flows(&mut kernel)
             .into_iter()
             .filter(|row| row.key.destination_port == receiver.local_addr().unwrap().port())
             .collect();
         let reasons: Vec<_> = rows.iter().map(|row| kernel.reasons().name(row.key.reason)).collect();
-        // From 6.18 memory charged ahead of the socket's own limit may run out first.
-        assert!(reasons.iter().all(|reason| matches!(reason.as_str(), "SOCKET_RCVBUFF" | "PROTO_MEM")), "{reasons:?}");
+        assert_eq!(reasons, ["SOCKET_RCVBUFF"]);
         let dropped: u64 = rows.iter().map(|row| row.flow.packets).sum();
         assert_eq!(dropped + kernel.books().unwrap().missed, sent - received, "{rows:?}");
         let inode = match scope {
@@ -189,11 +206,12 @@ fn a_wrong_checksum_is_a_fault() {
             }
             libc::close(raw);
         }
+        let missed = counted(&kernel, "UDP_CSUM", 40);
         let rows = flows(&mut kernel);
         let row = rows.iter().find(|row| row.key.destination_port == 4791).unwrap();
         assert_eq!(kernel.reasons().name(row.key.reason), "UDP_CSUM");
         assert_eq!(kernel.reasons().class(row.key.reason).name(), "fault");
-        assert_eq!((row.key.source_port, row.flow.packets), (12345, 40));
+        assert_eq!((row.key.source_port, row.flow.packets + missed), (12345, 40));
     });
 }
 
@@ -223,6 +241,7 @@ fn a_segment_sent_again_is_counted_as_the_kernel_counts_it_and_consumed_packets_
         let at = tcp.next().unwrap().position(|name| name == "RetransSegs").unwrap();
         let retransmitted: u64 = tcp.next().unwrap().nth(at).unwrap().parse().unwrap();
         assert!(retransmitted >= 1, "{snmp}");
+        counted(&kernel, "OTHERHOST", retransmitted + 1);
 
         let rows = flows(&mut kernel);
         let of = |reason: &str| {
@@ -279,8 +298,12 @@ fn the_source_shows_totals_flows_and_an_account_that_adds_up() {
         let mut out = Output::default();
         recorder.probe(monotonic_ns(), &mut out, |declare| source.probe(declare)).unwrap();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        for _ in 0..3_000 {
+        for sent in 1..=3_000 {
             send(&socket, ([127, 0, 0, 1], 9).into(), b"x");
+            // No faster than a CPU's backlog allows.
+            if sent % 500 == 0 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
         let view = drive(&mut source, &mut recorder, &mut out, &drops);
         let missed = view.elsewhere["missed"];
@@ -292,7 +315,7 @@ fn the_source_shows_totals_flows_and_an_account_that_adds_up() {
         assert_eq!(view.seen, view.in_flows + view.elsewhere.values().sum::<u64>());
         assert_eq!(view.elsewhere["not_yet_read"], 0, "{view:?}");
         let told: Vec<_> = out.signals.iter().map(|signal| (signal.name, signal.entity.name.as_str())).collect();
-        assert_eq!(told, [("net.drop.burst", "lo")], "3,000 at once are a burst");
+        assert_eq!(told, [("net.drop.burst", "lo")], "3,000 within a reading or two are a burst");
         let series = catalog.all();
         let own = series.iter().find(|def| def.label("reason") == Some("NO_SOCKET")).unwrap();
         assert_eq!((own.name(), own.label("network.interface.name")), ("hw.network.drops.loss", Some("lo")));
@@ -325,11 +348,17 @@ fn a_flood_of_flows_reconciles_to_the_packet() {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let own = socket.local_addr().unwrap().port();
         let drops = u64::from(ADDRESSES) * u64::from(PORTS) * ROUNDS;
+        let mut sent = 0;
         for _ in 0..ROUNDS {
             for address in 1..=ADDRESSES {
                 for port in 1..=PORTS {
                     assert_ne!(port, own);
                     send(&socket, ([127, 1, 1, address], port).into(), b"x");
+                    sent += 1;
+                    if sent % 500 == 0 {
+                        // No faster than a CPU's backlog allows.
+                        counted(&kernel, "NO_SOCKET", sent);
+                    }
                 }
             }
         }
@@ -358,11 +387,18 @@ fn flows_taken_while_packets_drop_add_up() {
     in_own_namespace(|scope| {
         let mut kernel = DropKernel::load(&scope).unwrap();
         let sockets: Vec<_> = (0..4).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+        let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let senders: Vec<_> = sockets
             .into_iter()
             .map(|socket| {
+                let (sent, done) = (Arc::clone(&sent), Arc::clone(&done));
                 std::thread::spawn(move || {
                     for _ in 0..20_000 {
+                        // No faster than a CPU's backlog allows.
+                        while sent.load(Relaxed) > done.load(Relaxed) + 400 {
+                            std::thread::yield_now();
+                        }
+                        sent.fetch_add(1, Relaxed);
                         send(&socket, ([127, 0, 0, 1], 9).into(), b"x");
                     }
                 })
@@ -372,15 +408,17 @@ fn flows_taken_while_packets_drop_add_up() {
         let mut takes = 0;
         while !senders.iter().all(std::thread::JoinHandle::is_finished) {
             kernel.take_flows(|key, flow| table.add(key, flow)).unwrap();
+            let books = kernel.books().unwrap();
+            done.store(books.seen + books.missed, Relaxed);
             takes += 1;
         }
         for sender in senders {
             sender.join().unwrap();
         }
+        counted(&kernel, "NO_SOCKET", 80_000);
         kernel.take_flows(|key, flow| table.add(key, flow)).unwrap();
         let Account { taken, .. } = table.account();
-        let books = reconciles(&kernel, taken);
-        assert_eq!(totals(&kernel)["NO_SOCKET"].0 + books.missed, 80_000);
+        reconciles(&kernel, taken);
         assert!(takes > 1);
         let rows: BTreeMap<FlowKey, Flow> =
             table.top(usize::MAX).into_iter().map(|FlowRow { key, flow }| (key, flow)).collect();
