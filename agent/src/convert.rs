@@ -127,6 +127,7 @@ mod tests {
         let of_ports = railwatch_nic::RULES.iter().flat_map(|rule| match rule.when {
             When::StateFalls { raised, cleared } => [raised, cleared],
             When::Moves { raised, saturated } => [raised, saturated],
+            When::RateAbove { raised, cleared, .. } | When::LevelAbove { raised, cleared, .. } => [raised, cleared],
         });
         for signal in of_ports.chain(["gpu.alloc.failed"]) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();

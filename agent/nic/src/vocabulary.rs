@@ -259,6 +259,7 @@ mod tests {
         let signals = RULES.iter().flat_map(|rule| match rule.when {
             When::StateFalls { raised, cleared } => [raised, cleared],
             When::Moves { raised, saturated } => [raised, saturated],
+            When::RateAbove { raised, cleared, .. } | When::LevelAbove { raised, cleared, .. } => [raised, cleared],
         });
         let others = ["hw.network.up", "hw.network.carrier_downs", "rdma.port.up", VENDOR.name];
         for name in words.chain(signals).chain(others) {

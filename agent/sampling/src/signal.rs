@@ -2,8 +2,8 @@
 //!
 //! In: a series' movement, reading by reading. Out: [`Signal`]s, at most a few per series and second, with what was held
 //! back counted in the next one. Never: a signal from a first reading (history is not an edge) except for a counter that
-//! sits at its maximum and can therefore hide what comes, and never a state that differs from the last one read for
-//! longer than the hold-off.
+//! sits at its maximum and can therefore hide what comes, or a level beyond its limit, which is wrong whenever it is
+//! found; and never a state that differs from the last one read for longer than the hold-off.
 
 use crate::clock::Moment;
 use crate::series::{Entity, SeriesDef, SeriesId};
@@ -68,6 +68,27 @@ pub enum When {
         /// Name of the signal, of severity `Warning`, for a counter found at its maximum, which hides further errors.
         saturated: &'static str,
     },
+    /// A counter grows faster than a limit, on average over a time: told as soon as it has grown by that much within the
+    /// time, and again when it has grown by less than half of it for as long.
+    RateAbove {
+        /// Name of the signal above the limit.
+        raised: &'static str,
+        /// Name of the signal when it is calm again; of severity `Info`.
+        cleared: &'static str,
+        /// Limit, in units of the series per second.
+        per_s: f64,
+        /// Time of the average.
+        over: Duration,
+    },
+    /// A gauge is above a limit; told at the first reading too.
+    LevelAbove {
+        /// Name of the signal above the limit.
+        raised: &'static str,
+        /// Name of the signal at the limit or below it again; of severity `Info`.
+        cleared: &'static str,
+        /// Limit, in the unit of the series.
+        above: f64,
+    },
 }
 
 /// One row of a table of rules.
@@ -109,11 +130,62 @@ pub(crate) struct Watch {
     growth_untold: u64,
     told_state: f64,
     told_at_limit: bool,
+    is_above: bool,
+    told_above: bool,
+    growth: Growth,
+}
+
+/// How much a counter grew within a time that slides in steps of its half.
+#[derive(Clone, Copy, Debug, Default)]
+struct Growth {
+    half_from_ns: u64,
+    observed_at_ns: u64,
+    before: f64,
+    recent: f64,
+    raised_at_ns: u64,
+}
+
+impl Growth {
+    /// Adds a movement; returns the growth over the last half to whole of `over_ns`.
+    fn add(&mut self, now_ns: u64, delta: f64, over_ns: u64) -> f64 {
+        let half_ns = (over_ns / 2).max(1);
+        let since_last_ns = now_ns.saturating_sub(self.observed_at_ns);
+        let is_first = std::mem::replace(&mut self.observed_at_ns, now_ns) == 0;
+        if is_first {
+            self.half_from_ns = now_ns;
+        }
+        let halves = now_ns.saturating_sub(self.half_from_ns) / half_ns;
+        if halves > 0 {
+            self.before = if halves == 1 { self.recent } else { 0.0 };
+            self.recent = 0.0;
+            self.half_from_ns += halves * half_ns;
+        }
+        // A movement over a longer time than the average's counts by its share.
+        #[expect(clippy::cast_precision_loss, reason = "a share of two times")]
+        let share = if is_first { 1.0 } else { (over_ns as f64 / since_last_ns.max(1) as f64).min(1.0) };
+        self.recent += delta * share;
+        self.before + self.recent
+    }
 }
 
 impl Watch {
     pub(crate) fn new(rule: Rule) -> Self {
-        Self { rule, full_burst_at_ns: 0, edges_untold: 0, growth_untold: 0, told_state: 1.0, told_at_limit: false }
+        Self {
+            rule,
+            full_burst_at_ns: 0,
+            edges_untold: 0,
+            growth_untold: 0,
+            told_state: 1.0,
+            told_at_limit: false,
+            is_above: false,
+            told_above: false,
+            growth: Growth::default(),
+        }
+    }
+
+    /// Whether a series that is gone has thereby fallen: true of states, not of levels.
+    pub(crate) fn falls_with_its_series(&self) -> bool {
+        matches!(self.rule.when, When::StateFalls { .. })
     }
 
     /// Takes what one reading showed; returns a signal when there is something to tell and the hold-off allows it.
@@ -168,8 +240,47 @@ impl Watch {
                     Told(saturated, Severity::Warning, value, previous, text)
                 }
             }
+            (When::RateAbove { raised, cleared, per_s, over }, Edge::Count { delta, total, at_limit: _ }) => {
+                let over_ns = u64::try_from(over.as_nanos()).unwrap_or(u64::MAX);
+                let grown = self.growth.add(moment.at_ns, as_f64(delta), over_ns);
+                let allowed = per_s * over.as_secs_f64();
+                let (previous, unit) = ((as_f64(total) - grown).max(0.0), def.unit());
+                let is_calm = grown < allowed / 2.0 && moment.at_ns >= self.growth.raised_at_ns.saturating_add(over_ns);
+                if !self.told_above && grown > allowed && self.may_speak(moment.at_ns, BURST) {
+                    (self.told_above, self.growth.raised_at_ns) = (true, moment.at_ns);
+                    let text = format!(
+                        "{kind} {entity}: {what} grew by {grown:.0} {unit} within {} s, more than {allowed:.0}",
+                        over.as_secs_f64()
+                    );
+                    Told(raised, severity, as_f64(total), previous, text)
+                } else if self.told_above && is_calm && self.may_speak(moment.at_ns, BURST) {
+                    self.told_above = false;
+                    let text = format!("{kind} {entity}: {what} grows by less than half of the limit again");
+                    Told(cleared, Severity::Info, as_f64(total), previous, text)
+                } else {
+                    return None;
+                }
+            }
+            (When::LevelAbove { raised, cleared, above }, Edge::State { previous, value }) => {
+                let is_above = value > above;
+                self.edges_untold += u64::from(std::mem::replace(&mut self.is_above, is_above) != is_above);
+                if is_above == self.told_above || !self.may_speak(moment.at_ns, BURST) {
+                    return None;
+                }
+                self.told_above = is_above;
+                let previous = previous.unwrap_or(value);
+                let why = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+                if is_above {
+                    let text = format!("{kind} {entity}: {what}: {value}, more than {above}{why}");
+                    Told(raised, severity, value, previous, text)
+                } else {
+                    let text = format!("{kind} {entity}: {what}: {value}, within the limit of {above} again{why}");
+                    Told(cleared, Severity::Info, value, previous, text)
+                }
+            }
             // A rule of states on a counter, or the other way round: the table of rules is wrong, and silent here.
-            (When::StateFalls { .. }, Edge::Count { .. }) | (When::Moves { .. }, Edge::State { .. }) => return None,
+            (When::StateFalls { .. } | When::LevelAbove { .. }, Edge::Count { .. })
+            | (When::Moves { .. } | When::RateAbove { .. }, Edge::State { .. }) => return None,
         };
         let Told(name, severity, value, previous, summary) = told;
         let cause = cause.map(|cause| ("cause", cause.to_owned()));
@@ -306,6 +417,65 @@ mod tests {
         );
         watch.restarted();
         assert!(watch.observe(&def, edge, at(60_000), None, None).is_some(), "news again after a reset");
+    }
+
+    #[test]
+    fn a_rate_above_its_limit_is_told_once_early_and_its_end_once() {
+        let when = When::RateAbove { raised: "high", cleared: "calm", per_s: 10.0, over: Duration::from_secs(10) };
+        let rule = Rule { series: "x", what: "corrected errors", severity: Severity::Warning, when };
+        // (seconds of growth, growth in each, seconds at which something is told)
+        for (active, each, expected) in [
+            (0..60, 9, &[][..]),
+            (0..60, 11, &[(9, "high"), (69, "calm")]),
+            (20..21, 101, &[(20, "high"), (30, "calm")]),
+            (20..21, 99, &[]),
+            // Half of the growth on either side of a step of the window.
+            (24..26, 60, &[(25, "high"), (35, "calm")]),
+        ] {
+            let (def, mut watch) = (def(Kind::Counter(Counter::wrapping(32))), Watch::new(rule));
+            let (mut told, mut total) = (Vec::new(), 0);
+            for second in 0..120u64 {
+                let delta = if active.contains(&second) { each } else { 0 };
+                total += delta;
+                let edge = Edge::Count { delta, total, at_limit: false };
+                if let Some(signal) = watch.observe(&def, edge, at(second * 1000), None, None) {
+                    told.push((second, signal.name));
+                }
+            }
+            let names: Vec<_> = told.iter().map(|(_, name)| *name).collect();
+            assert_eq!(names, expected.iter().map(|(_, name)| *name).collect::<Vec<_>>(), "{active:?} x {each}: {told:?}");
+            for ((got, _), (wanted, name)) in told.iter().zip(expected) {
+                assert!(got.abs_diff(*wanted) <= 5, "{active:?} x {each}: {name} at {got}, expected near {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn growth_over_a_long_silence_is_no_burst() {
+        let when = When::RateAbove { raised: "high", cleared: "calm", per_s: 10.0, over: Duration::from_secs(10) };
+        let rule = Rule { series: "x", what: "corrected errors", severity: Severity::Warning, when };
+        let (def, mut watch) = (def(Kind::Counter(Counter::wrapping(32))), Watch::new(rule));
+        let edge = |delta| Edge::Count { delta, total: 5000, at_limit: false };
+        assert!(watch.observe(&def, edge(0), at(0), None, None).is_none());
+        assert!(watch.observe(&def, edge(900), at(100_000), None, None).is_none(), "9 a second over 100 s");
+        assert!(watch.observe(&def, edge(1100), at(200_000), None, None).is_some(), "11 a second over 100 s");
+    }
+
+    #[test]
+    fn a_level_beyond_its_limit_is_told_at_the_first_reading_and_when_it_is_back() {
+        let when = When::LevelAbove { raised: "degraded", cleared: "whole", above: 0.0 };
+        let rule = Rule { series: "x", what: "lanes missing", severity: Severity::Error, when };
+        let (def, mut watch, mut previous) = (def(Kind::Gauge), Watch::new(rule), None);
+        let mut told = Vec::new();
+        for (second, value) in [(0, 8.0), (1, 8.0), (2, 0.0), (3, 0.0), (4, 12.0)] {
+            let edge = Edge::State { previous, value };
+            told.extend(watch.observe(&def, edge, at(second * 1000), None, None).map(|s| (second, s.name, s.severity)));
+            previous = Some(value);
+        }
+        assert_eq!(
+            told,
+            [(0, "degraded", Severity::Error), (2, "whole", Severity::Info), (4, "degraded", Severity::Error)]
+        );
     }
 
     #[test]

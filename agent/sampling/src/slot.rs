@@ -173,6 +173,9 @@ impl Slot {
     pub(crate) fn retire(&mut self, now_ns: u64) -> Option<Signal> {
         self.retired = true;
         let Self { def, last: Some(Last::Gauge { value, at_ns }), watch: Some(watch), .. } = self else { return None };
+        if !watch.falls_with_its_series() {
+            return None;
+        }
         // It was seen at `at_ns` for the last time.
         let moment = Moment::between((*at_ns).min(now_ns), now_ns);
         let edge = Edge::State { previous: Some(*value), value: 0.0 };
