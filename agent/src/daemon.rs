@@ -12,10 +12,11 @@ use crate::privileges::{Facts, Limitation};
 use crate::reload::Reloader;
 use crate::shared::Shared;
 use crate::state::StateSender;
-use crate::{logging, notify};
+use crate::{logging, notify, rules};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
-use railwatch_nic::{NicConfig, NicSources, RULES};
+use railwatch_health::HealthSources;
+use railwatch_nic::{NicConfig, NicSources};
 use railwatch_pki::HostName;
 use railwatch_sampling::{Catalog, Sampler, SamplerConfig, Sink, Source};
 use railwatch_uplink::{SpoolOptions, Target, Uplink, UplinkOptions};
@@ -115,13 +116,14 @@ impl Agent {
             gpu.run(&shared, &outbox)?;
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
-        let sampler_config = SamplerConfig { rules: RULES, cpu_budget_share, ..SamplerConfig::default() };
+        let sampler_config = SamplerConfig { rules: rules::all(), cpu_budget_share, ..SamplerConfig::default() };
         let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()
             .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
-        for source in nic.sources.into_iter().chain(memory) {
+        let health = config.health_sources().map(|config| HealthSources::new(&config).sources).unwrap_or_default();
+        for source in nic.sources.into_iter().chain(memory).chain(health) {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());

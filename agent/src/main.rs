@@ -19,6 +19,7 @@ mod outbox;
 mod page;
 mod privileges;
 mod reload;
+mod rules;
 mod shared;
 mod state;
 mod usage;
@@ -40,6 +41,12 @@ fn main() -> ExitCode {
             },
             Err(error) => fail(&error.to_string(), EXIT_CONFIG),
         },
+        Command::KmsgHelper { log, socket } => {
+            match railwatch_health::kmsg::helper::run(&railwatch_health::kmsg::helper::Options { log, socket }) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            }
+        }
         Command::CheckConfig(options) => match options.load() {
             Ok(_) => {
                 println!("{} is good", options.path().display());

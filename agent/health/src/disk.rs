@@ -111,10 +111,11 @@ impl Source for DiskSource {
         let Self { file, buffer, disks, .. } = self;
         let Some(file) = file else { return Ok(()) };
         let before_ns = monotonic_ns();
+        let room = buffer.len();
         let text = match file.read(buffer) {
             Ok(text) => text,
-            Err(ErrorReason::Overrun) if buffer.len() < BYTES_MAX => {
-                buffer.resize(buffer.len() * 2, 0);
+            Err(ErrorReason::Overrun) if room < BYTES_MAX => {
+                buffer.resize(room * 2, 0);
                 batch.fault(ErrorReason::Overrun);
                 return Ok(());
             }

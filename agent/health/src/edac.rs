@@ -32,7 +32,14 @@ impl EdacSource {
         Self { root: sysfs.join("devices/system/edac/mc"), files: Vec::new() }
     }
 
-    fn add(&mut self, declare: &mut Declare<'_>, file: &Path, series: &'static str, place: &str, label: Option<String>) {
+    fn add(
+        &mut self,
+        declare: &mut Declare<'_>,
+        file: &Path,
+        series: &'static str,
+        place: &str,
+        label: Option<String>,
+    ) {
         let Ok(file) = KeptFile::open(file) else { return };
         if self.files.len() >= FILES_MAX || file.number().is_err() {
             return;

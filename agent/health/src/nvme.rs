@@ -15,8 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// States of a controller (drivers/nvme/host/sysfs.c, `nvme_sysfs_show_state`); only `live` serves.
-const STATES: [&str; 8] =
-    ["live", "new", "resetting", "connecting", "deleting", "deleting (no IO)", "dead", "unknown"];
+const STATES: [&str; 8] = ["live", "new", "resetting", "connecting", "deleting", "deleting (no IO)", "dead", "unknown"];
 
 /// NVMe controllers.
 pub(crate) struct NvmeSource {

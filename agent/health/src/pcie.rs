@@ -112,8 +112,7 @@ impl Device {
             declare.series(SeriesDef::new(name, unit, of, entity, labels))
         };
         let config = KeptFile::open(&folder.join("config")).ok();
-        let config =
-            config.and_then(|file| Some((file, series("pcie.device.present", "1", Kind::Gauge)?)));
+        let config = config.and_then(|file| Some((file, series("pcie.device.present", "1", Kind::Gauge)?)));
         let width = KeptFile::open(&folder.join("current_link_width")).ok();
         let width = width.zip(lanes_max(folder)).map(|(file, lanes_max)| Link {
             file,

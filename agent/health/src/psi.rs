@@ -68,9 +68,8 @@ impl Source for PsiSource {
             let Ok(text) = file.read(&mut buffer) else { continue };
             let totals = totals(text);
             // Of interrupts there is only `full`.
-            let mut series = |name: &'static str, total: Option<u64>| {
-                total.and_then(|_| declare.series(definition(name, resource)))
-            };
+            let mut series =
+                |name: &'static str, total: Option<u64>| total.and_then(|_| declare.series(definition(name, resource)));
             let (some, full) = (series(some, totals.0), series(full, totals.1));
             if some.is_some() || full.is_some() {
                 self.files.push(Pressure { file, some, full });

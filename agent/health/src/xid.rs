@@ -123,13 +123,13 @@ mod tests {
     #[test]
     fn a_programs_own_fault_is_told_from_the_hardwares() {
         for (code, class, severity) in [
-            (31, Class::Application, Severity::Error),
-            (45, Class::Consequence, Severity::Warning),
-            (63, Class::Memory, Severity::Warning),
-            (74, Class::Link, Severity::Critical),
-            (79, Class::Hardware, Severity::Critical),
-            (119, Class::Driver, Severity::Critical),
-            (7777, Class::Unknown, Severity::Error),
+            (31, Application, Error),
+            (45, Consequence, Warning),
+            (63, Memory, Warning),
+            (74, Link, Critical),
+            (79, Hardware, Critical),
+            (119, Driver, Critical),
+            (7777, Class::Unknown, Error),
         ] {
             let found = describe(code);
             assert_eq!((found.code, found.class, found.severity), (code, class, severity));

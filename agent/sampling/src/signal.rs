@@ -443,7 +443,11 @@ mod tests {
                 }
             }
             let names: Vec<_> = told.iter().map(|(_, name)| *name).collect();
-            assert_eq!(names, expected.iter().map(|(_, name)| *name).collect::<Vec<_>>(), "{active:?} x {each}: {told:?}");
+            assert_eq!(
+                names,
+                expected.iter().map(|(_, name)| *name).collect::<Vec<_>>(),
+                "{active:?} x {each}: {told:?}"
+            );
             for ((got, _), (wanted, name)) in told.iter().zip(expected) {
                 assert!(got.abs_diff(*wanted) <= 5, "{active:?} x {each}: {name} at {got}, expected near {wanted}");
             }

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Gpu, Sampling, Spool};
+use super::{Config, Gpu, Health, Sampling, Spool};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         gpu,
         sampling,
         spool,
+        health,
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -73,5 +74,11 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*cadence_ms != old.sampling.cadence_ms, "sampling.cadence_ms", Effect::Now);
     let Spool { bytes_max } = spool;
     compare(*bytes_max != old.spool.bytes_max, "spool.bytes_max", Effect::AfterRestart);
+    let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket } = health;
+    compare(*enabled != old.health.enabled, "health.enabled", Effect::AfterRestart);
+    compare(*procfs_root != old.health.procfs_root, "health.procfs_root", Effect::AfterRestart);
+    compare(*nvml_library != old.health.nvml_library, "health.nvml_library", Effect::AfterRestart);
+    compare(*hccn_tool != old.health.hccn_tool, "health.hccn_tool", Effect::AfterRestart);
+    compare(*kmsg_socket != old.health.kmsg_socket, "health.kmsg_socket", Effect::AfterRestart);
     found
 }
