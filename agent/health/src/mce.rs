@@ -41,10 +41,15 @@ impl MceSource {
     /// What the file holds now, with room made for it up to the bound.
     fn text(&mut self) -> Result<&[u8], ErrorReason> {
         let file = self.file.as_ref().ok_or(ErrorReason::Missing)?;
-        while self.buffer.len() < BYTES_MAX && file.read(&mut self.buffer) == Err(ErrorReason::Overrun) {
-            self.buffer.resize(self.buffer.len() * 2, 0);
+        loop {
+            match file.read(&mut self.buffer).map(<[u8]>::len) {
+                Ok(length) => return Ok(&self.buffer[..length]),
+                Err(ErrorReason::Overrun) if self.buffer.len() < BYTES_MAX => {
+                    self.buffer.resize(self.buffer.len() * 2, 0)
+                }
+                Err(reason) => return Err(reason),
+            }
         }
-        file.read(&mut self.buffer)
     }
 }
 

@@ -9,6 +9,10 @@
 //! Cost: one multiply-add per lag and slot (1500 lags of 20 ms by default), and a search over the lags once a second.
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod correlation;
 mod detector;
 mod levels;

@@ -8,6 +8,7 @@ mod agent;
 mod collector;
 mod gpu;
 mod group;
+mod health;
 mod memory;
 mod metrics;
 mod privacy;

@@ -175,9 +175,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Captures, by name.
+    type Captures = &'static [(&'static str, &'static str)];
+
     /// Lines as drivers and kernels write them, and what must be found in them.
     #[rustfmt::skip]
-    const LINES: &[(&str, &str, &[(&str, &str)])] = &[
+    const LINES: &[(&str, &str, Captures)] = &[
         ("NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.", "gpu.xid", &[("device", "0000:3b:00"), ("code", "79")]),
         ("NVRM: Xid (PCI:0000:01:00): 31, pid=1234, name=python3, Ch 00000008, intr 00000000. MMU Fault: ENGINE GRAPHICS", "gpu.xid", &[("code", "31")]),
         ("NVRM: Xid (PCI:0000:db:00): 74, pid='<unknown>', name=<unknown>, NVLink: fatal error detected on link 14(0x10000, 0x0)", "gpu.xid", &[("device", "0000:db:00"), ("code", "74")]),

@@ -120,7 +120,7 @@ impl Library {
         if handle.is_null() {
             return Err(last_error());
         }
-        let lacks = |name: &str| format!("it is no NVML: function {name} is missing");
+        let lacks = |name: &str| format!("{} is no NVML: function {name} is missing", path.display());
         // SAFETY: each type is the documented signature of the function of that name in nvml.h.
         unsafe {
             Ok(Self {

@@ -58,10 +58,7 @@ impl NvmlSource {
             let library = Library::load(&self.path).map_err(|why| {
                 Unavailable::new(
                     ErrorReason::Missing,
-                    format!(
-                        "{}: {why}; it comes with NVIDIA's driver, and health.nvml_library names another place",
-                        self.path.display()
-                    ),
+                    format!("{why}; NVML comes with NVIDIA's driver, and health.nvml_library names another place"),
                 )
             })?;
             library.start().map_err(|code| {
