@@ -5,7 +5,7 @@
 //! the controller could not place. Never: a counter reset, or the controllers' own totals beside their parts.
 //! Corrected errors hidden by the firmware (firmware first, ACPI GHES) arrive here only where the platform reports them.
 
-use crate::files::{KeptFile, line, numbered};
+use crate::files::{KeptFile, failed, line, numbered};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
@@ -110,10 +110,7 @@ impl Source for EdacSource {
             let before_ns = monotonic_ns();
             match file.number() {
                 Ok(value) => batch.counter(*series, value, Moment::between(before_ns, monotonic_ns())),
-                Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
-                }
+                Err(reason) => failed(batch, reason),
             }
         }
         Ok(())

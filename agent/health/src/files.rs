@@ -3,7 +3,7 @@
 //! In: a path under a configurable root. Out: text and numbers. A kept-open descriptor and `pread` cost a seventh of
 //! open, read and close. Never: a number from text that is not one, or more bytes than the caller's bound.
 
-use railwatch_sampling::ErrorReason;
+use railwatch_sampling::{Batch, ErrorReason};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -53,6 +53,15 @@ impl KeptFile {
         let mut buffer = [0; N];
         self.0.read_exact_at(&mut buffer, 0).map_err(|error| ErrorReason::from(&error))?;
         Ok(buffer)
+    }
+}
+
+/// Counts a part of a read that failed. Only what is gone is worth a look for what there is; all else may pass by itself, and
+/// a look at every failing read would cost more than the reads.
+pub(crate) fn failed(batch: &mut Batch, reason: ErrorReason) {
+    batch.fault(reason);
+    if reason == ErrorReason::Missing {
+        batch.ask_for_probe();
     }
 }
 

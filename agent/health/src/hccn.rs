@@ -239,7 +239,7 @@ fn run(tool: &Path, arguments: &[&str]) -> Result<String, (ErrorReason, String)>
     let failed = |error: std::io::Error| (ErrorReason::from(&error), error.to_string());
     let child = Command::new(tool)
         .args(arguments)
-        .env_clear()
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

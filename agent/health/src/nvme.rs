@@ -5,7 +5,7 @@
 //! cadence. Never: an admin command of our own: the SMART and error logs need a helper with more privilege, which does not
 //! exist yet.
 
-use crate::files::{KeptFile, line, names, numbered};
+use crate::files::{KeptFile, failed, line, names, numbered};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Declare, Entity, ErrorReason, Kind, Moment, ReadError, Reading, SeriesDef, SeriesHandle,
@@ -81,10 +81,7 @@ impl Source for NvmeSource {
                     batch.push(Reading { series: *series, value, moment, cause });
                 }
                 Ok(None) => batch.fault(ErrorReason::Malformed),
-                Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
-                }
+                Err(reason) => failed(batch, reason),
             }
         }
         for (file, series) in &self.temperatures {
@@ -92,10 +89,7 @@ impl Source for NvmeSource {
             match file.signed() {
                 #[expect(clippy::cast_precision_loss, reason = "thousandths of a degree")]
                 Ok(value) => batch.gauge(*series, value as f64 / 1000.0, Moment::between(before_ns, monotonic_ns())),
-                Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
-                }
+                Err(reason) => failed(batch, reason),
             }
         }
         Ok(())

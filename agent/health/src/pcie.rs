@@ -4,9 +4,9 @@
 //! first bytes of their configuration space, negotiated link width and speed, AER counts. Out: present or gone, lanes, lanes
 //! missing against what both ends can do, speed, errors by severity. A device whose configuration space reads as ones has
 //! fallen off the bus though sysfs still names it. Speed below the maximum is no fault by itself: idle GPUs lower it.
-//! Never: a link retrained, a counter cleared.
+//! Never: a link retrained, a counter cleared, a sleeping device woken: one in runtime suspend is left out until it wakes.
 
-use crate::files::{KeptFile, line, names, number};
+use crate::files::{KeptFile, failed, line, names, number};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
@@ -43,6 +43,7 @@ pub(crate) struct PcieSource {
 }
 
 struct Device {
+    power: Option<KeptFile>,
     config: Option<(KeptFile, SeriesHandle)>,
     width: Option<Link>,
     speed: Option<(KeptFile, SeriesHandle)>,
@@ -94,8 +95,7 @@ impl Source for PcieSource {
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         for device in &self.devices {
             if let Err(reason) = device.read(batch) {
-                batch.fault(reason);
-                batch.ask_for_probe();
+                failed(batch, reason);
             }
         }
         Ok(())
@@ -129,11 +129,16 @@ impl Device {
                 Some((file, total, series(errors, "{error}", Kind::Counter(Counter::wrapping(64)))?))
             })
             .collect();
-        Self { config, width, speed, errors }
+        Self { power: KeptFile::open(&folder.join("power/runtime_status")).ok(), config, width, speed, errors }
     }
 
     fn read(&self, batch: &mut Batch) -> Result<(), ErrorReason> {
-        let Self { config, width, speed, errors } = self;
+        let Self { power, config, width, speed, errors } = self;
+        // The kernel wakes a device out of D3cold for whoever reads its configuration space.
+        let is_asleep = |file: &KeptFile| file.read(&mut [0; 32]).is_ok_and(|status| status.starts_with(b"suspended"));
+        if power.as_ref().is_some_and(is_asleep) {
+            return Ok(());
+        }
         if let Some((file, series)) = config {
             let before_ns = monotonic_ns();
             let vendor: [u8; 2] = file.first()?;

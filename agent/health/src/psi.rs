@@ -5,7 +5,7 @@
 //! one task waited) and `full` (all did). The averages that the kernel computes are not read: windows hold the exact rate.
 //! A kernel without PSI, or one booted with `psi=0`, has the source off.
 
-use crate::files::{KeptFile, number};
+use crate::files::{KeptFile, failed, number};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
@@ -104,10 +104,7 @@ impl Source for PsiSource {
                         }
                     }
                 }
-                Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
-                }
+                Err(reason) => failed(batch, reason),
             }
         }
         Ok(())

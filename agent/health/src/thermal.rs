@@ -4,7 +4,7 @@
 //! temperature from the hwmon drivers of processors. Out: throttle events per package, and its temperature. Only one
 //! temperature per package is read: on Intel each core's costs an interrupt of that core. Never: a fan or a limit set.
 
-use crate::files::{KeptFile, line, numbered};
+use crate::files::{KeptFile, failed, line, numbered};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
@@ -20,23 +20,37 @@ const PROCESSOR_DRIVERS: [&str; 3] = ["coretemp", "k10temp", "zenpower"];
 /// Throttle counts and temperatures of processors.
 pub(crate) struct ThermalSource {
     sysfs: PathBuf,
-    throttles: Vec<(Vec<KeptFile>, SeriesHandle)>,
+    /// The processors whose files are open: hundreds, opened anew only when others are there.
+    cpus: Vec<String>,
+    throttles: Vec<Throttle>,
     temperatures: Vec<(KeptFile, SeriesHandle)>,
+}
+
+/// The throttle counts of a package at one level.
+struct Throttle {
+    package: String,
+    level: &'static str,
+    files: Vec<KeptFile>,
+    series: Option<SeriesHandle>,
 }
 
 impl ThermalSource {
     pub(crate) fn new(sysfs: PathBuf) -> Self {
-        Self { sysfs, throttles: Vec::new(), temperatures: Vec::new() }
+        Self { sysfs, cpus: Vec::new(), throttles: Vec::new(), temperatures: Vec::new() }
     }
 
     /// The throttle files of each package: one per core, and one for the package. All threads of a core and all cores of
     /// a package show the same event in their own count, so that one of each is enough.
-    fn throttle_files(&self) -> BTreeMap<(String, &'static str), Vec<KeptFile>> {
-        let cpus = self.sysfs.join("devices/system/cpu");
+    fn open_throttle_files(&mut self) {
+        let root = self.sysfs.join("devices/system/cpu");
+        let cpus = numbered(&root, "cpu");
+        if cpus == self.cpus {
+            return;
+        }
         let mut files: BTreeMap<(String, &'static str), Vec<KeptFile>> = BTreeMap::new();
         let mut cores = BTreeSet::new();
-        for cpu in numbered(&cpus, "cpu") {
-            let folder = cpus.join(cpu);
+        for cpu in &cpus {
+            let folder = root.join(cpu);
             let topology = |name| line(folder.join("topology").join(name)).unwrap_or_default();
             let (package, core) = (topology("physical_package_id"), topology("core_id"));
             let open = |name: &str| KeptFile::open(&folder.join("thermal_throttle").join(name)).ok();
@@ -48,7 +62,9 @@ impl ThermalSource {
                 of_package.extend(open("package_throttle_count"));
             }
         }
-        files
+        let throttle = |((package, level), files)| Throttle { package, level, files, series: None };
+        self.throttles = files.into_iter().map(throttle).filter(|throttle| !throttle.files.is_empty()).collect();
+        self.cpus = cpus;
     }
 
     /// `temp1_input` of each processor, with its label.
@@ -77,17 +93,13 @@ impl Source for ThermalSource {
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        self.throttles.clear();
         self.temperatures.clear();
-        for ((package, level), files) in self.throttle_files() {
-            if files.is_empty() {
-                continue;
-            }
+        self.open_throttle_files();
+        for Throttle { package, level, files: _, series } in &mut self.throttles {
             let entity = Entity { kind: "cpu", name: format!("package{package}") };
             let counter = Kind::Counter(Counter::wrapping(64));
-            let def =
-                SeriesDef::new("cpu.thermal_throttles", "{event}", counter, entity, [("level", level.to_owned())]);
-            self.throttles.extend(declare.series(def).map(|series| (files, series)));
+            let labels = [("level", (*level).to_owned())];
+            *series = declare.series(SeriesDef::new("cpu.thermal_throttles", "{event}", counter, entity, labels));
         }
         for (place, (label, file)) in self.temperature_files().into_iter().enumerate() {
             let entity = Entity { kind: "cpu", name: format!("sensor{place}") };
@@ -105,16 +117,25 @@ impl Source for ThermalSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        for (files, series) in &self.throttles {
+        let mut is_gone = false;
+        for Throttle { files, series, .. } in &self.throttles {
             let before_ns = monotonic_ns();
             // A sum with a part missing would look like a reset.
             match files.iter().try_fold(0u64, |sum, file| file.number().map(|count| sum.saturating_add(count))) {
-                Ok(count) => batch.counter(*series, count, Moment::between(before_ns, monotonic_ns())),
+                Ok(count) => {
+                    if let Some(series) = series {
+                        batch.counter(*series, count, Moment::between(before_ns, monotonic_ns()));
+                    }
+                }
                 Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
+                    failed(batch, reason);
+                    is_gone |= reason == ErrorReason::Missing;
                 }
             }
+        }
+        if is_gone {
+            // A processor went offline and may be back under the same name with other files.
+            self.cpus.clear();
         }
         for (file, series) in &self.temperatures {
             let before_ns = monotonic_ns();
@@ -123,10 +144,7 @@ impl Source for ThermalSource {
                 Ok(value) => {
                     batch.gauge(*series, value as f64 / 1000.0, Moment::between(before_ns, monotonic_ns()));
                 }
-                Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
-                }
+                Err(reason) => failed(batch, reason),
             }
         }
         Ok(())

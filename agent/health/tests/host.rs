@@ -261,6 +261,24 @@ fn a_device_that_left_the_bus_is_told_whether_or_not_its_files_are_still_there()
 }
 
 #[test]
+fn a_device_that_sleeps_is_not_woken_and_not_taken_for_gone() {
+    let tree = Tree::new();
+    gpu(&tree, "0000:3b:00.0", "16");
+    let status = "sys/devices/pci0000:00/0000:00:01.0/0000:3b:00.0/power/runtime_status";
+    tree.write(status, "active");
+    let mut pcie = Driven::new(&tree.config(), "pcie");
+    pcie.probe().unwrap();
+    pcie.read();
+    assert_eq!(pcie.readings(), 7);
+    tree.write(status, "suspended");
+    pcie.read();
+    assert_eq!(pcie.readings(), 0);
+    tree.write(status, "active");
+    pcie.read();
+    assert_eq!((pcie.readings(), pcie.signals()), (7, vec![]));
+}
+
+#[test]
 fn bus_errors_are_told_by_how_bad_they_are() {
     let tree = Tree::new();
     gpu(&tree, "0000:3b:00.0", "16");
