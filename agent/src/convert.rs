@@ -130,7 +130,7 @@ mod tests {
             When::RateAbove { raised, cleared, .. } | When::LevelAbove { raised, cleared, .. } => [raised, cleared],
         });
         let of_the_log = railwatch_health::kmsg::PATTERNS.iter().map(|pattern| pattern.signal);
-        for signal in of_rules.chain(of_the_log).chain(["gpu.alloc.failed"]) {
+        for signal in of_rules.chain(of_the_log).chain(crate::job::SIGNALS).chain(["gpu.alloc.failed"]) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
             for part in [
                 format!("# {signal}\n").as_str(),

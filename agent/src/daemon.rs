@@ -6,6 +6,7 @@
 use crate::cli::Options;
 use crate::config::Config;
 use crate::gpu::{GpuRoom, MemorySource};
+use crate::job::JobTap;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
 use crate::privileges::{Facts, Limitation};
@@ -117,7 +118,11 @@ impl Agent {
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
         let sampler_config = SamplerConfig { rules: rules::all(), cpu_budget_share, ..SamplerConfig::default() };
-        let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
+        let sink: Arc<dyn Sink> = match config.health.enabled {
+            true => Arc::new(JobTap::new(Arc::clone(&outbox), Arc::clone(&shared))),
+            false => Arc::clone(&outbox) as Arc<dyn Sink>,
+        };
+        let mut sampler = Sampler::new(sampler_config, catalog, sink);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()

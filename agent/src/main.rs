@@ -10,6 +10,7 @@ mod convert;
 mod daemon;
 mod error_names;
 mod gpu;
+mod job;
 mod logging;
 mod loss;
 mod memory;

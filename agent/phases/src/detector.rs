@@ -100,9 +100,9 @@ pub enum Event {
     },
 }
 
-/// Slots between two looks at the period, as time.
-const JUDGE_EVERY_NS: u64 = 1_000_000_000;
-/// Estimates kept: two minutes of them.
+/// Slots between two looks at the period.
+const JUDGE_EVERY: u64 = 50;
+/// Estimates kept.
 const ESTIMATES_MAX: usize = 128;
 /// Estimates that must agree for a stable period.
 const STABLE_COUNT: usize = 10;
@@ -245,8 +245,9 @@ impl Detector {
             _ if stable_ns.is_some_and(|period_ns| self.unexplained_ns < 2 * period_ns) => Phase::Compute,
             _ => Phase::Idle,
         };
+        let judge_every_ns = JUDGE_EVERY.saturating_mul(self.config.slot_ns);
         let event = self.follow_silence(is_communicating, is_writing || is_reading, stable_ns, at_ns);
-        if event.is_some() || self.is_stalled || at_ns < self.judged_at_ns.saturating_add(JUDGE_EVERY_NS) {
+        if event.is_some() || self.is_stalled || at_ns < self.judged_at_ns.saturating_add(judge_every_ns) {
             return event;
         }
         self.judged_at_ns = at_ns;
@@ -277,7 +278,9 @@ impl Detector {
     /// Looks for the period.
     fn judge(&mut self, at_ns: u64) -> Option<Event> {
         let before = self.reference_ns.map(|reference_ns| reference_ns / to_f64(self.config.slot_ns));
-        let Some(peak) = self.correlation.period(before) else {
+        // Without quiet and busy times there is no communication whose period this could be.
+        let peak = self.levels.threshold().and_then(|_| self.correlation.period(before));
+        let Some(peak) = peak else {
             self.estimates.clear();
             self.period = None;
             return None;
