@@ -141,6 +141,9 @@ fn a_lost_gpu_is_told_the_others_go_on_and_it_is_told_when_it_is_back() {
     double.set(&format!("{two}lost.0 1\n"));
     let read = double.nvml.read();
     assert_eq!(read["0000:11:00.0 gpu.temperature"], 40.0);
+    // Still lost when the library is started anew.
+    double.nvml.probe().unwrap();
+    assert_eq!(double.nvml.read()["0000:10:00.0 gpu.reachable"], 0.0);
     double.set(&two);
     // The library is started anew, as a GPU after a reset needs.
     double.nvml.probe().unwrap();

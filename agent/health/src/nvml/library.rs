@@ -305,7 +305,7 @@ impl Library {
         of_device(self.pcie_replays, device).map(u64::from)
     }
 
-    /// Asks for the XIDs of a GPU, once more where it was asked for before, which is the same. One that gives none is left.
+    /// Asks for the XIDs of a GPU from now on. One that gives none is left.
     pub(super) fn watch(&self, device: Device) {
         if let Some(register) = self.register_events.filter(|_| !self.events.get().is_null()) {
             // SAFETY: a handle and an event set of this library.

@@ -31,6 +31,8 @@ pub(crate) struct NvmlSource {
     path: PathBuf,
     library: Option<Library>,
     gpus: Vec<Gpu>,
+    /// Those whose XIDs this library was asked for.
+    watched: Vec<Device>,
     reading: u32,
     has_lost_one: bool,
 }
@@ -46,10 +48,11 @@ struct Gpu {
 
 impl NvmlSource {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, library: None, gpus: Vec::new(), reading: 0, has_lost_one: false }
+        Self { path, library: None, gpus: Vec::new(), watched: Vec::new(), reading: 0, has_lost_one: false }
     }
 
-    fn library(&mut self) -> Result<&Library, Unavailable> {
+    /// Has the library loaded and connected to the driver.
+    fn start(&mut self) -> Result<(), Unavailable> {
         // A GPU that came back after a reset is seen only by a library started anew.
         if std::mem::take(&mut self.has_lost_one) {
             self.library = None;
@@ -72,8 +75,9 @@ impl NvmlSource {
                 Unavailable::new(reason(code), format!("NVML does not start: {}{hint}", library.describe(code)))
             })?;
             self.library = Some(library);
+            self.watched.clear();
         }
-        self.library.as_ref().ok_or_else(|| Unavailable::new(ErrorReason::Missing, "NVML is not loaded"))
+        Ok(())
     }
 }
 
@@ -92,7 +96,10 @@ impl Source for NvmlSource {
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         self.gpus.clear();
-        let library = self.library()?;
+        self.start()?;
+        let Self { library: Some(library), watched, .. } = self else {
+            return Err(Unavailable::new(ErrorReason::Internal, "NVML was started and is not there"));
+        };
         let mut gpus = Vec::new();
         let count = library.count().map_err(|code| Unavailable::new(reason(code), library.describe(code)))?;
         for index in 0..count.min(GPUS_MAX) {
@@ -100,7 +107,10 @@ impl Source for NvmlSource {
             let Ok(device) = library.device(index) else { continue };
             let Ok(address) = library.pci_address(device) else { continue };
             gpus.push(Gpu::declare(library, device, index, address, declare));
-            library.watch(device);
+            if !watched.contains(&device) {
+                library.watch(device);
+                watched.push(device);
+            }
         }
         if gpus.is_empty() {
             return Err(Unavailable::new(
@@ -157,21 +167,22 @@ impl Gpu {
 
     /// Whether it is lost.
     fn read(&self, library: &Library, is_slow_turn: bool, batch: &mut Batch) -> bool {
-        let mut lost = None;
         let begin_ns = monotonic_ns();
+        // Asked by itself: of a GPU that was lost when it was declared no group is known.
+        let mut lost = library.temperature_c(self.device).err().and_then(why_lost);
         for (place, handles) in &self.groups {
             let group = &GROUPS[*place];
+            if lost.is_some() {
+                break;
+            }
             if group.is_slow && !is_slow_turn {
                 continue;
             }
             let before_ns = monotonic_ns();
             let values = match (group.read)(library, self.device) {
                 Ok(values) => values,
-                Err(code @ (Code::GPU_IS_LOST | Code::RESET_REQUIRED)) => {
-                    lost = Some(if code == Code::GPU_IS_LOST { "lost" } else { "reset required" });
-                    break;
-                }
                 Err(code) => {
+                    lost = why_lost(code);
                     batch.fault(reason(code));
                     continue;
                 }
@@ -215,6 +226,15 @@ fn signal(gpu: &Gpu, code: u32, moment: Moment) -> Signal {
         ],
         incomplete_since_mono_ns: None,
         suppressed: 0,
+    }
+}
+
+/// Why the driver no longer reaches a GPU, where this says so.
+fn why_lost(code: Code) -> Option<&'static str> {
+    match code {
+        Code::GPU_IS_LOST => Some("lost"),
+        Code::RESET_REQUIRED => Some("reset required"),
+        _ => None,
     }
 }
 
