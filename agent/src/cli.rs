@@ -1,4 +1,4 @@
-//! What a person types: three commands, and flags that win over the file.
+//! What a person types: three commands, and flags that win over the file; and the helper, which the service manager starts.
 
 use crate::config::{Config, Endpoint, PATH_DEFAULT, Scope};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -20,6 +20,15 @@ pub struct Cli {
 pub enum Command {
     /// Run until SIGTERM or SIGINT; SIGHUP reads the configuration again
     Run(Options),
+    /// Read the kernel's log for the agent and send it what is known there; a process of its own, with CAP_SYSLOG
+    KmsgHelper {
+        /// The kernel's log
+        #[arg(long, value_name = "FILE", default_value = "/dev/kmsg")]
+        log: PathBuf,
+        /// Where the agent listens, its health.kmsg_socket
+        #[arg(long, value_name = "FILE", default_value = "/run/railwatch-agent/kmsg.sock")]
+        socket: PathBuf,
+    },
     /// Read the configuration, say whether it is good, and end
     CheckConfig(Options),
     /// Show what this host and this process's privileges allow, and how to get what is missing

@@ -9,6 +9,7 @@ mod value;
 pub use change::{Effect, changes};
 pub use value::{Endpoint, Scope};
 
+use railwatch_health::HealthConfig;
 use railwatch_pki::{CredentialFiles, HostName};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -56,6 +57,8 @@ pub struct Config {
     pub spool: Spool,
     /// Packet drops.
     pub drops: Drops,
+    /// Health of the host and its accelerators.
+    pub health: Health,
 }
 
 /// GPU accounting.
@@ -131,11 +134,41 @@ pub enum SourceName {
     /// Optical modules.
     #[serde(rename = "optics")]
     Optics,
+    /// Pressure stall information.
+    #[serde(rename = "psi")]
+    Psi,
+    /// Block devices.
+    #[serde(rename = "disk")]
+    Disk,
+    /// Memory errors.
+    #[serde(rename = "edac")]
+    Edac,
+    /// Machine checks.
+    #[serde(rename = "mce")]
+    Mce,
+    /// Heat of processors.
+    #[serde(rename = "thermal")]
+    Thermal,
+    /// PCIe devices.
+    #[serde(rename = "pcie")]
+    Pcie,
+    /// NVMe controllers.
+    #[serde(rename = "nvme")]
+    Nvme,
+    /// NVIDIA GPUs.
+    #[serde(rename = "gpu.nvml")]
+    GpuNvml,
+    /// Ports on Huawei's NPUs.
+    #[serde(rename = "npu.hccn")]
+    NpuHccn,
+    /// The kernel's log.
+    #[serde(rename = "kmsg")]
+    Kmsg,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 20] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -146,6 +179,16 @@ impl SourceName {
         Self::NetdevDcb,
         Self::Drops,
         Self::Optics,
+        Self::Psi,
+        Self::Disk,
+        Self::Edac,
+        Self::Mce,
+        Self::Thermal,
+        Self::Pcie,
+        Self::Nvme,
+        Self::GpuNvml,
+        Self::NpuHccn,
+        Self::Kmsg,
     ];
 
     /// As the source calls itself.
@@ -161,6 +204,16 @@ impl SourceName {
             Self::NetdevDcb => "netdev.dcb",
             Self::Drops => "drops",
             Self::Optics => "optics",
+            Self::Psi => "psi",
+            Self::Disk => "disk",
+            Self::Edac => "edac",
+            Self::Mce => "mce",
+            Self::Thermal => "thermal",
+            Self::Pcie => "pcie",
+            Self::Nvme => "nvme",
+            Self::GpuNvml => "gpu.nvml",
+            Self::NpuHccn => "npu.hccn",
+            Self::Kmsg => "kmsg",
         }
     }
 }
@@ -195,6 +248,44 @@ pub struct Drops {
     pub scope: Scope,
 }
 
+/// Health of the host and its accelerators.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Health {
+    /// Whether any of it is read.
+    pub enabled: bool,
+    /// Where procfs is mounted; sysfs is where `sampling.sysfs_root` says.
+    pub procfs_root: PathBuf,
+    /// NVIDIA's management library: a name that the loader looks up, or a path.
+    pub nvml_library: PathBuf,
+    /// Huawei's tool for the ports on its NPUs.
+    pub hccn_tool: PathBuf,
+    /// Where the helper that reads the kernel's log sends to; an empty text: there is no helper.
+    pub kmsg_socket: PathBuf,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let HealthConfig { sysfs_root: _, procfs_root, nvml_library, hccn_tool, kmsg_socket } = HealthConfig::default();
+        let kmsg_socket = kmsg_socket.unwrap_or_default();
+        Self { enabled: true, procfs_root, nvml_library, hccn_tool, kmsg_socket }
+    }
+}
+
+impl Config {
+    /// What the health sources are told; `None` where they are off.
+    pub fn health_sources(&self) -> Option<HealthConfig> {
+        let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket } = self.health.clone();
+        enabled.then(|| HealthConfig {
+            sysfs_root: self.sampling.sysfs_root.clone(),
+            procfs_root,
+            nvml_library,
+            hccn_tool,
+            kmsg_socket: Some(kmsg_socket).filter(|path| path != Path::new("")),
+        })
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -212,6 +303,7 @@ impl Default for Config {
             sampling: Sampling::default(),
             spool: Spool::default(),
             drops: Drops::default(),
+            health: Health::default(),
         }
     }
 }

@@ -179,7 +179,8 @@ mod tests {
     fn every_signal_that_this_agent_raises_has_its_page() {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
         let of_rules = crate::rules::all().iter().flat_map(|rule| rule.when.signals());
-        for signal in of_rules.chain(["gpu.alloc.failed"]) {
+        let of_the_log = railwatch_health::kmsg::PATTERNS.iter().map(|pattern| pattern.signal);
+        for signal in of_rules.chain(of_the_log).chain(crate::job::SIGNALS).chain(["gpu.alloc.failed"]) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
             for part in [
                 format!("# {signal}\n").as_str(),

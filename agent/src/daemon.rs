@@ -7,6 +7,7 @@ use crate::cli::Options;
 use crate::config::Config;
 use crate::drops;
 use crate::gpu::{GpuRoom, MemorySource};
+use crate::job::JobTap;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
 use crate::privileges::{Facts, Limitation};
@@ -16,6 +17,7 @@ use crate::state::StateSender;
 use crate::{logging, notify, rules};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
+use railwatch_health::HealthSources;
 use railwatch_nic::{NicConfig, NicSources};
 use railwatch_optics_source::OpticsSource;
 use railwatch_pki::HostName;
@@ -119,14 +121,19 @@ impl Agent {
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
         let sampler_config = SamplerConfig { rules: rules::all(), cpu_budget_share, ..SamplerConfig::default() };
-        let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
+        let sink: Arc<dyn Sink> = match config.health.enabled {
+            true => Arc::new(JobTap::new(Arc::clone(&outbox), Arc::clone(&shared))),
+            false => Arc::clone(&outbox) as Arc<dyn Sink>,
+        };
+        let mut sampler = Sampler::new(sampler_config, catalog, sink);
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()
             .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
+        let health = config.health_sources().map(|config| HealthSources::new(&config).sources).unwrap_or_default();
         let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
         let optics = Box::new(optics) as Box<dyn Source>;
-        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped) {
+        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(health) {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());

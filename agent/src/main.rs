@@ -11,6 +11,7 @@ mod daemon;
 mod drops;
 mod error_names;
 mod gpu;
+mod job;
 mod logging;
 mod loss;
 mod memory;
@@ -42,6 +43,12 @@ fn main() -> ExitCode {
             },
             Err(error) => fail(&error.to_string(), EXIT_CONFIG),
         },
+        Command::KmsgHelper { log, socket } => {
+            match railwatch_health::kmsg::helper::run(&railwatch_health::kmsg::helper::Options { log, socket }) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            }
+        }
         Command::CheckConfig(options) => match options.load() {
             Ok(_) => {
                 println!("{} is good", options.path().display());

@@ -302,23 +302,28 @@ fn nics(page: &mut Page, shared: &Shared) {
     );
     let mut by_name: BTreeMap<(&str, bool), Vec<Arc<SeriesDef>>> = BTreeMap::new();
     let all = shared.catalog.all();
-    for def in all.iter().filter(|def| !def.name().starts_with("gpu.")) {
+    // Processes come and go without bound: they are no label.
+    for def in all.iter().filter(|def| def.entity().kind != "process") {
         by_name.entry((def.name(), matches!(def.kind(), Kind::Counter(_)))).or_default().push(Arc::clone(def));
     }
     for ((name, is_counter), defs) in by_name {
-        let unit = defs.first().and_then(|def| unit(def.unit()));
+        let (unit, scale) = defs.first().map_or((None, 1.0), |def| unit(def.unit()));
         let values: Vec<_> =
             defs.iter().filter_map(|def| Some((series_labels(def), shared.value(def.id())?))).collect();
         let help = format!("Series {name} of the agent's sources, as last read");
-        if is_counter {
-            page.counter(
-                metric_name(name),
-                help,
-                unit,
-                values.into_iter().map(|(labels, value)| (labels, value.total)),
-            );
+        if !is_counter {
+            let values = values.into_iter().map(|(labels, value)| (labels, value.last * scale));
+            page.gauge(metric_name(name), help, unit, values);
+        } else if scale < 1.0 {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a time or an energy for a graph; the exact one is in the window"
+            )]
+            let values = values.into_iter().map(|(labels, value)| (labels, value.total as f64 * scale));
+            page.counter(metric_name(name), help, unit, values);
         } else {
-            page.gauge(metric_name(name), help, unit, values.into_iter().map(|(labels, value)| (labels, value.last)));
+            let values = values.into_iter().map(|(labels, value)| (labels, value.total));
+            page.counter(metric_name(name), help, unit, values);
         }
     }
 }
@@ -328,19 +333,23 @@ fn series_labels(def: &SeriesDef) -> Labels {
     std::iter::once((Cow::Borrowed("entity"), def.entity().name.clone())).chain(own).collect()
 }
 
-/// UCUM to the base units of Prometheus; annotations such as `{packet}` are none.
-fn unit(ucum: &str) -> Option<Unit> {
+/// UCUM to the base units of Prometheus, and how many of those one is; annotations such as `{packet}` are none.
+fn unit(ucum: &str) -> (Option<Unit>, f64) {
     match ucum {
-        "By" => Some(Unit::Bytes),
-        "s" => Some(Unit::Seconds),
-        "ns" => Some(Unit::Other("nanoseconds".into())),
-        "bit/s" => Some(Unit::Other("bits_per_second".into())),
-        "Cel" => Some(Unit::Celsius),
-        "V" => Some(Unit::Volts),
-        "W" => Some(Unit::Other("watts".into())),
-        "mW" => Some(Unit::Other("milliwatts".into())),
-        "mA" => Some(Unit::Other("milliamperes".into())),
-        "dB" => Some(Unit::Other("decibels".into())),
-        _ => None,
+        "By" => (Some(Unit::Bytes), 1.0),
+        "s" => (Some(Unit::Seconds), 1.0),
+        "ms" => (Some(Unit::Seconds), 1e-3),
+        "us" => (Some(Unit::Seconds), 1e-6),
+        "ns" => (Some(Unit::Seconds), 1e-9),
+        "bit/s" => (Some(Unit::Other("bits_per_second".into())), 1.0),
+        "Cel" => (Some(Unit::Celsius), 1.0),
+        "V" => (Some(Unit::Volts), 1.0),
+        "mA" => (Some(Unit::Amperes), 1e-3),
+        "W" => (Some(Unit::Other("watts".into())), 1.0),
+        "mW" => (Some(Unit::Other("watts".into())), 1e-3),
+        "mJ" => (Some(Unit::Joules), 1e-3),
+        "dB" => (Some(Unit::Other("decibels".into())), 1.0),
+        "Hz" => (Some(Unit::Other("hertz".into())), 1.0),
+        _ => (None, 1.0),
     }
 }

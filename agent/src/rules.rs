@@ -3,8 +3,9 @@
 use railwatch_sampling::Rule;
 use std::sync::LazyLock;
 
-static ALL: LazyLock<Vec<Rule>> =
-    LazyLock::new(|| [railwatch_nic::RULES, railwatch_drops::RULES, &railwatch_optics_source::RULES].concat());
+static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| {
+    [railwatch_nic::RULES, railwatch_drops::RULES, &railwatch_optics_source::RULES, railwatch_health::RULES].concat()
+});
 
 /// What raises signals, over all sources.
 pub fn all() -> &'static [Rule] {

@@ -5,7 +5,11 @@
 
 use crate::clock::Moment;
 use crate::recorder::SeriesHandle;
+use crate::signal::Signal;
 use crate::source::ErrorReason;
+
+/// Signals that one read may bring by itself; further ones are counted as over capacity.
+const SIGNALS_MAX: usize = 64;
 
 /// A value as read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +41,7 @@ pub struct Batch {
     faults: [u32; ErrorReason::ALL.len()],
     over_capacity: u32,
     changed: bool,
+    signals: Vec<Signal>,
 }
 
 impl Batch {
@@ -49,6 +54,7 @@ impl Batch {
             faults: [0; ErrorReason::ALL.len()],
             over_capacity: 0,
             changed: false,
+            signals: Vec::new(),
         }
     }
 
@@ -71,6 +77,16 @@ impl Batch {
         }
     }
 
+    /// An event that the kernel or a library told of by itself and that no rule on a series could word: it leaves with the
+    /// edges of this read. Its source holds back what repeats itself.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.signals.len() < SIGNALS_MAX {
+            self.signals.push(signal);
+        } else {
+            self.over_capacity += 1;
+        }
+    }
+
     /// One part of the read failed and the rest went on.
     pub fn fault(&mut self, reason: ErrorReason) {
         self.faults[reason as usize] += 1;
@@ -87,6 +103,12 @@ impl Batch {
         &self.readings
     }
 
+    /// The events, in the order told.
+    #[must_use]
+    pub fn signals(&self) -> &[Signal] {
+        &self.signals
+    }
+
     pub(crate) fn faults(&self) -> impl Iterator<Item = (ErrorReason, u32)> + '_ {
         ErrorReason::ALL.iter().map(|reason| (*reason, self.faults[*reason as usize]))
     }
@@ -101,8 +123,9 @@ impl Batch {
 
     /// Empties it for the next read, keeping its memory.
     pub fn clear(&mut self) {
-        let Self { readings, capacity: _, faults, over_capacity, changed } = self;
+        let Self { readings, capacity: _, faults, over_capacity, changed, signals } = self;
         readings.clear();
+        signals.clear();
         *faults = [0; ErrorReason::ALL.len()];
         *over_capacity = 0;
         *changed = false;

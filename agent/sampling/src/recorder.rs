@@ -164,6 +164,7 @@ impl Recorder {
             }
             self.take(reading, out);
         }
+        out.signals.extend_from_slice(batch.signals());
     }
 
     /// Ends the open window if its time is over at `now_ns`.

@@ -2,8 +2,8 @@
 //!
 //! In: a series' movement, reading by reading. Out: [`Signal`]s, at most a few per series and second, with what was held
 //! back counted in the next one. Never: a signal from a first reading (history is not an edge) except for a counter that
-//! sits at its maximum and can therefore hide what comes, and never a state that differs from the last one read for
-//! longer than the hold-off.
+//! sits at its maximum and can therefore hide what comes, or a level beyond its limit, which is wrong whenever it is
+//! found; and never a state that differs from the last one read for longer than the hold-off.
 
 use crate::bounds::{Bounds, Place};
 use crate::clock::Moment;
@@ -105,6 +105,15 @@ pub enum When {
         /// Name of the signal when it is back within the warnings; of severity `Info`.
         cleared: &'static str,
     },
+    /// A gauge is above a limit; told at the first reading too.
+    LevelAbove {
+        /// Name of the signal above the limit.
+        raised: &'static str,
+        /// Name of the signal at the limit or below it again; of severity `Info`.
+        cleared: &'static str,
+        /// Limit, in the unit of the series.
+        above: f64,
+    },
 }
 
 impl When {
@@ -115,7 +124,8 @@ impl When {
             Self::StateFalls { raised, cleared }
             | Self::RateAbove { raised, cleared, .. }
             | Self::BelowBest { raised, cleared }
-            | Self::Leaves { raised, cleared } => [raised, cleared],
+            | Self::Leaves { raised, cleared }
+            | Self::LevelAbove { raised, cleared, .. } => [raised, cleared],
             Self::Moves { raised, saturated } => [raised, saturated],
             Self::Floods { raised, .. } => [raised, raised],
         }
@@ -167,6 +177,8 @@ pub(crate) struct Watch {
     bucket_at_ns: u64,
     bounds: Option<Bounds>,
     place: Option<Place>,
+    is_above: bool,
+    told_above: bool,
 }
 
 /// A counter's rate over the time since `since_ns`: when that is long enough, it starts again.
@@ -216,6 +228,8 @@ impl Watch {
             bucket_at_ns: 0,
             bounds: None,
             place: None,
+            is_above: false,
+            told_above: false,
         }
     }
 
@@ -377,8 +391,28 @@ impl Watch {
                     }
                 }
             }
+            (When::LevelAbove { raised, cleared, above }, Edge::State { previous, value }) => {
+                let is_above = value > above;
+                self.edges_untold += u64::from(std::mem::replace(&mut self.is_above, is_above) != is_above);
+                if is_above == self.told_above || !self.may_speak(moment.at_ns, BURST) {
+                    return None;
+                }
+                self.told_above = is_above;
+                let previous = previous.unwrap_or(value);
+                let why = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+                if is_above {
+                    let text = format!("{kind} {entity}: {what}: {value}, more than {above}{why}");
+                    Told(raised, severity, value, previous, text)
+                } else {
+                    let text = format!("{kind} {entity}: {what}: {value}, within the limit of {above} again{why}");
+                    Told(cleared, Severity::Info, value, previous, text)
+                }
+            }
             // A rule of states on a counter, or the other way round: the table of rules is wrong, and silent here.
-            (When::StateFalls { .. } | When::BelowBest { .. } | When::Leaves { .. }, Edge::Count { .. })
+            (
+                When::StateFalls { .. } | When::BelowBest { .. } | When::Leaves { .. } | When::LevelAbove { .. },
+                Edge::Count { .. },
+            )
             | (When::Moves { .. } | When::RateAbove { .. } | When::Floods { .. }, Edge::State { .. }) => return None,
         };
         let Told(name, severity, value, previous, summary) = told;
@@ -404,10 +438,10 @@ impl Watch {
         self.bounds = bounds;
     }
 
-    /// A series that vanishes falls by that. Where only bounds are watched, it says nothing more; what it said is forgotten.
+    /// A series that vanishes falls by that. A level that vanishes says nothing more; what it said of its bounds is forgotten.
     pub(crate) fn falls_with_its_series(&mut self) -> bool {
         self.place = None;
-        !matches!(self.rule.when, When::Leaves { .. })
+        !matches!(self.rule.when, When::Leaves { .. } | When::LevelAbove { .. })
     }
 
     /// The counter started again: its maximum, once reached, is news again.
@@ -729,6 +763,23 @@ mod tests {
         watch.set_bounds(def.bounds());
         let signal = watch.observe(&def, edge, at(1000), None, None).unwrap();
         assert_eq!(signal.summary, "module eth0: the temperature of 80.5 °C is above its high alarm of 75 °C");
+    }
+
+    #[test]
+    fn a_level_beyond_its_limit_is_told_at_the_first_reading_and_when_it_is_back() {
+        let when = When::LevelAbove { raised: "degraded", cleared: "whole", above: 0.0 };
+        let rule = Rule { series: "x", what: "lanes missing", severity: Severity::Error, when };
+        let (def, mut watch, mut previous) = (def(Kind::Gauge), Watch::new(rule), None);
+        let mut told = Vec::new();
+        for (second, value) in [(0, 8.0), (1, 8.0), (2, 0.0), (3, 0.0), (4, 12.0)] {
+            let edge = Edge::State { previous, value };
+            told.extend(watch.observe(&def, edge, at(second * 1000), None, None).map(|s| (second, s.name, s.severity)));
+            previous = Some(value);
+        }
+        assert_eq!(
+            told,
+            [(0, "degraded", Severity::Error), (2, "whole", Severity::Info), (4, "degraded", Severity::Error)]
+        );
     }
 
     #[test]

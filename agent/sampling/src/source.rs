@@ -3,7 +3,7 @@
 //! A source finds what there is to read (`probe`), declares a series for each value, and reads all of them at once
 //! (`read`) or one at a time as the kernel tells of them (`on_event`). It brackets each system call that brings values
 //! with [`monotonic_ns`](crate::clock::monotonic_ns) and hands over raw values: rates, windows, cadence, cost and
-//! signals are the sampler's. A source never sleeps, never spawns a thread, and never logs in `read`.
+//! signals are the sampler's, except that an event which a kernel or library words itself (an XID) comes as a signal. A source never sleeps, never spawns a thread, and never logs in `read`.
 
 use crate::batch::Batch;
 use crate::recorder::Declare;

@@ -294,7 +294,7 @@ fn a_signal_of_one_source_has_all_of_them_read_at_their_shortest_cadence() {
     let slow = Some(Duration::from_millis(500));
     let (mut sampler, seen) = start(&knobs, slow);
     sampler.start(Fake::boxed(&other), slow).unwrap();
-    until("a first read of both", || !knobs.reads().is_empty() && !other.reads().is_empty());
+    until("a first read of both", || sampler.reports().iter().all(|report| report.reads > 0));
     assert_eq!(sampler.bursts(), 0);
     knobs.value.store(0, SeqCst);
     knobs.event.write(1).unwrap();

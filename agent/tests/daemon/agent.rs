@@ -16,11 +16,12 @@ pub struct Agent {
     pub home: PathBuf,
 }
 
-/// The arguments of an agent of `site` that talks to `collector` and pins nothing.
+/// The arguments of an agent of `site` that talks to `collector`, pins nothing and leaves the host's health alone, whose signals
+/// would depend on what else this host does.
 pub fn arguments(site: &Site, collector: &str) -> Vec<String> {
     let home = site.dir.path();
     let file = |name: &str| home.join(name).display().to_string();
-    fs::write(home.join("agent.toml"), "").unwrap();
+    fs::write(home.join("agent.toml"), "[health]\nenabled = false\n").unwrap();
     let certificate = file(&format!("{HOST}.pem"));
     let key = file(&format!("{HOST}.key"));
     let (config, state, trust) = (file("agent.toml"), file("state"), file("ca.pem"));

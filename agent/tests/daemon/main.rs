@@ -9,6 +9,7 @@ mod collector;
 mod drops;
 mod gpu;
 mod group;
+mod health;
 mod memory;
 mod metrics;
 mod privacy;

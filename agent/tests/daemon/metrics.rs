@@ -10,9 +10,15 @@ use std::process::{Command, Stdio};
 fn the_older_text_format_passes_promtool_and_open_metrics_ends_with_its_mark() {
     let site = Site::new();
     let collector = site.listen("127.0.0.1:0");
-    let agent = Agent::start(&site, &collector.address, &[]);
-    eventually("series of a NIC are on the page", || {
-        agent.page("text/plain").contains("railwatch_hw_network_io_bytes_total{")
+    let arguments = crate::agent::arguments(&site, &collector.address);
+    // With the host's health: whatever it has, its pressure and its processors' interrupts are there.
+    std::fs::write(site.dir.path().join("agent.toml"), "").unwrap();
+    let agent = Agent::spawn(&site, Command::new(crate::agent::PROGRAM).arg("run").args(arguments));
+    eventually("series of a NIC and of the host are on the page", || {
+        let page = agent.page("text/plain");
+        ["railwatch_hw_network_io_bytes_total{", "railwatch_host_pressure_cpu_some_seconds_total{"]
+            .iter()
+            .all(|series| page.contains(series))
     });
     let page = agent.page("text/plain");
     let folder = std::env::var_os("RAILWATCH_PROMETHEUS_BIN").map(PathBuf::from);

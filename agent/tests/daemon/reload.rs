@@ -5,8 +5,8 @@ use crate::collector::{Site, eventually};
 use std::fs;
 use std::process::Command;
 
-/// No GPU room: these tests are about the file.
-const QUIET: &str = "[gpu]\nenabled = false\n";
+/// No GPU room and no health: these tests are about the file.
+const QUIET: &str = "[health]\nenabled = false\n[gpu]\nenabled = false\n";
 
 #[test]
 fn a_good_file_is_taken_and_a_bad_one_is_refused_with_the_old_kept() {

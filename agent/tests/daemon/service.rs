@@ -24,7 +24,7 @@ fn the_service_manager_hears_of_start_reload_life_and_end() {
             }
         }
     };
-    std::fs::write(site.dir.path().join("agent.toml"), "").unwrap();
+    std::fs::write(site.dir.path().join("agent.toml"), "[health]\nenabled = false\n").unwrap();
     let mut command = Command::new(PROGRAM);
     command.arg("run").args(arguments(&site, "127.0.0.1:1"));
     std::fs::write(site.dir.path().join("agent.toml"), "[gpu]\nenabled = false\n").unwrap();
@@ -59,7 +59,7 @@ fn balances_survive_a_kill_of_the_agent_where_they_are_pinned() {
         let at = second.iter().position(|argument| argument == flag).unwrap();
         second[at + 1] = other.dir.path().join(value).display().to_string();
     }
-    std::fs::write(other.dir.path().join("agent.toml"), "").unwrap();
+    std::fs::write(other.dir.path().join("agent.toml"), "[health]\nenabled = false\n").unwrap();
     let second = Agent::spawn(&other, Command::new(PROGRAM).arg("run").args(&second));
     assert!(second.log().contains("another agent of this scope holds the pins"), "{}", second.log());
     assert!(!agent.log().contains("another agent"), "{}", agent.log());
