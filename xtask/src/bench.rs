@@ -3,6 +3,7 @@
 mod idle;
 mod probe;
 mod statistics;
+mod tape;
 mod uplink;
 
 use anyhow::{Context, Result};
@@ -18,6 +19,8 @@ pub enum Bench {
     Uplink(uplink::Options),
     /// What the agent costs while nothing happens
     Idle(idle::Options),
+    /// What a reading costs on the tape, in bytes and nanoseconds, beside the other candidate
+    Tape(tape::Options),
 }
 
 /// Measures, and shows or writes the result.
@@ -26,6 +29,7 @@ pub fn bench(bench: &Bench) -> Result<()> {
         Bench::Probe(options) => write(&options.json, &probe::measure(options)?),
         Bench::Uplink(options) => write(&options.json, &uplink::measure(options)?),
         Bench::Idle(options) => write(&options.json, &idle::measure(options)?),
+        Bench::Tape(options) => write(&options.json, &tape::measure()?),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::recorder::{Output, Recorder};
 use crate::sampler::{SamplerConfig, Sink, nanos};
 use crate::source::{ErrorReason, ReadError, Source};
 use crate::stats::{SourceState, SourceStats};
+use crate::tape::TapeWriter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -59,6 +60,7 @@ pub(crate) struct Reader {
     timer: TimerFd,
     recorder: Recorder,
     sink: Arc<dyn Sink>,
+    tape: Option<Box<dyn TapeWriter>>,
     governor: Arc<Governor>,
     cadence_ns_max: u64,
     judged_at_ns: u64,
@@ -100,6 +102,7 @@ impl Reader {
             timer,
             recorder,
             sink: Arc::clone(sink),
+            tape: None,
             governor: Arc::clone(governor),
             judged_at_ns: 0,
             judged_cpu_ns: 0,
@@ -111,6 +114,11 @@ impl Reader {
             events_muted: false,
             on: false,
         })
+    }
+
+    /// The same, keeping every reading.
+    pub(crate) fn with_tape(self, tape: Option<Box<dyn TapeWriter>>) -> Self {
+        Self { tape, ..self }
     }
 
     /// Reads until told to stop.
@@ -246,7 +254,7 @@ impl Reader {
     }
 
     fn probe(&mut self, now_ns: u64) {
-        let Self { source, stats, recorder, out, .. } = self;
+        let Self { source, stats, recorder, out, tape, .. } = self;
         self.next_probe_ns = now_ns + self.reprobe_ns;
         self.failures_in_a_row = 0;
         self.events_muted = false;
@@ -258,6 +266,9 @@ impl Reader {
                 SourceState::Off { reason: unavailable.reason, text: unavailable.text }
             }
         };
+        if let Some(tape) = tape {
+            tape.series(&mut recorder.living());
+        }
         stats.set_kernel_path(source.kernel_path());
         self.on = state == SourceState::On;
         if self.stats.set_state(state.clone()) {
@@ -272,12 +283,15 @@ impl Reader {
     }
 
     fn read(&mut self, is_event: bool) {
-        let Self { source, batch, stats, recorder, out, .. } = self;
+        let Self { source, batch, stats, recorder, out, tape, .. } = self;
         batch.clear();
         let before_ns = monotonic_ns();
         let outcome = if is_event { source.on_event(batch) } else { source.read(batch) };
         let after_ns = monotonic_ns();
         stats.count_read(after_ns - before_ns, batch.readings().len(), is_event);
+        if let Some(tape) = tape {
+            tape.take(batch);
+        }
         recorder.record(batch, out);
         for (reason, times) in batch.faults().filter(|(_, times)| *times > 0) {
             stats.count_error(reason, times);

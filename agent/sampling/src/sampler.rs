@@ -10,6 +10,7 @@ use crate::reader::{Control, Reader};
 use crate::signal::{Rule, Signal};
 use crate::source::{CadenceRange, Source};
 use crate::stats::{SourceReport, SourceStats};
+use crate::tape::Tape;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -79,6 +80,7 @@ pub struct Sampler {
     config: SamplerConfig,
     catalog: Arc<Catalog>,
     sink: Arc<dyn Sink>,
+    tape: Option<Arc<dyn Tape>>,
     governor: Arc<Governor>,
     running: Vec<Running>,
 }
@@ -95,7 +97,14 @@ impl Sampler {
     #[must_use]
     pub fn new(config: SamplerConfig, catalog: Arc<Catalog>, sink: Arc<dyn Sink>) -> Self {
         let governor = Arc::new(Governor::new(config.cpu_budget_share));
-        Self { config, catalog, sink, governor, running: Vec::new() }
+        Self { config, catalog, sink, tape: None, governor, running: Vec::new() }
+    }
+
+    /// Keeps every reading of the sources that are started from now on.
+    #[must_use]
+    pub fn with_tape(mut self, tape: Option<Arc<dyn Tape>>) -> Self {
+        self.tape = tape;
+        self
     }
 
     /// Starts reading a source, at its default cadence unless one is given.
@@ -110,7 +119,8 @@ impl Sampler {
         let stats = Arc::new(SourceStats::new(name, source.kernel_path(), cadence_ns));
         let control = Arc::new(Control::new().map_err(failed)?);
         let reader = Reader::new(source, &stats, &control, &self.config, &self.catalog, &self.sink, &self.governor)
-            .map_err(failed)?;
+            .map_err(failed)?
+            .with_tape(self.tape.as_ref().map(|tape| tape.writer(name)));
         let thread = std::thread::Builder::new()
             .name(format!("rw-{name}"))
             .stack_size(256 * 1024)
