@@ -54,6 +54,8 @@ pub struct Config {
     pub sampling: Sampling,
     /// What waits on disk for the collector.
     pub spool: Spool,
+    /// Every reading of the last minutes, in memory.
+    pub tape: Tape,
 }
 
 /// GPU accounting.
@@ -152,6 +154,17 @@ pub struct Spool {
     pub bytes_max: u64,
 }
 
+/// Every reading of the last minutes, in memory.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tape {
+    /// Whether it is kept.
+    pub enabled: bool,
+    /// Memory in bytes; beyond it the oldest readings go, counted.
+    #[serde(deserialize_with = "bounded::<_, { railwatch_tape::BYTES_MIN }, 1_073_741_824>")]
+    pub bytes_max: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -168,6 +181,7 @@ impl Default for Config {
             gpu: Gpu::default(),
             sampling: Sampling::default(),
             spool: Spool::default(),
+            tape: Tape::default(),
         }
     }
 }
@@ -200,6 +214,12 @@ impl Default for Sampling {
 impl Default for Spool {
     fn default() -> Self {
         Self { bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self { enabled: true, bytes_max: railwatch_tape::BYTES_DEFAULT }
     }
 }
 

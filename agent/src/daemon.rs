@@ -12,12 +12,14 @@ use crate::privileges::{Facts, Limitation};
 use crate::reload::Reloader;
 use crate::shared::Shared;
 use crate::state::StateSender;
+use crate::tape::TapeDesk;
 use crate::{logging, notify};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
 use railwatch_nic::{NicConfig, NicSources, RULES};
 use railwatch_pki::HostName;
 use railwatch_sampling::{Catalog, Sampler, SamplerConfig, Sink, Source};
+use railwatch_tape::Tape;
 use railwatch_uplink::{SpoolOptions, Target, Uplink, UplinkOptions};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,7 +118,12 @@ impl Agent {
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
         let sampler_config = SamplerConfig { rules: RULES, cpu_budget_share, ..SamplerConfig::default() };
-        let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>);
+        let tape = config.tape.enabled.then(|| Tape::new(config.tape.bytes_max));
+        if let Some(tape) = &tape {
+            outbox.uplink().set_tapes(Arc::new(TapeDesk(tape.clone())));
+        }
+        let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>)
+            .with_tape(tape.clone().map(|tape| Arc::new(tape) as Arc<dyn railwatch_sampling::Tape>));
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()
@@ -136,7 +143,12 @@ impl Agent {
         };
         let scrapers = CancellationToken::new();
         let state = StateSender::new(Arc::clone(&shared), Arc::clone(&outbox), Box::new(reports.clone()));
-        serve_metrics(config, Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), reports), &shared, &scrapers);
+        serve_metrics(
+            config,
+            Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), tape, reports),
+            &shared,
+            &scrapers,
+        );
         outbox.uplink().set_limitations(wire(&shared.limitations()));
         Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers })
     }

@@ -21,6 +21,7 @@ mod privileges;
 mod reload;
 mod shared;
 mod state;
+mod tape;
 mod usage;
 
 use clap::Parser;

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Gpu, Sampling, Spool};
+use super::{Config, Gpu, Sampling, Spool, Tape};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         gpu,
         sampling,
         spool,
+        tape,
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -73,5 +74,8 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*cadence_ms != old.sampling.cadence_ms, "sampling.cadence_ms", Effect::Now);
     let Spool { bytes_max } = spool;
     compare(*bytes_max != old.spool.bytes_max, "spool.bytes_max", Effect::AfterRestart);
+    let Tape { enabled, bytes_max } = tape;
+    compare(*enabled != old.tape.enabled, "tape.enabled", Effect::AfterRestart);
+    compare(*bytes_max != old.tape.bytes_max, "tape.bytes_max", Effect::AfterRestart);
     found
 }
