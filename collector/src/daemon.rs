@@ -18,6 +18,7 @@ use crate::{
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
     run_file::{Addresses, RunFile},
+    tape::Tapes,
 };
 use anyhow::{Context, Result};
 use railwatch_pki::{Credentials, Reload};
@@ -104,12 +105,14 @@ impl Daemon {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(published::follow(core.clone(), incidents.clone(), exporter.clone(), stop.clone()));
+        let tapes = Tapes::default();
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
             counters: Arc::clone(&counters),
             credentials: Arc::clone(&credentials),
             streams: Streams::new(usize::try_from(config.streams_max).unwrap_or(usize::MAX)),
+            tapes: tapes.clone(),
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -118,7 +121,7 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone());
+        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes);
         let inside = Inside {
             core: core.clone(),
             incidents,

@@ -32,6 +32,8 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/readyz", get(ready))
         .route("/v1/version", get(version))
         .route("/v1/hosts", get(hosts))
+        .route("/v1/hosts/{host}/series", get(super::tape::series))
+        .route("/v1/hosts/{host}/tape", get(super::tape::tape))
         .route("/v1/gpu/processes", get(gpu_processes))
         .route("/v1/gpu/coverage", get(gpu_coverage))
         .route("/v1/nic", get(nic))
@@ -348,7 +350,7 @@ fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, Problem> {
     id.map(|Path(id)| id).map_err(|_| Problem::bad_request("the identifier in the path is not a number"))
 }
 
-fn bad_query(rejection: QueryRejection) -> Problem {
+pub(super) fn bad_query(rejection: QueryRejection) -> Problem {
     Problem::bad_request(format!("the query cannot be understood: {}", rejection.body_text()))
 }
 

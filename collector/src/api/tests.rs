@@ -6,6 +6,7 @@ use crate::auth::Tokens;
 use crate::clock::Timeline;
 use crate::core::{Attachment, CoreConfig, CoreHandle};
 use crate::live::{Live, rows::Change};
+use crate::tape::Tapes;
 use railwatch_engine::{Element, Options, Severity, Signal};
 use railwatch_store::{Frame, FrameBody, Retention, Store};
 use serde_json::{Value, json};
@@ -55,7 +56,12 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, None, ApiState::new(tokens, live.clone(), core.clone()), stop.clone()));
+        tokio::spawn(serve(
+            listener,
+            None,
+            ApiState::new(tokens, live.clone(), core.clone(), Tapes::default()),
+            stop.clone(),
+        ));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
         Self { dir, address, core, live, host, next_frame: 1, _stop: stop.drop_guard() }
     }
