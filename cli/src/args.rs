@@ -169,10 +169,13 @@ pub enum Gpu {
 #[derive(Clone, Debug, Args)]
 pub struct Tape {
     /// Of this host
-    #[arg(long, value_name = "HOST")]
-    pub host: String,
+    #[arg(long, value_name = "HOST", required_unless_present = "incident")]
+    pub host: Option<String>,
+    /// The piece that the collector kept when this incident was opened; --series is NAME, NAME@ENTITY or a whole selector
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["host", "around", "span", "list"])]
+    pub incident: Option<u64>,
     /// Which series: NAME, NAME{label=value}, NAME@ENTITY; may be given several times
-    #[arg(long, value_name = "SERIES", required_unless_present = "list")]
+    #[arg(long, value_name = "SERIES", required_unless_present_any = ["list", "incident"])]
     pub series: Vec<String>,
     /// When: an RFC 3339 time, an age such as -30s, or incident:NUMBER; now where it is left out
     #[arg(long, value_name = "INSTANT", allow_hyphen_values = true, conflicts_with = "list")]

@@ -5,6 +5,7 @@
 
 mod font;
 mod instant;
+mod kept;
 mod plot;
 mod png;
 
@@ -22,12 +23,17 @@ const PANELS_MAX: usize = 12;
 
 /// Runs the command.
 pub fn tape(client: &Client, tape: &Tape, out: &mut Output) -> Result<(), Failure> {
-    let host = percent_encoded(&tape.host);
+    if let Some(id) = tape.incident {
+        let path = format!("/v1/incidents/{id}/tape");
+        let mut row = Row::one(client.get(&path)?, &path)?;
+        kept::choose(&mut row, &tape.series);
+        return show(tape, row, out);
+    }
+    let host = percent_encoded(tape.host.as_deref().unwrap_or_default());
     if tape.list {
         return list(client, &host, tape.output, out);
     }
-    let is_picture = tape.output == Some(TapeFormat::Png);
-    if is_picture && tape.file.is_none() && stdout().is_terminal() {
+    if tape.output == Some(TapeFormat::Png) && tape.file.is_none() && stdout().is_terminal() {
         return Err(Failure::new(
             Kind::Usage,
             "a PNG cannot be shown on a terminal",
@@ -40,8 +46,12 @@ pub fn tape(client: &Client, tape: &Tape, out: &mut Output) -> Result<(), Failur
     let path = format!("/v1/hosts/{host}/tape?{}", query.join("&"));
     let answer = client.get(&path)?;
     notes(&answer);
-    if is_picture {
-        let row = Row::one(answer, &path)?;
+    show(tape, Row::one(answer, &path)?, out)
+}
+
+fn show(tape: &Tape, mut row: Row, out: &mut Output) -> Result<(), Failure> {
+    if tape.output == Some(TapeFormat::Png) {
+        kept::readings(&mut row);
         let series = row.rows("series");
         if series.len() > PANELS_MAX {
             return Err(Failure::new(
@@ -52,7 +62,7 @@ pub fn tape(client: &Client, tape: &Tape, out: &mut Output) -> Result<(), Failur
         }
         return write(tape, &plot::picture(&row, &series).png(), out);
     }
-    write(tape, shaped(Format::Json, &answer, String::new)?.as_bytes(), out)
+    write(tape, shaped(Format::Json, &row.0, String::new)?.as_bytes(), out)
 }
 
 fn list(client: &Client, host: &str, format: Option<TapeFormat>, out: &mut Output) -> Result<(), Failure> {

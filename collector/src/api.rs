@@ -26,6 +26,7 @@ use crate::clock::Timeline;
 use crate::core::CoreHandle;
 use crate::live::Live;
 use crate::tape::Tapes;
+use crate::tape::kept::Kept;
 use counters::Counters;
 use feed::Feed;
 use readers::Readers;
@@ -46,6 +47,7 @@ struct Inner {
     readers: Readers,
     core: CoreHandle,
     tapes: Tapes,
+    kept: Kept,
     feed: Feed,
     counters: Arc<Counters>,
     watchers: Arc<Semaphore>,
@@ -55,7 +57,7 @@ struct Inner {
 
 impl ApiState {
     /// The API of this collector.
-    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle, tapes: Tapes) -> Self {
+    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle, tapes: Tapes, kept: Kept) -> Self {
         let started = Timeline::now();
         Self(Arc::new(Inner {
             tokens,
@@ -63,6 +65,7 @@ impl ApiState {
             readers: Readers::new(core.clone()),
             core,
             tapes,
+            kept,
             feed: Feed::new(started),
             counters: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),

@@ -18,7 +18,7 @@ use crate::{
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
     run_file::{Addresses, RunFile},
-    tape::Tapes,
+    tape::{Tapes, kept::Kept},
 };
 use anyhow::{Context, Result};
 use railwatch_pki::{Credentials, Reload};
@@ -106,6 +106,7 @@ impl Daemon {
         let mut tasks = JoinSet::new();
         tasks.spawn(published::follow(core.clone(), incidents.clone(), exporter.clone(), stop.clone()));
         let tapes = Tapes::default();
+        let kept = Kept::in_state_dir(&config.state_dir);
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -121,19 +122,21 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes);
+        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone());
         let inside = Inside {
             core: core.clone(),
             incidents,
             handshakes,
             api: api_state.counters(),
             tokens: Arc::clone(&tokens),
+            kept: kept.clone(),
         };
         registry.register_collector(Box::new(inside));
         let is_tls = api_tls.is_some();
         tasks.spawn(api::serve(api_listener, api_tls, api_state, stop.clone()));
         tasks.spawn(railwatch_exposition::serve(metrics_listener, Arc::new(registry), stop.clone()));
         tasks.spawn(certificates::keep(config.clone(), Arc::clone(&credentials), stop.clone()));
+        tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();

@@ -2,9 +2,10 @@
 //!
 //! In: a host, series, two instants on the collector's timeline, from the API. Out: readings on that timeline, as the
 //! host's agent has them in memory, or why there are none. The streams of [`crate::ingest`] carry the requests. Bounded: so
-//! many requests at a time, so many readings each, so long a wait. Never: a reading kept here, or an order claimed
+//! many requests at a time, so many readings each, so long a wait. [`kept`] keeps a piece of each incident. Never: an order claimed
 //! between readings of different hosts that their clocks cannot show: the clock's uncertainty goes with every answer.
 
+pub mod kept;
 pub mod selector;
 
 use crate::clock::{Estimate, Timeline};

@@ -154,3 +154,38 @@ async fn the_series_of_a_host_are_listed_as_they_can_be_asked_for() {
     assert_eq!(selectors, ["test.series.0@eth0", "test.series.1@eth0"]);
     assert_eq!(get(&collector, "/v1/hosts/b/series").await.0, 404);
 }
+
+#[tokio::test]
+async fn an_incident_keeps_what_its_host_read_around_it() {
+    let collector = Collector::start().await;
+    let mut agent = host(&collector).await;
+    let began = mono_ns() - 3_000_000_000;
+    let down = v1::Signal {
+        name: "nic.link.down".into(),
+        entity: Some(v1::Entity { kind: "nic".into(), name: "eth0".into() }),
+        severity: v1::Severity::Critical.into(),
+        observed_mono_ns: began,
+        previous: Some(1.0),
+        unit: "1".into(),
+        summary: "nic eth0: the link went down".into(),
+        ..v1::Signal::default()
+    };
+    agent.frame(1, v1::frame::Body::Signal(down)).await;
+    let request = request(&mut agent).await;
+    assert_eq!(request.series, [definition(0).id, definition(1).id]);
+    assert!(request.from_mono_ns.abs_diff(began - 30_000_000_000) < 1_000_000_000, "{request:?}");
+    assert!(request.to_mono_ns.abs_diff(began + 5_000_000_000) < 1_000_000_000, "{request:?}");
+    let reading = Reading { at_mono_ns: began, half_width_ns: 9, bits: 42 };
+    let columns = vec![pack(definition(0).id, false, [reading])];
+    agent.say(Body::TapePiece(v1::TapePiece { id: request.id, columns, ..last() })).await;
+    let end = std::time::Instant::now() + agent::PATIENCE;
+    while get(&collector, "/v1/incidents/1").await.1["tape_kept"] != true {
+        assert!(std::time::Instant::now() < end, "never kept");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let (status, piece) = get(&collector, "/v1/incidents/1/tape").await;
+    assert_eq!((status, &piece["host"], &piece["series"][0]["value"]), (200, &"a".into(), &serde_json::json!([42])));
+    assert!(collector.metrics().await.contains("\nrailwatch_collector_tape_pieces_kept_total 1\n"));
+    let (status, problem) = get(&collector, "/v1/incidents/2/tape").await;
+    assert!(status == 404 && problem["detail"].as_str().unwrap().contains("no piece of tape"), "{problem}");
+}

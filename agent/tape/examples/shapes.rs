@@ -142,7 +142,7 @@ impl Moving {
                 }
             }
             Shape::Power => {
-                if tick % 10 == 0 {
+                if tick.is_multiple_of(10) {
                     self.value = (((self.rate_per_s + random.normal() * 15.0) * 100.0).round() / 100.0).to_bits();
                 }
             }
@@ -219,7 +219,7 @@ fn write(nics: usize, shapes: &[Shape], ticks: u64, keep_columns: bool) -> Writt
         let elapsed_ns = at_ns - before_ns;
         before_ns = at_ns;
         for (index, series) in moving.iter_mut().enumerate() {
-            if index % shapes.len() == 0 {
+            if index.is_multiple_of(shapes.len()) {
                 at_ns += 5_000 + random.below(500);
             }
             let moment = Moment { at_ns, half_width_ns: 2_300 + random.below(300) };

@@ -295,7 +295,7 @@ fn common_divisor(deltas: &[i64]) -> i64 {
     let mut common = 0u64;
     for delta in deltas {
         let mut rest = delta.unsigned_abs();
-        if common != 0 && rest % common == 0 {
+        if common != 0 && rest.is_multiple_of(common) {
             continue;
         }
         while rest != 0 {

@@ -39,8 +39,8 @@ fn a_full_tape_goes_on_without_an_allocation() {
     let mut recorder = Recorder::new("test", Duration::from_secs(1), &[], Arc::new(Catalog::default()));
     let mut series = Vec::new();
     let declared = recorder.probe(0, &mut Output::default(), |declare| {
-        for i in 0..200 {
-            let kind = if i % 2 == 0 { Kind::Gauge } else { Kind::Counter(Counter::wrapping(64)) };
+        for i in 0..200u64 {
+            let kind = if i.is_multiple_of(2) { Kind::Gauge } else { Kind::Counter(Counter::wrapping(64)) };
             let def = SeriesDef::new("x", "1", kind, Entity { kind: "port", name: format!("p{i}") }, []);
             series.extend(declare.series(def).map(|handle| (i, handle)));
         }
@@ -54,7 +54,7 @@ fn a_full_tape_goes_on_without_an_allocation() {
         let moment = Moment { at_ns: tick * 1_000_000, half_width_ns: 1_000 };
         for (i, handle) in &series {
             let noise = (tick ^ i << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ tick << 20;
-            if i % 2 == 0 {
+            if i.is_multiple_of(2) {
                 batch.gauge(*handle, f64::from_bits(noise), moment);
             } else {
                 batch.counter(*handle, noise, moment);

@@ -55,12 +55,12 @@ impl Source {
 }
 
 fn def(name: usize) -> SeriesDef {
-    let kind = if name % 2 == 0 { Kind::Gauge } else { Kind::Counter(Counter::wrapping(64)) };
+    let kind = if name.is_multiple_of(2) { Kind::Gauge } else { Kind::Counter(Counter::wrapping(64)) };
     SeriesDef::new("x", "1", kind, Entity { kind: "port", name: format!("p{name}") }, [])
 }
 
 fn value(name: usize, bits: u64) -> Value {
-    if name % 2 == 0 { Value::Gauge(f64::from_bits(bits)) } else { Value::Counter(bits) }
+    if name.is_multiple_of(2) { Value::Gauge(f64::from_bits(bits)) } else { Value::Counter(bits) }
 }
 
 fn bits(value: Value) -> u64 {
@@ -192,7 +192,7 @@ fn the_oldest_goes_first_counted_and_how_far_back_is_told() {
     let series = source.declare(&(0..90).map(|i| i * 2 + 1).collect::<Vec<_>>());
     let mut batch = Batch::with_capacity(90);
     let mut tick = 0u64;
-    while tape.status().evicted == 0 || tick % 1000 != 0 {
+    while tape.status().evicted == 0 || !tick.is_multiple_of(1000) {
         tick += 1;
         batch.clear();
         for (index, (handle, _)) in (0u64..).zip(&series) {

@@ -1,19 +1,21 @@
-//! `/v1/hosts/{host}/series` and `/v1/hosts/{host}/tape`: what a host reads, and the readings themselves around an instant.
+//! `/v1/hosts/{host}/series` and `/v1/hosts/{host}/tape`: what a host reads, and the readings themselves around an instant;
+//! `/v1/incidents/{id}/tape`: those that were kept.
 //!
 //! In: a host, selectors, an instant and a span. Out: readings on the collector's timeline; each keeps the half-width of
 //! its own reading, and the uncertainty of the host's clock stands beside them all, for whoever compares hosts.
 
 use super::ApiState;
 use super::problem::Problem;
-use super::routes::bad_query;
+use super::routes::{bad_query, number};
 use crate::clock::Timeline;
 use crate::live::{Definition, rfc3339};
 use crate::tape::selector::{self, Selector};
 use crate::tape::{Fetched, Unanswered, Wanted};
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use railwatch_engine::Timestamp;
 use railwatch_wire::limits::TAPE_SERIES_MAX;
 use railwatch_wire::tape::Reading;
@@ -170,6 +172,27 @@ pub(super) async fn tape(
     // Up to a hundred thousands of readings: not on a thread that serves others.
     let answer = tokio::task::spawn_blocking(move || answer(host, from, to, &chosen, fetched)).await;
     answer.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
+}
+
+/// The piece that was kept for an incident, as it lies on disk.
+pub(super) async fn kept(
+    State(api): State<ApiState>,
+    id: Result<Path<u64>, PathRejection>,
+) -> Result<impl IntoResponse, Problem> {
+    let id = number(id)?;
+    let kept = api.0.kept.clone();
+    let read = tokio::task::spawn_blocking(move || kept.find(id).map(std::fs::read)).await;
+    match read {
+        Ok(Some(Ok(text))) => Ok(([(header::CONTENT_TYPE, "application/json")], text)),
+        Ok(Some(Err(error))) => {
+            Err(Problem::unavailable(format!("the piece kept for incident {id} cannot be read: {error}")))
+        }
+        Ok(None) => Err(Problem::not_found(format!(
+            "no piece of tape is kept for incident {id}: its host was away or had no series, it came within the last \
+             seconds, or newer ones took its place; `tape_kept` of GET /v1/incidents/ID says which have one"
+        ))),
+        Err(_) => Err(Problem::unavailable("the collector is stopping")),
+    }
 }
 
 fn choose(known: &[Arc<Definition>], selectors: &[Selector], host: &str) -> Result<Vec<Arc<Definition>>, Problem> {

@@ -7,6 +7,7 @@ use crate::clock::Timeline;
 use crate::core::{Attachment, CoreConfig, CoreHandle};
 use crate::live::{Live, rows::Change};
 use crate::tape::Tapes;
+use crate::tape::kept::Kept;
 use railwatch_engine::{Element, Options, Severity, Signal};
 use railwatch_store::{Frame, FrameBody, Retention, Store};
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ impl Collector {
         tokio::spawn(serve(
             listener,
             None,
-            ApiState::new(tokens, live.clone(), core.clone(), Tapes::default()),
+            ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), Kept::in_state_dir(dir.path())),
             stop.clone(),
         ));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
