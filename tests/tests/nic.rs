@@ -5,6 +5,7 @@ use railwatch_tests::installation::{HOST, Installation, Options, eventually};
 use serde_json::Value;
 use std::{
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
     time::{SystemTime, UNIX_EPOCH},
@@ -40,6 +41,14 @@ impl Sysfs {
     fn add(&self, name: &str, more: u64) -> Result<()> {
         let now: u64 = fs::read_to_string(self.file(name))?.trim().parse().with_context(|| format!("read {name}"))?;
         self.write(name, &format!("{}\n", now + more))
+    }
+
+    /// The same at once for readers that keep the file open, as the kernel's own are: a number that grows is never shorter
+    /// than before, so that nobody reads half of one.
+    fn step(&self, name: &str, more: u64) -> Result<()> {
+        let now: u64 = fs::read_to_string(self.file(name))?.trim().parse().with_context(|| format!("read {name}"))?;
+        let file = fs::File::options().write(true).open(self.file(name))?;
+        file.write_all_at(format!("{}\n", now + more).as_bytes(), 0).with_context(|| format!("write {name}"))
     }
 
     fn install(&self) -> Result<Installation> {
@@ -131,10 +140,12 @@ fn a_step_of_a_counter_is_found_on_the_hosts_tape_where_it_was_made() -> Result<
     let selector = format!("rdma.port.cnp{{network.io.direction=transmit}}@{PORT}");
     eventually("the series in the list", || {
         let listed = installation.railwatch("read", &["tape", "--host", HOST, "--list"])?;
-        Ok(String::from_utf8_lossy(&listed.stdout).contains(&selector).then_some(()))
+        let lines = String::from_utf8_lossy(&listed.stdout);
+        let is_listed = |line: &str| line.starts_with("rdma.port.cnp{") && line.contains(&format!("@{PORT}  "));
+        Ok(lines.lines().any(is_listed).then_some(()))
     })
     .with_context(|| installation.agent.log_text())?;
-    let (before_ns, (), after_ns) = (unix_ns()?, sysfs.add("hw_counters/np_cnp_sent", 4_242)?, unix_ns()?);
+    let (before_ns, (), after_ns) = (unix_ns()?, sysfs.step("hw_counters/np_cnp_sent", 4_242)?, unix_ns()?);
     let asked = ["tape", "--host", HOST, "--series", &selector, "--span", "1m", "-o"];
     let mut last = Value::Null;
     // The reading after the step is on the tape within one cadence; the step lies between it and the one before.
