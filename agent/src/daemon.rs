@@ -12,7 +12,7 @@ use crate::privileges::{Facts, Limitation};
 use crate::reload::Reloader;
 use crate::shared::Shared;
 use crate::state::StateSender;
-use crate::tape::TapeDesk;
+use crate::tape::{Dump, TapeDesk};
 use crate::{logging, notify};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
@@ -119,8 +119,19 @@ impl Agent {
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
         let sampler_config = SamplerConfig { rules: RULES, cpu_budget_share, ..SamplerConfig::default() };
         let tape = config.tape.enabled.then(|| Tape::new(config.tape.bytes_max));
+        let mut dump = None;
         if let Some(tape) = &tape {
             outbox.uplink().set_tapes(Arc::new(TapeDesk(tape.clone())));
+            match Dump::start(tape.clone(), Arc::clone(&catalog), &config.state_dir) {
+                Ok(started) => {
+                    outbox.set_dump(started.clone());
+                    dump = Some(started);
+                }
+                Err(error) => {
+                    let why = format!("its thread cannot be started: {error}");
+                    shared.set_limitations("tape", vec![Limitation::new("tape on disk without a collector", why)]);
+                }
+            }
         }
         let mut sampler = Sampler::new(sampler_config, catalog, Arc::clone(&outbox) as Arc<dyn Sink>)
             .with_tape(tape.clone().map(|tape| Arc::new(tape) as Arc<dyn railwatch_sampling::Tape>));
@@ -145,7 +156,7 @@ impl Agent {
         let state = StateSender::new(Arc::clone(&shared), Arc::clone(&outbox), Box::new(reports.clone()));
         serve_metrics(
             config,
-            Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), tape, reports),
+            Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), tape.map(|tape| (tape, dump)), reports),
             &shared,
             &scrapers,
         );

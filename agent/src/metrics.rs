@@ -6,7 +6,7 @@
 use crate::outbox::Outbox;
 use crate::page::{Labels, Page, labels, metric_name};
 use crate::shared::{GpuView, Shared};
-use crate::tape;
+use crate::tape::{self, Dump};
 use crate::usage::Usage;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering::Relaxed;
 pub struct Exposition {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
-    tape: Option<Tape>,
+    tape: Option<(Tape, Option<Dump>)>,
     reports: Box<dyn Fn() -> Vec<SourceReport> + Send + Sync>,
 }
 
@@ -33,7 +33,7 @@ impl Exposition {
     pub fn new(
         shared: Arc<Shared>,
         outbox: Arc<Outbox>,
-        tape: Option<Tape>,
+        tape: Option<(Tape, Option<Dump>)>,
         reports: impl Fn() -> Vec<SourceReport> + Send + Sync + 'static,
     ) -> Self {
         Self { shared, outbox, tape, reports: Box::new(reports) }
@@ -54,8 +54,8 @@ impl Collector for Exposition {
         uplink(&mut page, &uplink_state);
         loss(&mut page, &self.shared, &self.outbox);
         sources(&mut page, &(self.reports)());
-        if let Some(tape) = &self.tape {
-            tape::show(&mut page, tape);
+        if let Some((tape, dump)) = &self.tape {
+            tape::show(&mut page, tape, dump.as_ref());
         }
         gpu(&mut page, &self.shared.gpu());
         nics(&mut page, &self.shared);

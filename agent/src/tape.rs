@@ -3,6 +3,10 @@
 //! In: requests that the uplink took. Out: pieces of readings, small enough that a signal never waits behind much. Never: an
 //! answer beyond the wire's limits.
 
+mod dump;
+
+pub use dump::Dump;
+
 use crate::page::{Page, labels};
 use prometheus_client::registry::Unit;
 use railwatch_sampling::clock::monotonic_ns;
@@ -12,6 +16,7 @@ use railwatch_uplink::Tapes;
 use railwatch_wire::limits::{TAPE_PIECE_READINGS_MAX, TAPE_READINGS_MAX, TAPE_SERIES_MAX};
 use railwatch_wire::tape::{Reading, pack};
 use railwatch_wire::v1::{TapeColumn, TapePiece, TapeRequest};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Answers requests from this tape.
 pub struct TapeDesk(pub Tape);
@@ -74,7 +79,7 @@ fn column(series: SeriesId, kind: Kind, samples: &[railwatch_tape::Sample]) -> T
 }
 
 /// What the page says of the tape.
-pub fn show(page: &mut Page, tape: &Tape) {
+pub fn show(page: &mut Page, tape: &Tape, dump: Option<&Dump>) {
     let status = tape.status();
     page.gauge(
         "agent_tape_memory",
@@ -93,6 +98,21 @@ pub fn show(page: &mut Page, tape: &Tape) {
             (labels([("fate", "refused")]), status.refused),
         ],
     );
+    if let Some(fates) = dump.map(|dump| &dump.fates) {
+        let of = |fate: &'static str, count: &AtomicU64| (labels([("fate", fate)]), count.load(Relaxed));
+        page.counter(
+            "agent_tape_dumps",
+            "Critical signals without a collector, by what became of the readings around them on this host's disk; evicted counts files",
+            None,
+            [
+                of("written", &fates.written),
+                of("joined", &fates.joined),
+                of("skipped", &fates.skipped),
+                of("failed", &fates.failed),
+                of("evicted", &fates.evicted),
+            ],
+        );
+    }
     if let Some(since_ns) = status.complete_since_ns {
         #[expect(clippy::cast_precision_loss, reason = "a duration for a graph")]
         let reach_s = monotonic_ns().saturating_sub(since_ns) as f64 / 1e9;
@@ -102,7 +122,7 @@ pub fn show(page: &mut Page, tape: &Tape) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::*;
     use railwatch_sampling::{
@@ -114,10 +134,11 @@ mod tests {
     use std::time::Duration;
 
     /// A tape on which series "x" of ports p0 and p1 were read 3000 times, a millisecond apart.
-    fn tape() -> (Tape, [u64; 2]) {
+    pub fn tape() -> (Tape, Arc<Catalog>, [u64; 2]) {
         let tape = Tape::new(railwatch_tape::BYTES_MIN);
         let mut writer = tape.writer("test");
-        let mut recorder = Recorder::new("test", Duration::from_secs(1), &[], Arc::new(Catalog::default()));
+        let catalog = Arc::new(Catalog::default());
+        let mut recorder = Recorder::new("test", Duration::from_secs(1), &[], Arc::clone(&catalog));
         let (mut handles, mut ids) = (Vec::new(), [0; 2]);
         let declared = recorder.probe(0, &mut Output::default(), |declare| {
             for (port, id) in ids.iter_mut().enumerate() {
@@ -138,7 +159,7 @@ mod tests {
             }
             writer.take(&batch);
         }
-        (tape, ids)
+        (tape, catalog, ids)
     }
 
     fn ask(request: &TapeRequest) -> Vec<TapePiece> {
@@ -152,7 +173,7 @@ mod tests {
 
     #[test]
     fn an_answer_comes_in_small_pieces_that_make_the_whole() {
-        let ids = tape().1;
+        let ids = tape().2;
         let series = vec![ids[0], 404, ids[1]];
         let pieces = ask(&TapeRequest { id: 7, series, from_mono_ns: 0, to_mono_ns: u64::MAX, readings_max: 1 << 20 });
         let (last, others) = pieces.split_last().unwrap();
@@ -170,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_known_series_without_readings_has_an_empty_column_and_too_much_is_refused() {
-        let (_, ids) = tape();
+        let (.., ids) = tape();
         let none = ask(&TapeRequest { id: 1, series: ids.to_vec(), from_mono_ns: 1, to_mono_ns: 2, readings_max: 10 });
         assert_eq!(none.len(), 1);
         assert_eq!(none[0].columns.iter().map(|column| column.at_mono_ns.len()).collect::<Vec<_>>(), [0, 0]);
