@@ -59,6 +59,8 @@ pub struct Config {
     pub drops: Drops,
     /// Health of the host and its accelerators.
     pub health: Health,
+    /// Every reading of the last minutes, in memory.
+    pub tape: Tape,
 }
 
 /// GPU accounting.
@@ -286,6 +288,17 @@ impl Config {
     }
 }
 
+/// Every reading of the last minutes, in memory.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tape {
+    /// Whether it is kept.
+    pub enabled: bool,
+    /// Memory in bytes; beyond it the oldest readings go, counted.
+    #[serde(deserialize_with = "bounded::<_, { railwatch_tape::BYTES_MIN }, 1_073_741_824>")]
+    pub bytes_max: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -304,6 +317,7 @@ impl Default for Config {
             spool: Spool::default(),
             drops: Drops::default(),
             health: Health::default(),
+            tape: Tape::default(),
         }
     }
 }
@@ -342,6 +356,12 @@ impl Default for Drops {
 impl Default for Spool {
     fn default() -> Self {
         Self { bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self { enabled: true, bytes_max: railwatch_tape::BYTES_DEFAULT }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::privileges::{Facts, Limitation};
 use crate::reload::Reloader;
 use crate::shared::Shared;
 use crate::state::StateSender;
+use crate::tape::{Dump, TapeDesk};
 use crate::{logging, notify, rules};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
@@ -22,6 +23,7 @@ use railwatch_nic::{NicConfig, NicSources};
 use railwatch_optics_source::OpticsSource;
 use railwatch_pki::HostName;
 use railwatch_sampling::{Catalog, Sampler, SamplerConfig, Sink, Source};
+use railwatch_tape::Tape;
 use railwatch_uplink::{SpoolOptions, Target, Uplink, UplinkOptions};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,7 +127,23 @@ impl Agent {
             true => Arc::new(JobTap::new(Arc::clone(&outbox), Arc::clone(&shared))),
             false => Arc::clone(&outbox) as Arc<dyn Sink>,
         };
-        let mut sampler = Sampler::new(sampler_config, catalog, sink);
+        let tape = config.tape.enabled.then(|| Tape::new(config.tape.bytes_max));
+        let mut dump = None;
+        if let Some(tape) = &tape {
+            outbox.uplink().set_tapes(Arc::new(TapeDesk(tape.clone())));
+            match Dump::start(tape.clone(), Arc::clone(&catalog), &config.state_dir) {
+                Ok(started) => {
+                    outbox.set_dump(started.clone());
+                    dump = Some(started);
+                }
+                Err(error) => {
+                    let why = format!("its thread cannot be started: {error}");
+                    shared.set_limitations("tape", vec![Limitation::new("tape on disk without a collector", why)]);
+                }
+            }
+        }
+        let mut sampler = Sampler::new(sampler_config, catalog, sink)
+            .with_tape(tape.clone().map(|tape| Arc::new(tape) as Arc<dyn railwatch_sampling::Tape>));
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()
@@ -148,7 +166,12 @@ impl Agent {
         };
         let scrapers = CancellationToken::new();
         let state = StateSender::new(Arc::clone(&shared), Arc::clone(&outbox), Box::new(reports.clone()), drops);
-        serve_metrics(config, Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), reports), &shared, &scrapers);
+        serve_metrics(
+            config,
+            Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), tape.map(|tape| (tape, dump)), reports),
+            &shared,
+            &scrapers,
+        );
         outbox.uplink().set_limitations(wire(&shared.limitations()));
         Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers })
     }

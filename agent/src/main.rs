@@ -24,6 +24,7 @@ mod reload;
 mod rules;
 mod shared;
 mod state;
+mod tape;
 mod usage;
 
 use clap::Parser;

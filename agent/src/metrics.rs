@@ -6,11 +6,13 @@
 use crate::outbox::Outbox;
 use crate::page::{Labels, Page, labels, metric_name};
 use crate::shared::{GpuView, Shared};
+use crate::tape::{self, Dump};
 use crate::usage::Usage;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 use railwatch_sampling::{ErrorReason, Kind, SeriesDef, SourceReport, SourceState};
+use railwatch_tape::Tape;
 use railwatch_uplink::UplinkState;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,6 +24,7 @@ use std::sync::atomic::Ordering::Relaxed;
 pub struct Exposition {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
+    tape: Option<(Tape, Option<Dump>)>,
     reports: Box<dyn Fn() -> Vec<SourceReport> + Send + Sync>,
 }
 
@@ -30,9 +33,10 @@ impl Exposition {
     pub fn new(
         shared: Arc<Shared>,
         outbox: Arc<Outbox>,
+        tape: Option<(Tape, Option<Dump>)>,
         reports: impl Fn() -> Vec<SourceReport> + Send + Sync + 'static,
     ) -> Self {
-        Self { shared, outbox, reports: Box::new(reports) }
+        Self { shared, outbox, tape, reports: Box::new(reports) }
     }
 }
 
@@ -50,6 +54,9 @@ impl Collector for Exposition {
         uplink(&mut page, &uplink_state);
         loss(&mut page, &self.shared, &self.outbox);
         sources(&mut page, &(self.reports)());
+        if let Some((tape, dump)) = &self.tape {
+            tape::show(&mut page, tape, dump.as_ref());
+        }
         gpu(&mut page, &self.shared.gpu());
         nics(&mut page, &self.shared);
         page.encode(encoder)

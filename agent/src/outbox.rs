@@ -7,13 +7,14 @@
 use crate::convert;
 use crate::loss::{Fate, LossBook, QUEUE_FULL};
 use crate::shared::Shared;
+use crate::tape::Dump;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{Sink, SinkFull, WindowFrame};
 use railwatch_uplink::{Refused, UplinkHandle, UplinkState};
 use railwatch_wire::limits::SERIES_PER_FRAME_MAX;
 use railwatch_wire::v1;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A window waits this long for the other sources' part.
 const JOIN_NS: u64 = 100_000_000;
@@ -23,6 +24,7 @@ pub struct Outbox {
     uplink: UplinkHandle,
     shared: Arc<Shared>,
     joining: Mutex<Joining>,
+    dump: OnceLock<Dump>,
 }
 
 #[derive(Default)]
@@ -35,11 +37,22 @@ struct Joining {
 impl Outbox {
     /// To this uplink.
     pub fn new(uplink: UplinkHandle, shared: Arc<Shared>) -> Self {
-        Self { uplink, shared, joining: Mutex::default() }
+        Self { uplink, shared, joining: Mutex::default(), dump: OnceLock::new() }
+    }
+
+    /// Tells this of critical signals while no collector is connected. Once; another call changes nothing.
+    pub fn set_dump(&self, dump: Dump) {
+        let _ = self.dump.set(dump);
     }
 
     /// Hands over a signal that the book has noticed already.
     pub fn signal_noticed(&self, signal: v1::Signal) -> Result<(), SinkFull> {
+        if let Some(dump) = self.dump.get()
+            && signal.severity() == v1::Severity::Critical
+            && !self.uplink.state().connected
+        {
+            dump.signal(&signal);
+        }
         self.shared.news.notify_one();
         self.settle(self.uplink.signal(signal))
     }

@@ -154,6 +154,8 @@ pub enum Command {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+    /// A host's readings to the millisecond, from its memory, around an instant
+    Tape(Tape),
     /// Stop all acting, at once; works when the collector is down
     Halt(Halt),
     /// Allow acting again
@@ -203,6 +205,44 @@ pub enum OpticsInstead {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+}
+
+/// A piece of a host's tape.
+#[derive(Clone, Debug, Args)]
+pub struct Tape {
+    /// Of this host
+    #[arg(long, value_name = "HOST", required_unless_present = "incident")]
+    pub host: Option<String>,
+    /// The piece that the collector kept when this incident was opened; --series is NAME, NAME@ENTITY or a whole selector
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["host", "around", "span", "list"])]
+    pub incident: Option<u64>,
+    /// Which series: NAME, NAME{label=value}, NAME@ENTITY; may be given several times
+    #[arg(long, value_name = "SERIES", required_unless_present_any = ["list", "incident"])]
+    pub series: Vec<String>,
+    /// When: an RFC 3339 time, an age such as -30s, or incident:NUMBER; now where it is left out
+    #[arg(long, value_name = "INSTANT", allow_hyphen_values = true, conflicts_with = "list")]
+    pub around: Option<String>,
+    /// How much time, half of it before the instant; at most 10m
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s", conflicts_with = "list")]
+    pub span: Duration,
+    /// List the host's series instead, each as it can be asked for
+    #[arg(long, conflicts_with = "series")]
+    pub list: bool,
+    /// Form of the answer; JSON where it is left out, lines for --list
+    #[arg(short, long, value_enum)]
+    pub output: Option<TapeFormat>,
+    /// Write to this file and not to standard output
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "list")]
+    pub file: Option<PathBuf>,
+}
+
+/// Form of a piece of tape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TapeFormat {
+    /// JSON for programs, raw units
+    Json,
+    /// A picture: counters as rates, gauges as values
+    Png,
 }
 
 /// A judgement of a decision.

@@ -156,6 +156,10 @@ impl Client {
             ),
             403 => (Kind::NotAuthorised, "use a token with the role `approve`"),
             // A collector always says why; a 404 without words is somebody else's.
+            404 if path.contains("/tape") => (
+                Kind::NotFound,
+                "`railwatch tape --host HOST --list` lists a host's series, `railwatch hosts` the hosts",
+            ),
             404 if said.is_some() => {
                 (Kind::NotFound, "list what there is: `railwatch incidents`, `railwatch decisions`")
             }

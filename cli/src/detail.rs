@@ -25,6 +25,9 @@ pub fn incident(row: &Row, now_ns: u64, colour: bool) -> String {
     if row.flag("late") {
         fact(&mut out, "late", "known only from signals that came long after the fact: nothing acts on it");
     }
+    if row.flag("tape_kept") {
+        fact(&mut out, "readings", &format!("kept: railwatch tape --incident {}", id(row, "id")));
+    }
     if let Some(since) = row.number("incomplete_since") {
         let text = format!("some evidence was lossy since {}: no action rests on it", human::instant(since));
         fact(&mut out, "incomplete", &Tone::Warn.paint(&text, colour));

@@ -18,6 +18,7 @@ pub mod optics;
 pub mod output;
 pub mod row;
 pub mod table;
+pub mod tape;
 pub mod watch;
 
 use args::{Command, CommandLine, Connection, FixedShape, Format, Gpu, Halt, Optics, OpticsInstead};
@@ -135,6 +136,7 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Reject(verdict) => judge(asker, verdict, false, out),
         Command::Audit { limit, shape } => newest(asker, &listings::AUDIT, limit, "", shape.output, out),
         Command::Watch { for_, shape } => watch::watch(asker.connect()?, shape.output, for_, out),
+        Command::Tape(tape) => tape::tape(&asker.connect()?, &tape, out),
         Command::Halt(halt) => set_halt(asker, &halt, true, out),
         Command::Resume(halt) => set_halt(asker, &halt, false, out),
         Command::Completions { shell } => {

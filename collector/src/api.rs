@@ -12,6 +12,7 @@ mod problem;
 mod readers;
 mod routes;
 mod server;
+mod tape;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -24,6 +25,8 @@ use crate::auth::Tokens;
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
 use crate::live::Live;
+use crate::tape::Tapes;
+use crate::tape::kept::Kept;
 use counters::Counters;
 use feed::Feed;
 use readers::Readers;
@@ -43,6 +46,8 @@ struct Inner {
     live: Live,
     readers: Readers,
     core: CoreHandle,
+    tapes: Tapes,
+    kept: Kept,
     feed: Feed,
     counters: Arc<Counters>,
     watchers: Arc<Semaphore>,
@@ -52,13 +57,15 @@ struct Inner {
 
 impl ApiState {
     /// The API of this collector.
-    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle) -> Self {
+    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle, tapes: Tapes, kept: Kept) -> Self {
         let started = Timeline::now();
         Self(Arc::new(Inner {
             tokens,
             live,
             readers: Readers::new(core.clone()),
             core,
+            tapes,
+            kept,
             feed: Feed::new(started),
             counters: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),

@@ -95,6 +95,11 @@ impl Estimate {
     pub fn map(&self, mono_ns: u64) -> Timestamp {
         Timestamp(mono_ns.saturating_add_signed(self.offset_ns))
     }
+
+    /// An instant of the collector's timeline on the host's CLOCK_MONOTONIC; what lies before its boot is 0.
+    pub fn unmap(&self, at: Timestamp) -> u64 {
+        at.0.saturating_add_signed(self.offset_ns.saturating_neg())
+    }
 }
 
 /// The clock of one boot of one host.

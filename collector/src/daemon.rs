@@ -18,6 +18,7 @@ use crate::{
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
     run_file::{Addresses, RunFile},
+    tape::{Tapes, kept::Kept},
 };
 use anyhow::{Context, Result};
 use railwatch_pki::{Credentials, Reload};
@@ -104,12 +105,15 @@ impl Daemon {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(published::follow(core.clone(), incidents.clone(), exporter.clone(), stop.clone()));
+        let tapes = Tapes::default();
+        let kept = Kept::in_state_dir(&config.state_dir);
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
             counters: Arc::clone(&counters),
             credentials: Arc::clone(&credentials),
             streams: Streams::new(usize::try_from(config.streams_max).unwrap_or(usize::MAX)),
+            tapes: tapes.clone(),
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -118,19 +122,21 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone());
+        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone());
         let inside = Inside {
             core: core.clone(),
             incidents,
             handshakes,
             api: api_state.counters(),
             tokens: Arc::clone(&tokens),
+            kept: kept.clone(),
         };
         registry.register_collector(Box::new(inside));
         let is_tls = api_tls.is_some();
         tasks.spawn(api::serve(api_listener, api_tls, api_state, stop.clone()));
         tasks.spawn(railwatch_exposition::serve(metrics_listener, Arc::new(registry), stop.clone()));
         tasks.spawn(certificates::keep(config.clone(), Arc::clone(&credentials), stop.clone()));
+        tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();

@@ -19,3 +19,4 @@ pub mod logging;
 pub mod metrics;
 pub mod otlp;
 mod run_file;
+pub mod tape;

@@ -10,6 +10,7 @@ use crate::{
     clock::Timeline,
     core::{CoreHandle, LATENCY_BOUNDS_MS},
     live::{Host, Live},
+    tape::kept::Kept,
 };
 use prometheus_client::{
     collector::Collector,
@@ -247,6 +248,8 @@ pub struct Inside {
     pub api: Arc<api::counters::Counters>,
     /// Its tokens.
     pub tokens: Arc<Tokens>,
+    /// Pieces of tape around incidents.
+    pub kept: Kept,
 }
 
 impl fmt::Debug for Inside {
@@ -258,6 +261,7 @@ impl fmt::Debug for Inside {
 impl Collector for Inside {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let figures = self.core.figures();
+        let tape = self.kept.figures();
         for (name, help, value) in [
             ("store_frames_accepted", "Frames stored", figures.frames_accepted),
             ("store_frames_duplicate", "Frames that had been stored before", figures.frames_duplicate),
@@ -308,6 +312,10 @@ impl Collector for Inside {
                 "Late stories not told because too many are being told",
                 figures.engine.histories_refused,
             ),
+            ("tape_pieces_kept", "Pieces of tape kept, one for each incident", tape.kept),
+            ("tape_pieces_failed", "Pieces not had from their host, or not written", tape.failed),
+            ("tape_pieces_skipped", "Pieces not tried because too many incidents came at a time", tape.skipped),
+            ("tape_pieces_evicted", "Kept pieces removed again to stay within the bounds", tape.evicted),
             ("engine_hosts_refused", "Hosts not watched because too many are", figures.engine.hosts_refused),
         ] {
             let counter = ConstCounter::new(value);

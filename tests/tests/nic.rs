@@ -5,8 +5,10 @@ use railwatch_tests::installation::{HOST, Installation, Options, eventually};
 use serde_json::Value;
 use std::{
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
+    time::{SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
 
@@ -39,6 +41,14 @@ impl Sysfs {
     fn add(&self, name: &str, more: u64) -> Result<()> {
         let now: u64 = fs::read_to_string(self.file(name))?.trim().parse().with_context(|| format!("read {name}"))?;
         self.write(name, &format!("{}\n", now + more))
+    }
+
+    /// The same at once for readers that keep the file open, as the kernel's own are: a number that grows is never shorter
+    /// than before, so that nobody reads half of one.
+    fn step(&self, name: &str, more: u64) -> Result<()> {
+        let now: u64 = fs::read_to_string(self.file(name))?.trim().parse().with_context(|| format!("read {name}"))?;
+        let file = fs::File::options().write(true).open(self.file(name))?;
+        file.write_all_at(format!("{}\n", now + more).as_bytes(), 0).with_context(|| format!("write {name}"))
     }
 
     fn install(&self) -> Result<Installation> {
@@ -141,4 +151,47 @@ fn every_source_says_whether_it_is_read_and_what_that_costs_or_why_not() -> Resu
         ensure!(p50.zip(p99).is_none_or(|(p50, p99)| 0.0 < p50 && p50 <= p99), "{row:#}");
     }
     Ok(())
+}
+
+#[test]
+fn a_step_of_a_counter_is_found_on_the_hosts_tape_where_it_was_made() -> Result<()> {
+    let sysfs = Sysfs::copy()?;
+    let installation = sysfs.install()?;
+    let selector = format!("rdma.port.cnp{{network.io.direction=transmit}}@{PORT}");
+    eventually("the series in the list", || {
+        let listed = installation.railwatch("read", &["tape", "--host", HOST, "--list"])?;
+        let lines = String::from_utf8_lossy(&listed.stdout);
+        let is_listed = |line: &str| line.starts_with("rdma.port.cnp{") && line.contains(&format!("@{PORT}  "));
+        Ok(lines.lines().any(is_listed).then_some(()))
+    })
+    .with_context(|| installation.agent.log_text())?;
+    let (before_ns, (), after_ns) = (unix_ns()?, sysfs.step("hw_counters/np_cnp_sent", 4_242)?, unix_ns()?);
+    let asked = ["tape", "--host", HOST, "--series", &selector, "--span", "1m", "-o"];
+    let mut last = Value::Null;
+    // The reading after the step is on the tape within one cadence; the step lies between it and the one before.
+    let (answer, from, to) = eventually("the step on the tape", || {
+        let output = installation.railwatch("read", &[&asked[..], &["json"]].concat())?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        last = serde_json::from_slice(&output.stdout)?;
+        let readings = last["series"][0]["readings"].as_array().cloned().unwrap_or_default();
+        let step = readings.windows(2).find(|pair| pair[0]["value"] != pair[1]["value"]);
+        Ok(step.map(|pair| (last.clone(), pair[0].clone(), pair[1].clone())))
+    })
+    .with_context(|| format!("{last:#}"))?;
+    let number = |value: &Value| value.as_u64().with_context(|| format!("{value} is no whole number"));
+    ensure!(number(&to["value"])? - number(&from["value"])? == 4_242, "exactly: {from} {to}");
+    let slack_ns = number(&answer["clock_uncertainty_us"])? * 1_000;
+    let early_ns = number(&from["at"])? - number(&from["half_width_ns"])? - slack_ns;
+    let late_ns = number(&to["at"])? + number(&to["half_width_ns"])? + slack_ns;
+    ensure!(early_ns <= after_ns && before_ns <= late_ns, "{early_ns} to {late_ns} holds {before_ns} to {after_ns}");
+    let picture = installation.railwatch("read", &[&asked[..], &["png"]].concat())?;
+    ensure!(picture.stdout.starts_with(b"\x89PNG\r\n"), "{}", String::from_utf8_lossy(&picture.stderr));
+    let wrong = installation.railwatch("read", &["tape", "--host", HOST, "--series", "rdma.port.cmp"])?;
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    ensure!(wrong.status.code() == Some(5) && said.contains("near are: rdma.port.cnp"), "{said}");
+    Ok(())
+}
+
+fn unix_ns() -> Result<u64> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?)
 }

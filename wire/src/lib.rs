@@ -5,6 +5,7 @@
 pub mod flags;
 pub mod limits;
 pub mod series;
+pub mod tape;
 
 /// Version 1 of the uplink protocol, generated from `proto/railwatch/v1/uplink.proto`.
 #[allow(missing_docs, reason = "generated; the .proto file carries the documentation")]

@@ -14,3 +14,9 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 pub const LABELS_MAX: usize = 32;
 /// GPU processes in one snapshot.
 pub const PROCESSES_PER_HOST_MAX: usize = 4096;
+/// Series in one `TapeRequest`.
+pub const TAPE_SERIES_MAX: usize = 512;
+/// Readings that answer one `TapeRequest`, all series together.
+pub const TAPE_READINGS_MAX: usize = 200_000;
+/// Readings in one `TapePiece`: small, so that a signal never stands behind much of a tape.
+pub const TAPE_PIECE_READINGS_MAX: usize = 4096;

@@ -4,6 +4,7 @@ mod agent;
 mod idle;
 mod probe;
 mod statistics;
+mod tape;
 mod uplink;
 
 use anyhow::{Context, Result};
@@ -21,6 +22,8 @@ pub enum Bench {
     Agent(agent::Options),
     /// What the agent costs while nothing happens
     Idle(idle::Options),
+    /// What a reading costs on the tape, in bytes and nanoseconds, beside the other candidate
+    Tape(tape::Options),
 }
 
 /// Measures, and shows or writes the result.
@@ -30,6 +33,7 @@ pub fn bench(bench: &Bench) -> Result<()> {
         Bench::Uplink(options) => write(&options.json, &uplink::measure(options)?),
         Bench::Agent(options) => write(&options.json, &agent::measure(options)?),
         Bench::Idle(options) => write(&options.json, &idle::measure(options)?),
+        Bench::Tape(options) => write(&options.json, &tape::measure()?),
     }
 }
 

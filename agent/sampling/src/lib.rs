@@ -3,7 +3,7 @@
 //!
 //! A source ([`Source`]) declares series and reads raw values, each between two readings of CLOCK_MONOTONIC. The
 //! [`Sampler`] reads every source on an OS thread of its own, at absolute deadlines. A [`Recorder`] per thread computes
-//! rates from the times of the readings, closes windows and raises [`Signal`]s; a [`Sink`] takes both. Loss is counted
+//! rates from the times of the readings, closes windows and raises [`Signal`]s; a [`Sink`] takes both. A [`Tape`], where there is one, takes every batch as it was read. Loss is counted
 //! where it happens: faults by reason and source, missed deadlines, refused series, rejected readings, a full sink.
 //!
 //! Never: a rate from a nominal interval, a wall-clock time, an unbounded buffer, an async runtime.
@@ -25,6 +25,7 @@ mod signal;
 mod slot;
 mod source;
 mod stats;
+mod tape;
 
 pub use batch::{Batch, Reading, Value};
 pub use bounds::Bounds;
@@ -40,3 +41,4 @@ pub use signal::{BURST, HOLD_OFF, Rule, Severity, Signal, When};
 pub use slot::QUIET;
 pub use source::{CadenceRange, ErrorReason, ReadError, Source, Unavailable};
 pub use stats::{SourceReport, SourceState};
+pub use tape::{Tape, TapeWriter};

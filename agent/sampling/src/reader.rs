@@ -16,6 +16,7 @@ use crate::sampler::{SamplerConfig, Sink, nanos};
 use crate::signal::Severity;
 use crate::source::{ErrorReason, ReadError, Source};
 use crate::stats::{SourceState, SourceStats};
+use crate::tape::TapeWriter;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -70,6 +71,7 @@ pub(crate) struct Reader {
     timer: TimerFd,
     recorder: Recorder,
     sink: Arc<dyn Sink>,
+    tape: Option<Box<dyn TapeWriter>>,
     governor: Arc<Governor>,
     burst: Arc<Burst>,
     judged_at_ns: u64,
@@ -108,6 +110,7 @@ impl Reader {
             timer,
             recorder,
             sink: Arc::clone(sink),
+            tape: None,
             governor: Arc::clone(governor),
             burst: Arc::clone(burst),
             judged_at_ns: 0,
@@ -120,6 +123,11 @@ impl Reader {
             events_muted: false,
             on: false,
         })
+    }
+
+    /// The same, keeping every reading.
+    pub(crate) fn with_tape(self, tape: Option<Box<dyn TapeWriter>>) -> Self {
+        Self { tape, ..self }
     }
 
     /// Reads until told to stop.
@@ -260,7 +268,7 @@ impl Reader {
     }
 
     fn probe(&mut self, now_ns: u64) {
-        let Self { source, stats, recorder, out, .. } = self;
+        let Self { source, stats, recorder, out, tape, .. } = self;
         self.next_probe_ns = now_ns + self.reprobe_ns;
         self.failures_in_a_row = 0;
         self.events_muted = false;
@@ -272,6 +280,9 @@ impl Reader {
                 SourceState::Off { reason: unavailable.reason, text: unavailable.text }
             }
         };
+        if let Some(tape) = tape {
+            tape.series(&mut recorder.living());
+        }
         stats.set_kernel_path(source.kernel_path());
         stats.set_range(source.cadence());
         self.on = state == SourceState::On;
@@ -287,12 +298,15 @@ impl Reader {
     }
 
     fn read(&mut self, is_event: bool) {
-        let Self { source, batch, stats, recorder, out, .. } = self;
+        let Self { source, batch, stats, recorder, out, tape, .. } = self;
         batch.clear();
         let before_ns = monotonic_ns();
         let outcome = if is_event { source.on_event(batch) } else { source.read(batch) };
         let after_ns = monotonic_ns();
         stats.count_read(after_ns - before_ns, batch.readings().len(), is_event);
+        if let Some(tape) = tape {
+            tape.take(batch);
+        }
         recorder.record(batch, out);
         for (reason, times) in batch.faults().filter(|(_, times)| *times > 0) {
             stats.count_error(reason, times);

@@ -19,6 +19,14 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeriesHandle(u32);
 
+impl SeriesHandle {
+    /// A small number of its own among the series of its source, to index by.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What the recorder hands out.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -181,6 +189,13 @@ impl Recorder {
         if let Some(start_ns) = self.window_start_ns {
             self.close(start_ns, now_ns.clamp(start_ns, start_ns + self.window_ns), true, out);
         }
+    }
+
+    /// The series that are declared now.
+    pub fn living(&self) -> impl Iterator<Item = (SeriesHandle, &SeriesDef)> {
+        (0u32..).zip(&self.slots).filter_map(|(index, slot)| {
+            slot.as_ref().filter(|slot| !slot.retired).map(|slot| (SeriesHandle(index), &*slot.def))
+        })
     }
 
     /// Readings that did not reach a window so far.

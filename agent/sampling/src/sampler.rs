@@ -12,6 +12,7 @@ use crate::reader::{Common, Control, Reader};
 use crate::signal::{Rule, Signal};
 use crate::source::Source;
 use crate::stats::{SourceReport, SourceStats};
+use crate::tape::Tape;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -81,6 +82,7 @@ pub struct Sampler {
     config: SamplerConfig,
     catalog: Arc<Catalog>,
     sink: Arc<dyn Sink>,
+    tape: Option<Arc<dyn Tape>>,
     governor: Arc<Governor>,
     burst: Arc<Burst>,
     running: Vec<Running>,
@@ -97,7 +99,14 @@ impl Sampler {
     #[must_use]
     pub fn new(config: SamplerConfig, catalog: Arc<Catalog>, sink: Arc<dyn Sink>) -> Self {
         let governor = Arc::new(Governor::new(config.cpu_budget_share));
-        Self { config, catalog, sink, governor, burst: Arc::default(), running: Vec::new() }
+        Self { config, catalog, sink, tape: None, governor, burst: Arc::default(), running: Vec::new() }
+    }
+
+    /// Keeps every reading of the sources that are started from now on.
+    #[must_use]
+    pub fn with_tape(mut self, tape: Option<Arc<dyn Tape>>) -> Self {
+        self.tape = tape;
+        self
     }
 
     /// Starts reading a source, at its default cadence unless one is given.
@@ -111,7 +120,9 @@ impl Sampler {
         let control = Arc::new(Control::new().map_err(failed)?);
         let Self { config, catalog, sink, governor, burst, .. } = self;
         let shared = Common { config, catalog, sink, governor, burst };
-        let reader = Reader::new(source, &stats, &control, &shared).map_err(failed)?;
+        let reader = Reader::new(source, &stats, &control, &shared)
+            .map_err(failed)?
+            .with_tape(self.tape.as_ref().map(|tape| tape.writer(name)));
         burst.join(&control);
         let thread = std::thread::Builder::new()
             .name(format!("rw-{name}"))

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Drops, Gpu, Health, Sampling, Spool};
+use super::{Config, Drops, Gpu, Health, Sampling, Spool, Tape};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         spool,
         drops,
         health,
+        tape,
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -84,5 +85,8 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*nvml_library != old.health.nvml_library, "health.nvml_library", Effect::AfterRestart);
     compare(*hccn_tool != old.health.hccn_tool, "health.hccn_tool", Effect::AfterRestart);
     compare(*kmsg_socket != old.health.kmsg_socket, "health.kmsg_socket", Effect::AfterRestart);
+    let Tape { enabled, bytes_max } = tape;
+    compare(*enabled != old.tape.enabled, "tape.enabled", Effect::AfterRestart);
+    compare(*bytes_max != old.tape.bytes_max, "tape.bytes_max", Effect::AfterRestart);
     found
 }

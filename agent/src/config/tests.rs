@@ -29,7 +29,7 @@ fn the_documented_file_holds_every_field_with_its_default() {
     let commented = ["host_name", "server_name", "tls_trust", "tls_certificate", "tls_key"];
     let fields = documented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
     // As many as `changes` compares.
-    assert_eq!(fields + commented.len(), 29, "a field is missing in agent.toml, or new");
+    assert_eq!(fields + commented.len(), 31, "a field is missing in agent.toml, or new");
     assert!(commented.iter().all(|field| documented.contains(field)));
 }
 
@@ -69,6 +69,9 @@ fn a_full_file_is_taken_as_written() {
         nvml_library = "/opt/nvml.so"
         hccn_tool = "/opt/hccn_tool"
         kmsg_socket = "/run/railwatch-agent/kmsg.sock"
+        [tape]
+        enabled = false
+        bytes_max = 8388608
         "#,
     )
     .unwrap();
@@ -76,7 +79,7 @@ fn a_full_file_is_taken_as_written() {
     assert_eq!(config.gpu.scope, Scope::Cgroup("/sys/fs/cgroup/jobs".into()));
     assert_eq!(Duration::from(config.sampling.cadence_ms[&SourceName::RdmaHw]), Duration::from_secs(1));
     let fields: Vec<_> = changes(&Config::default(), &config).iter().map(|change| change.field).collect();
-    assert_eq!(fields.len(), 27, "every field but tls_trust and tls_certificate was changed: {fields:?}");
+    assert_eq!(fields.len(), 29, "every field but tls_trust and tls_certificate was changed: {fields:?}");
     let files = config.credential_files();
     assert_eq!(files.certificate, Path::new("/srv/pki/agent.pem"));
     assert_eq!(files.key, Path::new("/run/secrets/agent.key"));
@@ -103,6 +106,7 @@ fn a_bad_file_is_refused_with_line_field_and_what_was_expected() {
         ("[sampling]\ncadence_ms = { nvml = 5 }", 2, "expected one of `netdev`"),
         ("[sampling]\ncpu_budget_percent = 0.0", 2, "expected above 0 and up to 100"),
         ("[spool]\nbytes_max = 5", 2, "expected 1048576"),
+        ("[tape]\nbytes_max = 1048576", 2, "expected 8388608"),
         ("[spool]\nbytes_max = 1048576\nbytes_max = 2097152", 3, "duplicate key"),
         ("[gpu", 1, "unclosed table"),
         ("state_dir = \"/x\"\n\u{0}", 2, ""),

@@ -225,7 +225,7 @@ impl Driver {
             limitations,
         };
         Ok(Session {
-            link: Link::dial(self.options.target.clone(), credentials, hello),
+            link: Link::dial(self.options.target.clone(), credentials, hello, self.shared.tapes.clone()),
             welcomed: None,
             defined: HashSet::new(),
             pending: VecDeque::new(),

@@ -1,7 +1,8 @@
 //! What the agent's threads hold: hand over and go on. Nothing here blocks, and what finds no place is counted.
 
 use crate::spool::{SeriesTable, SpoolStats};
-use crate::{Control, Target};
+use crate::tapes::TapesLater;
+use crate::{Control, Tapes, Target};
 use prost::Message;
 use railwatch_wire::limits::{MESSAGE_BYTES_MAX, SERIES_PER_HOST_MAX};
 use railwatch_wire::v1::{Limitation, SeriesDefinition, Signal, Snapshot, Windows};
@@ -81,6 +82,7 @@ pub(crate) struct Shared {
     pub snapshots: Mutex<Snapshots>,
     pub snapshot_came: Notify,
     pub state: Mutex<UplinkState>,
+    pub tapes: TapesLater,
     /// Refused since the driver last looked; then in the state.
     pub refused_signals: AtomicU64,
     pub refused_windows: AtomicU64,
@@ -160,6 +162,12 @@ impl UplinkHandle {
     /// What this host cannot do; told to the collector from the next connection on.
     pub fn set_limitations(&self, limitations: Vec<Limitation>) {
         self.control.send_modify(|control| control.limitations = limitations);
+    }
+
+    /// Who answers requests for the tape. Once; another call changes nothing.
+    pub fn set_tapes(&self, tapes: Arc<dyn Tapes>) {
+        // A second one is a defect of the caller that costs nothing.
+        let _ = self.shared.tapes.set(tapes);
     }
 
     /// Ends the uplink: what was handed over is spooled, sent and waited for, for a second at most; then goodbye.

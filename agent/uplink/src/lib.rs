@@ -37,9 +37,11 @@ mod log;
 mod record;
 mod spool;
 mod sync;
+mod tapes;
 
 pub use handle::{Refused, UplinkHandle, UplinkState};
 pub use spool::{FRAMES_IN_FLIGHT_MAX, SpoolOptions, SpoolStats, WINDOWS_BYTES_IN_FLIGHT_MAX};
+pub use tapes::Tapes;
 
 use driver::Driver;
 use handle::Shared;
@@ -123,7 +125,8 @@ impl Uplink {
         // The driver runs on the uplink's thread and may wait for the disk; connections run on the worker and may not.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            .max_blocking_threads(1)
+            // Names are looked up on one, the tape is read on the other.
+            .max_blocking_threads(2)
             .thread_name("railwatch-link")
             .enable_all()
             .build()?;

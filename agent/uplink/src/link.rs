@@ -8,11 +8,12 @@
 
 use crate::Target;
 use crate::clock::{mono_ns, unix_ns};
+use crate::tapes::{Desk, TapesLater};
 use railwatch_pki::{AgentConnector, Credentials};
 use railwatch_wire::limits::MESSAGE_BYTES_MAX;
 use railwatch_wire::v1::uplink_client::UplinkClient;
 use railwatch_wire::v1::{
-    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Snapshot, Welcome, agent_message,
+    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Snapshot, TapePiece, Welcome, agent_message,
     collector_message,
 };
 use std::error::Error;
@@ -56,21 +57,23 @@ pub(crate) struct Link {
 
 impl Link {
     /// Begins to dial.
-    pub fn dial(target: Target, credentials: Arc<Credentials>, hello: Hello) -> Self {
+    pub fn dial(target: Target, credentials: Arc<Credentials>, hello: Hello, tapes: TapesLater) -> Self {
         let (frames, frames_out) = mpsc::channel(FRAMES_WAITING_MAX);
         let (control, control_out) = mpsc::channel(CONTROL_WAITING_MAX);
         let (report, events) = mpsc::channel(256);
+        let (desk, pieces_out) = Desk::open(tapes);
         let outgoing = Outgoing {
             hello: Some(message(agent_message::Body::Hello(hello))),
             control: Some(control_out),
             frames: Some(frames_out),
+            pieces: pieces_out,
             heartbeat: Box::pin(sleep(HEARTBEAT)),
         };
         let answers = control.downgrade();
         let task = tokio::spawn(async move {
             let why = match AgentConnector::new(&target.address, &target.server_name, credentials) {
                 Err(error) => error.to_string(),
-                Ok(connector) => match converse(connector.clone(), outgoing, answers, &report).await {
+                Ok(connector) => match converse(connector.clone(), outgoing, answers, &desk, &report).await {
                     Ok(()) => "the collector ended the stream".to_owned(),
                     // TLS knows better than HTTP/2 why a connection was closed.
                     Err(why) => connector.refusal().unwrap_or(why),
@@ -114,6 +117,7 @@ async fn converse(
     connector: AgentConnector,
     outgoing: Outgoing,
     answers: mpsc::WeakSender<AgentMessage>,
+    desk: &Desk,
     report: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
     // The connector does TLS and knows the address; tonic wants a URI for its headers.
@@ -165,6 +169,7 @@ async fn converse(
                 };
                 answer(&answers, agent_message::Body::DirectiveResult(refusal));
             }
+            Some(collector_message::Body::TapeRequest(request)) => desk.ask(request),
             Some(collector_message::Body::Reject(reject)) => {
                 let why = reject.message.clone();
                 let _ = report.send(Event::Rejected(reject)).await;
@@ -202,11 +207,12 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     error.to_string()
 }
 
-/// What goes out: Hello, then control before frames, and signs of life. Ends when the driver dropped both queues.
+/// What goes out: Hello, then control before frames before pieces of the tape, and signs of life. Ends when the driver dropped both queues.
 struct Outgoing {
     hello: Option<AgentMessage>,
     control: Option<mpsc::Receiver<AgentMessage>>,
     frames: Option<mpsc::Receiver<AgentMessage>>,
+    pieces: mpsc::Receiver<TapePiece>,
     heartbeat: Pin<Box<Sleep>>,
 }
 
@@ -234,6 +240,10 @@ impl Stream for Outgoing {
         }
         if this.control.is_none() && this.frames.is_none() {
             return Poll::Ready(None);
+        }
+        if let Poll::Ready(Some(piece)) = this.pieces.poll_recv(cx) {
+            this.heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
+            return Poll::Ready(Some(message(agent_message::Body::TapePiece(piece))));
         }
         match this.heartbeat.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,

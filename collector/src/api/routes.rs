@@ -34,6 +34,8 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/readyz", get(ready))
         .route("/v1/version", get(version))
         .route("/v1/hosts", get(hosts))
+        .route("/v1/hosts/{host}/series", get(super::tape::series))
+        .route("/v1/hosts/{host}/tape", get(super::tape::tape))
         .route("/v1/gpu/processes", get(gpu_processes))
         .route("/v1/gpu/coverage", get(gpu_coverage))
         .route("/v1/nic", get(nic))
@@ -43,6 +45,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/optics", get(optics))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
+        .route("/v1/incidents/{id}/tape", get(super::tape::kept))
         .route("/v1/decisions", get(decisions))
         .route("/v1/decisions/{id}", get(decision))
         .route("/v1/decisions/{id}/verdict", post(verdict))
@@ -182,6 +185,8 @@ struct IncidentInFull {
     incident: Incident,
     decisions: Vec<Decision>,
     signals: Vec<SignalRow>,
+    /// A piece of the host's tape around the incident is kept: GET /v1/incidents/ID/tape.
+    tape_kept: bool,
 }
 
 #[derive(Serialize)]
@@ -202,13 +207,15 @@ async fn incident(
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<IncidentInFull>, Problem> {
     let id = number(id)?;
+    let kept = api.0.kept.clone();
     let found = api.0.readers.query(move |reader| {
         let Some(incident) = reader.incident(id)? else { return Ok(None) };
         let of_it = DecisionFilter { incident: Some(id), limit: WITH_INCIDENT_MAX, ..DecisionFilter::default() };
         let decisions = reader.decisions(&of_it)?;
         let of_it = SignalFilter { incident: Some(id), limit: WITH_INCIDENT_MAX, ..SignalFilter::default() };
         let signals = reader.signals(&of_it)?.into_iter().map(SignalRow::from).collect();
-        Ok(Some(IncidentInFull { incident, decisions, signals }))
+        let tape_kept = kept.find(id).is_some();
+        Ok(Some(IncidentInFull { incident, decisions, signals, tape_kept }))
     });
     found
         .await?
@@ -366,11 +373,11 @@ fn check_note(note: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, Problem> {
+pub(super) fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, Problem> {
     id.map(|Path(id)| id).map_err(|_| Problem::bad_request("the identifier in the path is not a number"))
 }
 
-fn bad_query(rejection: QueryRejection) -> Problem {
+pub(super) fn bad_query(rejection: QueryRejection) -> Problem {
     Problem::bad_request(format!("the query cannot be understood: {}", rejection.body_text()))
 }
 

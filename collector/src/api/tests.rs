@@ -6,6 +6,8 @@ use crate::auth::Tokens;
 use crate::clock::Timeline;
 use crate::core::{Attachment, CoreConfig, CoreHandle};
 use crate::live::{Live, rows::Change};
+use crate::tape::Tapes;
+use crate::tape::kept::Kept;
 use railwatch_engine::{Element, Options, Severity, Signal};
 use railwatch_store::{Frame, FrameBody, Retention, Store};
 use railwatch_wire::v1;
@@ -56,7 +58,12 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, None, ApiState::new(tokens, live.clone(), core.clone()), stop.clone()));
+        tokio::spawn(serve(
+            listener,
+            None,
+            ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), Kept::in_state_dir(dir.path())),
+            stop.clone(),
+        ));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
         Self { dir, address, core, live, host, next_frame: 1, _stop: stop.drop_guard() }
     }

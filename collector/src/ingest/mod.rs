@@ -14,7 +14,7 @@ mod session;
 pub mod streams;
 mod validate;
 
-use crate::{core::CoreHandle, live::Live, metrics::Counters};
+use crate::{core::CoreHandle, live::Live, metrics::Counters, tape::Tapes};
 use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
 use railwatch_wire::{
     limits,
@@ -48,6 +48,8 @@ pub struct Shared {
     pub credentials: Arc<Credentials>,
     /// Which hosts are connected.
     pub streams: Streams,
+    /// Who wants to read their tapes.
+    pub tapes: Tapes,
     /// Ends everything.
     pub stop: CancellationToken,
 }

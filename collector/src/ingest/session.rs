@@ -18,13 +18,14 @@ use crate::{
     core::Attachment,
     live::{HostCell, rows::Change},
     metrics::{KindLabel, ReasonLabel},
+    tape::Ask,
 };
 use railwatch_engine::Timestamp;
 use railwatch_pki::PeerIdentity;
 use railwatch_store::{Frame, FrameBody};
 use railwatch_wire::v1::{self, agent_message::Body, collector_message::Body as Answer};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -212,11 +213,15 @@ async fn opened(
         held: VecDeque::new(),
         one_way: None,
         measured: None,
+        asked: HashMap::new(),
         host: Arc::clone(&host),
     };
     shared.live.announce(Change::HostConnected { host: host.to_string() });
     let end = match answers.send(Answer::Welcome(welcome)).await {
-        Ok(()) => session.run(inbound, peer, place.end(), acknowledged).await,
+        Ok(()) => {
+            let asks = shared.tapes.open(&host, place.generation());
+            session.run(inbound, peer, place.end(), acknowledged, asks).await
+        }
         Err(end) => end,
     };
     shared.counters.streams_closed.inc();
@@ -250,6 +255,8 @@ struct Session<'a> {
     /// What stands in for the clock of an agent that does not answer probes.
     one_way: Option<Estimate>,
     measured: Measured,
+    /// Who waits for pieces of the tape, by the identifier of the request.
+    asked: HashMap<u64, mpsc::Sender<v1::TapePiece>>,
 }
 
 impl Session<'_> {
@@ -259,6 +266,7 @@ impl Session<'_> {
         peer: &PeerIdentity,
         mut lost: watch::Receiver<Option<v1::Reject>>,
         mut acknowledged: watch::Receiver<u64>,
+        mut asks: mpsc::Receiver<Ask>,
     ) -> End {
         let shared = Arc::clone(&self.shared);
         let mut credentials = shared.credentials.generation();
@@ -286,6 +294,7 @@ impl Session<'_> {
                     probe_due.as_mut().reset(Instant::now() + probes::INTERVAL);
                     self.probe().await
                 }
+                Some(ask) = asks.recv() => self.ask(ask).await,
                 () = &mut held_longest, if !self.held.is_empty() => self.release().await,
                 message = inbound.message() => match message {
                     Ok(Some(message)) => self.message(message).await.map(|quick| if quick { probe_due.as_mut().reset(Instant::now()) }),
@@ -300,8 +309,27 @@ impl Session<'_> {
         end.err().unwrap_or(End::Broken)
     }
 
+    /// Passes a request for the tape on to the agent. Those whose askers are gone are forgotten.
+    async fn ask(&mut self, Ask { request, pieces }: Ask) -> Result<(), End> {
+        self.asked.retain(|_, pieces| !pieces.is_closed());
+        self.asked.insert(request.id, pieces);
+        self.answers.send(Answer::TapeRequest(request)).await
+    }
+
+    /// A piece for whoever asked. One that comes after its asker lost patience is for nobody.
+    fn piece(&mut self, piece: v1::TapePiece) {
+        let id = piece.id;
+        let is_last = piece.last;
+        let is_taken = self.asked.get(&id).is_some_and(|pieces| pieces.try_send(piece).is_ok());
+        if is_last || !is_taken {
+            // More pieces than were asked for find no place: whoever waits learns that by the end of the channel.
+            self.asked.remove(&id);
+        }
+    }
+
     async fn closed(self, place: &Place, orderly: bool) {
         place.give_back();
+        self.shared.tapes.close(&self.host, place.generation());
         if self.cell.lock().closed(place.generation()) {
             self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
         }
@@ -344,6 +372,7 @@ impl Session<'_> {
             Some(Body::ClockReply(reply)) => return self.clock_reply(&reply, now).await,
             // Directives are answered when there are any; a version that knows more may say more.
             Some(Body::DirectiveResult(_)) => {}
+            Some(Body::TapePiece(piece)) => self.piece(piece),
             Some(Body::Hello(_)) => self.refuse(Refusal::HelloAgain, 1),
             None => self.refuse(Refusal::Empty, 1),
         }

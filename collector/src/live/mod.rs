@@ -92,6 +92,11 @@ impl Live {
         Arc::clone(cell)
     }
 
+    /// The state of `host`, where it is known.
+    pub fn find(&self, host: &str) -> Option<Arc<HostCell>> {
+        self.0.hosts.read().unwrap_or_else(PoisonError::into_inner).get(host).map(Arc::clone)
+    }
+
     /// A host that the store knows from before this start: shown as not connected, last seen when it was last heard,
     /// until its stream opens or it is forgotten.
     pub fn remember(&self, known: KnownHost) {

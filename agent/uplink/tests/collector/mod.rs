@@ -9,7 +9,7 @@ use railwatch_uplink::{SpoolOptions, Target, UplinkHandle, UplinkOptions, Uplink
 use railwatch_wire::v1::uplink_server::{Uplink, UplinkServer};
 use railwatch_wire::v1::{
     Ack, AgentMessage, ClockProbe, ClockReply, CollectorMessage, Frame, Hello, Reject, SeriesDefinition, Signal,
-    Snapshot, Welcome, Windows, agent_message, collector_message, frame,
+    Snapshot, TapePiece, TapeRequest, Welcome, Windows, agent_message, collector_message, frame,
 };
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -38,6 +38,7 @@ pub struct Stored {
     pub goodbyes: u64,
     pub broken: u64,
     pub peers: Vec<PeerIdentity>,
+    pub pieces: Vec<TapePiece>,
 }
 
 /// What it does wrong.
@@ -51,6 +52,8 @@ pub struct Faults {
     pub cut_after: Option<u64>,
     pub acknowledge_too_far: bool,
     pub probe_every: Option<Duration>,
+    /// Asked at once after the Welcome.
+    pub tape_requests: Vec<TapeRequest>,
 }
 
 #[derive(Clone)]
@@ -199,6 +202,9 @@ impl Uplink for Collector {
             let _ = out.send(reply(collector_message::Body::Welcome(welcome))).await;
             // What a later version's message looks like to this one.
             let _ = out.send(Ok(CollectorMessage { body: None })).await;
+            for request in faults.tape_requests {
+                let _ = out.send(reply(collector_message::Body::TapeRequest(request))).await;
+            }
             if let Some(every) = faults.probe_every {
                 let out = out.clone();
                 tokio::spawn(async move {
@@ -257,6 +263,13 @@ impl Uplink for Collector {
                         }
                         Some(agent_message::Body::ClockReply(answer)) => {
                             stored.replies.push((answer, now));
+                            None
+                        }
+                        Some(agent_message::Body::TapePiece(piece)) => {
+                            // Of an answer without end only the beginning is of interest.
+                            if stored.pieces.len() < 1000 {
+                                stored.pieces.push(piece);
+                            }
                             None
                         }
                         _ => None,
