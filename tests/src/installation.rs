@@ -320,6 +320,13 @@ pub fn heard(row: &Value, host: &str) -> bool {
     row["host"] == host && row["last_seen_ms"].as_u64().is_some_and(|ms| ms < 1000)
 }
 
+/// Whether the figures of a row are whole. A machine too busy to attach within the promised time has them marked for
+/// that, although the process waited: no fault of what is tested.
+pub fn is_whole(row: &Value) -> bool {
+    row["incomplete_since"].is_null()
+        || row["incomplete_reason"].as_str().is_some_and(|reason| reason.starts_with("its library was traced "))
+}
+
 /// What the collector says of itself once it listens.
 fn run_file(folder: &Path, collector: &Daemon) -> Result<Value> {
     let path = folder.join("run/collector.json");

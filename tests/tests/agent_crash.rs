@@ -32,7 +32,11 @@ fn stored(installation: &Installation) -> Result<BTreeMap<u64, usize>> {
     let filter = SignalFilter { host: Some(HOST.into()), ..SignalFilter::default() };
     let mut sizes = BTreeMap::new();
     for stored in reader.signals(&filter)?.iter().filter(|stored| stored.signal.name == "gpu.alloc.failed") {
-        *sizes.entry(stored.signal.value as u64).or_default() += 1;
+        // The agent watches the whole host: other programs on it fail too.
+        let bytes = stored.signal.value as u64;
+        if bytes >= FIRST {
+            *sizes.entry(bytes).or_default() += 1;
+        }
     }
     Ok(sizes)
 }

@@ -104,8 +104,9 @@ fn a_port_shows_with_state_and_rates_and_congestion_is_no_incident() -> Result<(
     .with_context(|| format!("{last:#?}\n{}", installation.agent.log_text()))?;
     ensure!(shown["host"] == HOST && shown["kind"] == "rdma" && shown["state"] == "active", "{shown:#}");
     ensure!(shown["speed_bits_per_s"].as_u64() > Some(0) && shown["window_end"].is_string(), "{shown:#}");
+    // Of this port: the agent watches the whole host, and other programs on it may fail.
     let incidents = installation.rows(&["incidents"])?;
-    ensure!(incidents.is_empty(), "{incidents:#?}");
+    ensure!(incidents.iter().all(|row| row["element"]["name"] != PORT), "{incidents:#?}");
     Ok(())
 }
 

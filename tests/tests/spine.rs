@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use railwatch_tests::{
     gpu::{Caller, Driver},
-    installation::{HOST, Installation, Options, eventually},
+    installation::{HOST, Installation, Options, eventually, is_whole},
 };
 
 #[test]
@@ -35,7 +35,7 @@ fn a_balance_on_the_screen_is_the_program_s_own_to_the_byte() -> Result<()> {
     }
     ensure!(shown["peak_bytes"].as_u64() >= shown["allocated_bytes"].as_u64(), "{shown:#}");
     ensure!(shown["host"] == HOST && shown["comm"] == "driver", "{shown:#}");
-    ensure!(shown["incomplete_since"].is_null(), "attached before its first call, and yet: {shown:#}");
+    ensure!(is_whole(&shown), "attached before its first call, and yet: {shown:#}");
 
     let pid = driver.pid();
     drop(driver);
@@ -76,11 +76,10 @@ fn balances_survive_kill_9_of_the_agent() -> Result<()> {
     installation.agent.kill()?;
     program.call("cudaMalloc &1 234")?;
     installation.agent.restart()?;
-    let shown = installation.process_row(program.pid(), "runtime", |row| {
-        row["allocated_bytes"] == 1234 || !row["incomplete_since"].is_null()
-    })?;
+    let shown =
+        installation.process_row(program.pid(), "runtime", |row| row["allocated_bytes"] == 1234 || !is_whole(row))?;
     ensure!(
-        shown["allocated_bytes"] == 1234 && shown["incomplete_since"].is_null(),
+        shown["allocated_bytes"] == 1234 && is_whole(&shown),
         "the kernel half stays pinned over a restart: {shown:#}"
     );
     program.call("cudaFree @0")?;
