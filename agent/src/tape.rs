@@ -88,11 +88,18 @@ pub fn show(page: &mut Page, tape: &Tape, dump: Option<&Dump>) {
         [(labels([("of", "used")]), status.bytes), (labels([("of", "max")]), status.bytes_max)],
     );
     page.counter(
+        "agent_tape_compressed",
+        "Memory that compressed readings took, in all",
+        Some(Unit::Bytes),
+        [(labels([]), status.compressed_bytes)],
+    );
+    page.counter(
         "agent_tape_samples",
-        "Readings of all sources, by what became of them: written, and of those evicted for newer ones or lost; refused ones were never written",
+        "Readings of all sources, by what became of them: written, and of those compressed, evicted for newer ones or lost; refused ones were never written",
         None,
         [
             (labels([("fate", "written")]), status.written),
+            (labels([("fate", "compressed")]), status.compressed),
             (labels([("fate", "evicted")]), status.evicted),
             (labels([("fate", "lost")]), status.lost),
             (labels([("fate", "refused")]), status.refused),

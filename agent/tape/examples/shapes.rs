@@ -243,7 +243,7 @@ fn write(nics: usize, shapes: &[Shape], ticks: u64, keep_columns: bool) -> Writt
     let status = tape.status();
     drop(writer);
     Written {
-        bytes_per_sample: tape.compressed_bytes() as f64 / (status.written - status.evicted) as f64,
+        bytes_per_sample: status.compressed_bytes as f64 / status.compressed as f64,
         write_ns_per_sample: spent.as_nanos() as f64 / status.written as f64,
         slowest,
         tape,

@@ -59,6 +59,8 @@ struct Inner {
 #[derive(Default)]
 struct Counts {
     written: AtomicU64,
+    compressed: AtomicU64,
+    compressed_bytes: AtomicU64,
     lost: AtomicU64,
     refused: AtomicU64,
 }

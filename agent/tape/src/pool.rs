@@ -84,12 +84,12 @@ impl Segment {
         }
     }
 
-    /// Appends a block; `false` where it does not fit. Only the writer that holds the segment does this.
-    pub fn append(&self, head: &Head, samples: u64, bits: &[u64]) -> bool {
+    /// Appends a block; its bytes, or `None` where it does not fit. Only the writer that holds the segment does this.
+    pub fn append(&self, head: &Head, samples: u64, bits: &[u64]) -> Option<u64> {
         let at = self.used.load(Relaxed);
         let total = HEAD_WORDS + bits.len();
         if total > self.words.len() - at {
-            return false;
+            return None;
         }
         for (place, word) in self.words[at..].iter().zip(head.words(total).iter().chain(bits)) {
             place.store(*word, Relaxed);
@@ -98,7 +98,7 @@ impl Segment {
         self.first_ns.fetch_min(head.first_ns, Relaxed);
         self.last_ns.fetch_max(head.last_ns, Relaxed);
         self.used.store(at + total, Release);
-        true
+        Some(size_of_val(&self.words[at..at + total]) as u64)
     }
 
     /// Lets its blocks go. Returns how many readings they held, and the newest instant among them.
@@ -223,11 +223,6 @@ impl Pool {
     /// Memory in use, and the most that may be, bytes.
     pub fn bytes(&self) -> (u64, u64) {
         (self.segments().count() as u64 * SEGMENT_BYTES + self.sheet_bytes.load(Relaxed), self.bytes_max)
-    }
-
-    /// Of the segments: what blocks take, bytes.
-    pub fn block_bytes(&self) -> u64 {
-        self.segments().map(|segment| segment.used.load(Relaxed) as u64 * 8).sum()
     }
 
     /// Readings that were let go so that newer ones had room, and the newest instant among them.

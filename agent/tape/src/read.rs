@@ -75,7 +75,11 @@ pub struct Status {
     pub bytes_max: u64,
     /// Readings written since the start.
     pub written: u64,
-    /// Of these: let go, so that newer ones have room.
+    /// Of these: compressed; the newest are not yet.
+    pub compressed: u64,
+    /// What the compressed ones took, bytes.
+    pub compressed_bytes: u64,
+    /// Of those written: let go, so that newer ones have room.
     pub evicted: u64,
     /// Of these: lost because every segment was being filled.
     pub lost: u64,
@@ -169,17 +173,13 @@ impl Tape {
             bytes,
             bytes_max,
             written: counts.written.load(Relaxed),
+            compressed: counts.compressed.load(Relaxed),
+            compressed_bytes: counts.compressed_bytes.load(Relaxed),
             evicted,
             lost: counts.lost.load(Relaxed),
             refused: counts.refused.load(Relaxed),
             complete_since_ns,
         }
-    }
-
-    /// What compressed readings take, without the newest, which are not compressed yet: for benchmarks.
-    #[must_use]
-    pub fn compressed_bytes(&self) -> u64 {
-        self.0.pool.block_bytes()
     }
 
     fn oldest_ns(&self) -> Option<u64> {

@@ -369,13 +369,17 @@ impl Written {
             last_ns: self.last_ns,
         };
         let bits = out.finish();
-        let fits = segment.as_ref().is_some_and(|segment| segment.append(&head, self.samples, bits));
-        if !fits {
+        let mut block_bytes = segment.as_ref().and_then(|segment| segment.append(&head, self.samples, bits));
+        if block_bytes.is_none() {
             *segment = tape.pool.next(segment.take());
-            let kept = segment.as_ref().is_some_and(|segment| segment.append(&head, self.samples, bits));
-            if !kept {
-                tape.counts.lost.fetch_add(self.samples, Relaxed);
+            block_bytes = segment.as_ref().and_then(|segment| segment.append(&head, self.samples, bits));
+        }
+        match block_bytes {
+            Some(bytes) => {
+                tape.counts.compressed.fetch_add(self.samples, Relaxed);
+                tape.counts.compressed_bytes.fetch_add(bytes, Relaxed);
             }
+            None => _ = tape.counts.lost.fetch_add(self.samples, Relaxed),
         }
         self.open.begin_again();
         self.is_to_regroup = self.splits * 2 > self.row;

@@ -5,7 +5,10 @@
 //! The NICs are emulated: a tree of files in memory whose counters this program moves, and virtual interfaces for the
 //! burst. What a driver or a firmware adds to a read does not appear here.
 
-use super::idle::{bpf_maps_kib, status_kib};
+use super::{
+    idle::{bpf_maps_kib, status_kib},
+    statistics::percentile,
+};
 use crate::{
     daemon::{self, Daemon, Listen, RunFile},
     packages, shell,
@@ -81,9 +84,16 @@ pub struct Options {
 pub struct Figures {
     /// Of one core, the whole agent.
     cpu_percent: f64,
+    /// With the tape full: what it has not taken yet of its memory is added.
     rss_mib: f64,
     bpf_maps_mib: f64,
     samples_per_s: f64,
+    /// On the agent's tape, over the time looked at.
+    tape_bytes_per_sample: f64,
+    /// How far back the tape reaches at that rate once it is full.
+    tape_reaches_back_s: f64,
+    /// Of the readings on the tape of one NIC.
+    timestamp_half_width_us_p99: f64,
     deadline_miss_percent: f64,
     burst: Burst,
     agent_cpu_us_per_sample: f64,
@@ -129,6 +139,11 @@ fn all(home: &Path, options: &Options, tree: &Path) -> Result<Figures> {
         rss_mib: default.rss_mib,
         bpf_maps_mib: default.bpf_maps_mib,
         samples_per_s: default.samples / default.seconds,
+        tape_bytes_per_sample: default.tape_bytes_per_sample,
+        tape_reaches_back_s: default.tape_bytes_max
+            / default.tape_bytes_per_sample
+            / (default.samples / default.seconds),
+        timestamp_half_width_us_p99: default.half_width_us_p99,
         deadline_miss_percent: default.missed / (default.reads + default.missed) * 100.0,
         burst,
         agent_cpu_us_per_sample: default.cpu_s / default.samples * 1e6,
@@ -219,6 +234,9 @@ struct AtDefault {
     samples: f64,
     reads: f64,
     missed: f64,
+    tape_bytes_per_sample: f64,
+    tape_bytes_max: f64,
+    half_width_us_p99: f64,
 }
 
 fn at_default(home: &Path, options: &Options, tree: &Path) -> Result<AtDefault> {
@@ -246,27 +264,61 @@ fn at_default(home: &Path, options: &Options, tree: &Path) -> Result<AtDefault> 
     agent.wait_for(|| false, || fs::read_to_string(&log).ok()?.contains("connected to the collector").then_some(()))?;
     let step = Step::begin(&format!("{NICS} NICs of {COUNTERS} counters at the defaults, for {} s", options.seconds));
     thread::sleep(WARM_UP);
-    let look = || -> Result<(Instant, f64, [f64; 3])> {
+    let look = || -> Result<(Instant, f64, [f64; 5])> {
         let text = get(&page)?;
-        let names = ["source_readings_total", "source_reads_total", "source_missed_deadlines_total"];
+        let names = [
+            "source_readings_total",
+            "source_reads_total",
+            "source_missed_deadlines_total",
+            "agent_tape_samples_total{fate=\"compressed\"}",
+            "agent_tape_compressed_bytes_total",
+        ];
         Ok((Instant::now(), cpu_s(agent.pid(), |_| true)?, names.map(|name| sum(&text, name))))
     };
     let (begun, cpu_before, before) = look()?;
     thread::sleep(Duration::from_secs(options.seconds));
     let (ended, cpu_after, after) = look()?;
-    let [samples, reads, missed] = std::array::from_fn(|place| after[place] - before[place]);
+    let [samples, reads, missed, compressed, compressed_bytes] =
+        std::array::from_fn(|place| after[place] - before[place]);
     ensure!(samples > 0.0, "no sample was read: {}", log.display());
+    ensure!(compressed > 0.0, "nothing was compressed on the tape: look for longer than {} s", options.seconds);
+    let text = get(&page)?;
+    let tape_bytes = |of: &str| sum(&text, &format!("agent_tape_memory_bytes{{of=\"{of}\"}}"));
+    let tape_bytes_max = tape_bytes("max");
     let figures = AtDefault {
         cpu_s: cpu_after - cpu_before,
         seconds: (ended - begun).as_secs_f64(),
-        rss_mib: status_kib(agent.pid(), "VmRSS:")? as f64 / 1024.0,
+        rss_mib: status_kib(agent.pid(), "VmRSS:")? as f64 / 1024.0
+            + (tape_bytes_max - tape_bytes("used")) / (1024.0 * 1024.0),
         bpf_maps_mib: bpf_maps_kib(agent.pid())? as f64 / 1024.0,
         samples,
         reads,
         missed,
+        tape_bytes_per_sample: compressed_bytes / compressed,
+        tape_bytes_max,
+        half_width_us_p99: half_width_us_p99(&run.api, &home.join("collector/token-read"))?,
     };
     step.done();
     Ok(figures)
+}
+
+/// Of all readings of one NIC in the last seconds, as the tape has them.
+fn half_width_us_p99(api: &str, token: &Path) -> Result<f64> {
+    let authorization = format!("Authorization: Bearer {}", fs::read_to_string(token)?.trim());
+    let ask = |path: &str| -> Result<serde_json::Value> {
+        let url = format!("{api}/v1/hosts/bench/{path}");
+        let text = shell::output(Command::new("curl").args(["--silent", "--fail", "-H", &authorization, &url]))?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    let all = ask("series")?;
+    let of_one = all.as_array().into_iter().flatten().filter(|series| series["entity"] == "mlx5_0/1");
+    let wanted: Vec<_> = of_one.filter_map(|series| Some(format!("series={}", series["series"].as_str()?))).collect();
+    let tape = ask(&format!("tape?span_ms=20000&{}", wanted.join("&")))?;
+    let readings = tape["series"].as_array().into_iter().flatten().flat_map(|series| series["readings"].as_array());
+    let widths = readings.flatten().filter_map(|reading| reading["half_width_ns"].as_f64()).map(|ns| ns / 1e3);
+    let widths: Vec<f64> = widths.collect();
+    ensure!(!widths.is_empty(), "the tape has no reading of a NIC");
+    Ok(percentile(&widths, 0.99))
 }
 
 // ---- a burst ----------------------------------------------------------------------------------------
@@ -414,7 +466,7 @@ fn get(address: &str) -> Result<String> {
 fn sum(page: &str, name: &str) -> f64 {
     let name = format!("railwatch_{name}");
     page.lines()
-        .filter(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+        .filter(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' ', ','])))
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
         .sum()
 }
