@@ -77,8 +77,10 @@ impl Source for NetdevSource {
     }
 
     fn cadence(&self) -> CadenceRange {
+        // One message brings all counters of an interface; of files each is a system call of its own.
+        let min_ms = if matches!(self.backend, Backend::Netlink(_)) { 1 } else { 10 };
         CadenceRange {
-            min: Duration::from_millis(1),
+            min: Duration::from_millis(min_ms),
             default: Duration::from_millis(100),
             max: Duration::from_secs(60),
         }
