@@ -324,35 +324,18 @@ fn half_width_us_p99(api: &str, token: &Path) -> Result<f64> {
 
 // ---- a burst ----------------------------------------------------------------------------------------
 
-/// A network namespace with virtual interfaces, as long as the value lives.
-struct Namespace(String);
-
-impl Namespace {
-    fn with_interfaces(count: usize) -> Result<Self> {
-        let namespace = Self(format!("rw-bench-{}", std::process::id()));
-        let ip = |arguments: &str| shell::quiet(Command::new("ip").args(arguments.split(' ')));
-        ip(&format!("netns add {}", namespace.0))?;
-        for pair in 0..count / 2 {
-            let name = &namespace.0;
-            ip(&format!("-n {name} link add a{pair} type veth peer name b{pair}"))?;
-            for end in ["a", "b"] {
-                ip(&format!("-n {name} link set {end}{pair} up"))?;
-            }
-        }
-        Ok(namespace)
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        if let Err(error) = shell::quiet(Command::new("ip").args(["netns", "delete", &self.0])) {
-            eprintln!("xtask: could not delete the network namespace {}: {error:#}", self.0);
-        }
-    }
-}
+/// Makes virtual interfaces, pairs of them, and becomes the command that follows: all in a network namespace that ends with it.
+const WITH_INTERFACES: &str = "ip link set lo up
+pair=0
+while [ $pair -lt $PAIRS ]; do
+    ip link add a$pair type veth peer name b$pair
+    ip link set a$pair up
+    ip link set b$pair up
+    pair=$((pair + 1))
+done
+exec \"$@\"";
 
 fn burst(home: &Path) -> Result<Burst> {
-    let namespace = Namespace::with_interfaces(NICS)?;
     let configuration = home.join("burst.toml");
     // What would take the readings is not there: they cost the same, and wait in the spool.
     fs::write(
@@ -365,8 +348,9 @@ fn burst(home: &Path) -> Result<Burst> {
     let mut agent = Daemon::start(
         home,
         "burst",
-        Command::new("ip")
-            .args(["netns", "exec", &namespace.0])
+        Command::new("unshare")
+            .args(["--net", "sh", "-ec", WITH_INTERFACES, "sh"])
+            .env("PAIRS", (NICS / 2).to_string())
             .arg(daemon::program("railwatch-agent")?)
             .args(["run", "--host-name", "bench", "--metrics-listen", "127.0.0.1:0", "--config"])
             .arg(&configuration)
