@@ -76,6 +76,8 @@ pub(crate) struct Reader {
     burst: Arc<Burst>,
     judged_at_ns: u64,
     judged_cpu_ns: u64,
+    /// Spent on probes since then.
+    probes_cpu_ns: u64,
     batch: Batch,
     out: Output,
     reprobe_ns: u64,
@@ -115,6 +117,7 @@ impl Reader {
             burst: Arc::clone(burst),
             judged_at_ns: 0,
             judged_cpu_ns: 0,
+            probes_cpu_ns: 0,
             batch: Batch::with_capacity(config.batch_max),
             out: Output::default(),
             reprobe_ns: nanos(config.reprobe).max(1),
@@ -198,9 +201,12 @@ impl Reader {
         }
         let cpu_ns = thread_cpu_ns();
         #[expect(clippy::cast_precision_loss, reason = "a share of a core")]
-        let share = (cpu_ns - self.judged_cpu_ns) as f64 / elapsed_ns as f64;
+        let share_of = |spent_ns: u64| spent_ns as f64 / elapsed_ns as f64;
+        let spent_ns = cpu_ns - self.judged_cpu_ns;
+        // What a probe costs no cadence changes: loading programs, looking for ports.
+        let share = share_of(spent_ns.saturating_sub(std::mem::take(&mut self.probes_cpu_ns)));
         (self.judged_at_ns, self.judged_cpu_ns) = (now_ns, cpu_ns);
-        self.stats.set_cpu(cpu_ns, share);
+        self.stats.set_cpu(cpu_ns, share_of(spent_ns));
         // A burst is bounded in time, and its cost is no reason to read less often before or after it.
         if self.burst.is_on(now_ns) {
             return;
@@ -273,6 +279,7 @@ impl Reader {
         self.failures_in_a_row = 0;
         self.events_muted = false;
         stats.probes.fetch_add(1, Relaxed);
+        let before_ns = thread_cpu_ns();
         let state = match recorder.probe(now_ns, out, |declare| source.probe(declare)) {
             Ok(()) => SourceState::On,
             Err(unavailable) => {
@@ -283,6 +290,7 @@ impl Reader {
         if let Some(tape) = tape {
             tape.series(&mut recorder.living());
         }
+        self.probes_cpu_ns += thread_cpu_ns() - before_ns;
         stats.set_kernel_path(source.kernel_path());
         stats.set_range(source.cadence());
         self.on = state == SourceState::On;

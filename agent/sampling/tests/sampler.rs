@@ -43,6 +43,7 @@ struct Knobs {
     fails: AtomicBool,
     /// It reads by a dear path.
     is_dear: AtomicBool,
+    probe_burns_us: AtomicU64,
     read_takes_ms: AtomicU64,
     read_burns_us: AtomicU64,
     value: AtomicU64,
@@ -57,6 +58,7 @@ impl Knobs {
             panics: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             is_dear: AtomicBool::new(false),
+            probe_burns_us: AtomicU64::new(0),
             read_takes_ms: AtomicU64::new(0),
             read_burns_us: AtomicU64::new(0),
             value: AtomicU64::new(1),
@@ -68,6 +70,11 @@ impl Knobs {
     fn reads(&self) -> Vec<u64> {
         self.read_at_ns.lock().unwrap().clone()
     }
+}
+
+fn burn(us: u64) {
+    let until_ns = monotonic_ns() + us * 1000;
+    while monotonic_ns() < until_ns {}
 }
 
 struct Fake {
@@ -111,6 +118,7 @@ impl Source for Fake {
         if !self.knobs.present.load(SeqCst) {
             return Err(Unavailable::new(ErrorReason::Missing, "no fake device; plug one in"));
         }
+        burn(self.knobs.probe_burns_us.load(SeqCst));
         let entity = || Entity { kind: "port", name: "p".into() };
         self.up = declare.series(SeriesDef::new("up", "1", Kind::Gauge, entity(), []));
         self.ticks = declare.series(SeriesDef::new("ticks", "1", Kind::Counter(Counter::wrapping(64)), entity(), []));
@@ -129,7 +137,7 @@ impl Source for Fake {
             batch.counter(ticks, reads.len() as u64, Moment::between(now_ns, now_ns));
         }
         drop(reads);
-        while monotonic_ns() < now_ns + self.knobs.read_burns_us.load(SeqCst) * 1000 {}
+        burn(self.knobs.read_burns_us.load(SeqCst));
         sleep(Duration::from_millis(self.knobs.read_takes_ms.load(SeqCst)));
         self.take(batch);
         Ok(())
@@ -356,4 +364,14 @@ fn a_source_beyond_the_cpu_budget_is_read_less_often_never_stopped_and_comes_bac
     until("reads, though fewer", || knobs.reads().len() >= before + 3);
     knobs.read_burns_us.store(0, SeqCst);
     until("the source to come back", || report(&sampler).backed_off == 0);
+}
+
+#[test]
+fn what_a_probe_costs_does_not_make_a_source_read_less_often() {
+    let knobs = Knobs::new();
+    // 10 ms in every 50 or so: three times the budget of these tests, all of it in probes.
+    knobs.probe_burns_us.store(10_000, SeqCst);
+    let (sampler, _) = start(&knobs, None);
+    until("the budget to be judged twice", || report(&sampler).probes >= 60 && report(&sampler).cpu_share > 0.0);
+    assert_eq!(report(&sampler).backed_off, 0, "{:?}", report(&sampler));
 }

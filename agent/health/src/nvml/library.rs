@@ -217,7 +217,8 @@ impl Library {
         let mut buffer: [c_char; UUID_BYTES as usize] = [0; UUID_BYTES as usize];
         // SAFETY: the length is the buffer's; the call writes a terminated string or fails.
         done(unsafe { call(device.0, buffer.as_mut_ptr(), UUID_BYTES) })?;
-        let bytes: Vec<u8> = buffer.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned()).collect();
+        // A char of C has a sign on x86-64 and none on arm64.
+        let bytes: Vec<u8> = buffer.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|byte| *byte != 0).collect();
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
