@@ -2,8 +2,8 @@
 //!
 //! [`NicSources`] makes the sources for the sampler: `netdev` (statistics), `netdev.link` (notifications), `netdev.driver`
 //! (the driver's own statistics: priority flow control), `netdev.queues` (pause frames and FEC), `netdev.dcb` (which
-//! priorities are lossless), `rdma.hw` (hardware counters, the millisecond path), `rdma.pma` (port counters) and `rdma.link`. [`RULES`] says which of their
-//! series raise signals, [`Ports`] what the ports are, and [`NicTable`] turns windows into one row per port.
+//! priorities are lossless), `rdma.hw` (hardware counters, the millisecond path), `rdma.pma` (port counters) and
+//! `rdma.link`. [`RULES`] says which of their series raise signals, [`Ports`] what the ports are.
 //!
 //! All readings are of the network namespace that the agent runs in: run it in the host's.
 //! Never: a write to a device, a counter cleared, a reading of an interface nobody asked for.
@@ -29,12 +29,10 @@ mod rdma_link;
 mod rdma_netlink;
 mod rdma_pma;
 mod sources;
-mod summary;
 mod sysfs;
 mod vocabulary;
 
 pub use generic_netlink::{Ethtool, GenericNetlink};
 pub use ports::{PortInfo, PortKind, Ports};
 pub use sources::{NicConfig, NicSources};
-pub use summary::{NicReading, NicTable};
 pub use vocabulary::RULES;
