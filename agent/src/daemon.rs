@@ -14,7 +14,7 @@ use crate::privileges::{Facts, Limitation};
 use crate::reload::Reloader;
 use crate::shared::Shared;
 use crate::state::StateSender;
-use crate::tape::{Dump, TapeDesk};
+use crate::tape::{self, Dump, TapeDesk};
 use crate::{logging, notify, rules};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
@@ -23,7 +23,6 @@ use railwatch_nic::{NicConfig, NicSources};
 use railwatch_optics_source::OpticsSource;
 use railwatch_pki::HostName;
 use railwatch_sampling::{Catalog, Sampler, SamplerConfig, Sink, Source};
-use railwatch_tape::Tape;
 use railwatch_uplink::{SpoolOptions, Target, Uplink, UplinkOptions};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,7 +126,12 @@ impl Agent {
             true => Arc::new(JobTap::new(Arc::clone(&outbox), Arc::clone(&shared))),
             false => Arc::clone(&outbox) as Arc<dyn Sink>,
         };
-        let tape = config.tape.enabled.then(|| Tape::new(config.tape.bytes_max));
+        let memory_limit = shared.facts.memory_limit.as_ref();
+        let (tape, limitation) = match config.tape.enabled {
+            true => tape::within(config.tape.bytes_max, memory_limit),
+            false => (None, None),
+        };
+        shared.set_limitations("tape", limitation.into_iter().collect());
         let mut dump = None;
         if let Some(tape) = &tape {
             outbox.uplink().set_tapes(Arc::new(TapeDesk(tape.clone())));
@@ -138,7 +142,7 @@ impl Agent {
                 }
                 Err(error) => {
                     let why = format!("its thread cannot be started: {error}");
-                    shared.set_limitations("tape", vec![Limitation::new("tape on disk without a collector", why)]);
+                    shared.set_limitations("tape.dump", vec![Limitation::new("tape on disk without a collector", why)]);
                 }
             }
         }

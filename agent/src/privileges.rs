@@ -7,7 +7,7 @@
 mod facts;
 mod report;
 
-pub use facts::Facts;
+pub use facts::{Facts, MemoryLimit};
 pub use report::print;
 
 use caps::Capability;

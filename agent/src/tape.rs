@@ -8,15 +8,43 @@ mod dump;
 pub use dump::Dump;
 
 use crate::page::{Page, labels};
+use crate::privileges::{Limitation, MemoryLimit};
 use prometheus_client::registry::Unit;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{SeriesId, Value};
-use railwatch_tape::{Kind, Query, Tape};
+use railwatch_tape::{BYTES_MIN, Kind, Query, Tape};
 use railwatch_uplink::Tapes;
 use railwatch_wire::limits::{TAPE_PIECE_READINGS_MAX, TAPE_READINGS_MAX, TAPE_SERIES_MAX};
 use railwatch_wire::tape::{Reading, pack};
 use railwatch_wire::v1::{TapeColumn, TapePiece, TapeRequest};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Of the memory that the agent's cgroup allows, the tape takes at most this part: what it grows into must not be what the
+/// kernel kills the agent for.
+const PART_OF_LIMIT: u64 = 4;
+
+/// A tape of at most `bytes_max` bytes, or of what the cgroup's limit leaves for one; with it, or instead of it, what is to
+/// be said of that.
+pub fn within(bytes_max: u64, limit: Option<&MemoryLimit>) -> (Option<Tape>, Option<Limitation>) {
+    let Some(limit) = limit.filter(|limit| limit.bytes / PART_OF_LIMIT < bytes_max) else {
+        return (Some(Tape::new(bytes_max)), None);
+    };
+    let bytes = limit.bytes / PART_OF_LIMIT;
+    let (tape, what) = if bytes < BYTES_MIN {
+        (None, format!("off: a {PART_OF_LIMIT}th of that would be less than the {} MiB it needs", BYTES_MIN >> 20))
+    } else {
+        (
+            Some(Tape::new(bytes)),
+            format!("held to a {PART_OF_LIMIT}th of that and not to the {} MiB asked for", bytes_max >> 20),
+        )
+    };
+    let why = format!(
+        "the cgroup allows {} MiB ({}), so the tape is {what}; raise memory.max (MemoryMax=, resources.limits.memory)",
+        limit.bytes >> 20,
+        limit.source.display(),
+    );
+    (tape, Some(Limitation::new("tape", why)))
+}
 
 /// Answers requests from this tape.
 pub struct TapeDesk(pub Tape);
@@ -142,7 +170,7 @@ pub(super) mod tests {
 
     /// A tape on which series "x" of ports p0 and p1 were read 3000 times, a millisecond apart.
     pub fn tape() -> (Tape, Arc<Catalog>, [u64; 2]) {
-        let tape = Tape::new(railwatch_tape::BYTES_MIN);
+        let tape = Tape::new(BYTES_MIN);
         let mut writer = tape.writer("test");
         let catalog = Arc::new(Catalog::default());
         let mut recorder = Recorder::new("test", Duration::from_secs(1), &[], Arc::clone(&catalog));
@@ -207,5 +235,22 @@ pub(super) mod tests {
         assert!(cut[0].cut);
         let much = ask(&TapeRequest { id: 1, series: vec![1; TAPE_SERIES_MAX + 1], ..TapeRequest::default() });
         assert!(much[0].last && much[0].refused.contains("at most 512"), "{much:?}");
+    }
+
+    #[test]
+    fn a_tape_never_grows_into_what_the_cgroup_kills_for() {
+        for (limit_mib, bytes_mib, said) in [
+            (None, Some(32), None),
+            (Some(512), Some(32), None),
+            (Some(128), Some(32), None),
+            (Some(64), Some(16), Some("held to a 4th of that")),
+            (Some(30), None, Some("off: a 4th of that")),
+        ] {
+            let limit = limit_mib.map(|mib: u64| MemoryLimit { bytes: mib << 20, source: "memory.max".into() });
+            let (tape, limitation) = within(32 << 20, limit.as_ref());
+            assert_eq!(tape.map(|tape| tape.status().bytes_max >> 20), bytes_mib, "{limit_mib:?} MiB");
+            assert_eq!(limitation.is_some(), said.is_some(), "{limit_mib:?} MiB: {limitation:?}");
+            assert!(said.is_none_or(|said| limitation.unwrap().why.contains(said)), "{limit_mib:?} MiB");
+        }
     }
 }

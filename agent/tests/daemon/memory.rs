@@ -17,6 +17,8 @@ fn in_ninety_six_mebibytes_everything_is_on() {
     let mut agent = limited(&site, &collector.address, &group);
     eventually("windows arrive", || site.stored(|stored| stored.frames.len() > 2));
     assert_eq!(agent.metric("railwatch_gpu_probes_loaded"), Some(1.0), "{}", agent.log());
+    let tape = agent.metric("railwatch_agent_tape_memory_bytes{of=\"max\"}");
+    assert_eq!(tape, Some((24 * MIB) as f64), "a quarter, so that it never grows into the limit");
     assert!(agent.runs());
     agent.end();
 }
@@ -30,6 +32,7 @@ fn in_forty_mebibytes_it_goes_without_probes_and_says_why_instead_of_being_kille
     assert_eq!(agent.metric("railwatch_gpu_probes_loaded"), Some(0.0));
     let told = site.stored(|stored| format!("{:?}", stored.hellos.last().unwrap().limitations));
     assert!(told.contains("40 MiB") && told.contains("MemoryMax="), "{told}");
+    assert!(told.contains("the tape is held to"), "{told}");
     assert!(agent.runs());
     agent.end();
 }
