@@ -45,6 +45,33 @@ pub struct LastValue {
     pub last: f64,
 }
 
+/// A part of the host's state that one room writes whole and the uplink sends when it changed.
+#[derive(Debug)]
+pub struct Part<T>(Mutex<(u64, Arc<T>)>);
+
+impl<T: Default> Default for Part<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: PartialEq> Part<T> {
+    /// Replaces it; returns whether it is another than before.
+    pub fn set(&self, value: T) -> bool {
+        let mut part = locked(&self.0);
+        let differs = *part.1 != value;
+        if differs {
+            *part = (part.0 + 1, Arc::new(value));
+        }
+        differs
+    }
+
+    /// It, with a number that grows with each change; 0 until a room wrote it.
+    pub fn get(&self) -> (u64, Arc<T>) {
+        locked(&self.0).clone()
+    }
+}
+
 /// Everything that rooms share.
 #[derive(Debug)]
 pub struct Shared {
@@ -58,6 +85,12 @@ pub struct Shared {
     pub ports: Arc<Ports>,
     /// All optical modules.
     pub modules: Arc<Modules>,
+    /// Whom this host talks to.
+    pub peers: Part<v1::PeerState>,
+    /// How devices sit on this host, and what runs where.
+    pub placement: Part<v1::PlacementState>,
+    /// What is installed and set on this host.
+    pub inventory: Part<v1::InventoryState>,
     /// Told when there is something to send to the collector; see [`crate::daemon`].
     pub news: Notify,
     /// Configurations taken while running.
@@ -79,6 +112,9 @@ impl Shared {
             catalog,
             ports,
             modules,
+            peers: Part::default(),
+            placement: Part::default(),
+            inventory: Part::default(),
             news: Notify::new(),
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),

@@ -4,7 +4,7 @@ use crate::convert;
 use crate::daemon::wire;
 use crate::drops;
 use crate::outbox::Outbox;
-use crate::shared::Shared;
+use crate::shared::{Part, Shared};
 use railwatch_drops::Drops;
 use railwatch_sampling::SourceReport;
 use railwatch_sampling::clock::monotonic_ns;
@@ -28,6 +28,20 @@ pub struct StateSender {
     sources_at: Instant,
     drops: Option<Arc<Drops>>,
     drops_generation: Option<u64>,
+    peers: Sent,
+    placement: Sent,
+    inventory: Sent,
+}
+
+/// The change of a [`Part`] that was sent last. Nothing counts as sent at first, so that a restarted agent takes back what the one before it said.
+#[derive(Debug, Default)]
+struct Sent(Option<u64>);
+
+impl Sent {
+    fn changed<T: Clone + PartialEq>(&mut self, part: &Part<T>) -> Option<T> {
+        let (change, value) = part.get();
+        (self.0.replace(change) != Some(change)).then(|| (*value).clone())
+    }
 }
 
 impl StateSender {
@@ -50,6 +64,9 @@ impl StateSender {
             sources_at: Instant::now(),
             drops,
             drops_generation: None,
+            peers: Sent::default(),
+            placement: Sent::default(),
+            inventory: Sent::default(),
         }
     }
 
@@ -99,13 +116,20 @@ impl StateSender {
             let of = |(view, drops): (_, &Arc<Drops>)| drops::state(view, drops.off());
             snapshot.drops = Some(view.as_deref().zip(self.drops.as_ref()).map(of).unwrap_or_default());
         }
-        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports, modules, drops } = &snapshot;
+        snapshot.peers = self.peers.changed(&self.shared.peers);
+        snapshot.placement = self.placement.changed(&self.shared.placement);
+        snapshot.inventory = self.inventory.changed(&self.shared.inventory);
+        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports, modules, drops, peers, placement, inventory } =
+            &snapshot;
         if gpu.is_some()
             || loss.is_some()
             || !sources.is_empty()
             || !ports.is_empty()
             || !modules.is_empty()
             || drops.is_some()
+            || peers.is_some()
+            || placement.is_some()
+            || inventory.is_some()
         {
             self.outbox.snapshot(snapshot);
         }

@@ -187,7 +187,7 @@ fn hand_over<T: Message>(queue: &mpsc::Sender<T>, message: T) -> Result<(), Refu
 }
 
 fn merge(into: &mut Snapshot, from: &Snapshot) {
-    let Snapshot { taken_mono_ns, gpu, loss, sources, ports, modules, drops } = from;
+    let Snapshot { taken_mono_ns, gpu, loss, sources, ports, modules, drops, peers, placement, inventory } = from;
     into.taken_mono_ns = into.taken_mono_ns.max(*taken_mono_ns);
     if gpu.is_some() {
         into.gpu.clone_from(gpu);
@@ -206,5 +206,14 @@ fn merge(into: &mut Snapshot, from: &Snapshot) {
     }
     if !modules.is_empty() {
         into.modules.clone_from(modules);
+    }
+    if peers.is_some() {
+        into.peers.clone_from(peers);
+    }
+    if placement.is_some() {
+        into.placement.clone_from(placement);
+    }
+    if inventory.is_some() {
+        into.inventory.clone_from(inventory);
     }
 }

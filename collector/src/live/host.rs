@@ -61,6 +61,12 @@ pub struct Host {
     pub gpu: v1::GpuState,
     /// Packets that its kernel dropped.
     pub drops: v1::DropState,
+    /// Whom it talks to.
+    pub peers: v1::PeerState,
+    /// How its devices sit, and what runs where.
+    pub placement: v1::PlacementState,
+    /// What is installed and set on it.
+    pub inventory: v1::InventoryState,
     /// Frames refused since the collector started, by reason.
     pub rejected_frames: BTreeMap<&'static str, u64>,
 }
@@ -82,6 +88,9 @@ impl Host {
             modules: Vec::new(),
             gpu: v1::GpuState::default(),
             drops: v1::DropState::default(),
+            peers: v1::PeerState::default(),
+            placement: v1::PlacementState::default(),
+            inventory: v1::InventoryState::default(),
             rejected_frames: BTreeMap::new(),
         }
     }
@@ -117,6 +126,15 @@ impl Host {
         }
         if let Some(drops) = snapshot.drops {
             self.drops = drops;
+        }
+        if let Some(peers) = snapshot.peers {
+            self.peers = peers;
+        }
+        if let Some(placement) = snapshot.placement {
+            self.placement = placement;
+        }
+        if let Some(inventory) = snapshot.inventory {
+            self.inventory = inventory;
         }
         if !snapshot.sources.is_empty() {
             self.sources = snapshot.sources;

@@ -320,6 +320,12 @@ pub struct Snapshot {
     pub modules: ::prost::alloc::vec::Vec<ModuleState>,
     #[prost(message, optional, tag = "7")]
     pub drops: ::core::option::Option<DropState>,
+    #[prost(message, optional, tag = "8")]
+    pub peers: ::core::option::Option<PeerState>,
+    #[prost(message, optional, tag = "9")]
+    pub placement: ::core::option::Option<PlacementState>,
+    #[prost(message, optional, tag = "10")]
+    pub inventory: ::core::option::Option<InventoryState>,
 }
 /// seen = delivered + the sum of dropped, always.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -449,6 +455,231 @@ pub struct DropTotal {
     pub packets: u64,
     #[prost(uint64, tag = "5")]
     pub bytes: u64,
+}
+/// Whom this host talks to: cables by LLDP, RDMA connections, TCP flows of GPU processes. Each list is whole.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerState {
+    #[prost(message, repeated, tag = "1")]
+    pub neighbours: ::prost::alloc::vec::Vec<Neighbour>,
+    #[prost(message, repeated, tag = "2")]
+    pub queue_pairs: ::prost::alloc::vec::Vec<QueuePair>,
+    #[prost(message, repeated, tag = "3")]
+    pub flows: ::prost::alloc::vec::Vec<Flow>,
+    /// what is not seen on this host, and why
+    #[prost(message, repeated, tag = "4")]
+    pub off: ::prost::alloc::vec::Vec<Limitation>,
+}
+/// What the other end of a cable says of itself (IEEE 802.1AB).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Neighbour {
+    /// of this host: "eth0"
+    #[prost(string, tag = "1")]
+    pub interface: ::prost::alloc::string::String,
+    /// printed as its subtype asks: "52:54:00:12:34:56", "leaf1"
+    #[prost(string, tag = "2")]
+    pub chassis_id: ::prost::alloc::string::String,
+    /// "mac", "name", "address", ...
+    #[prost(string, tag = "3")]
+    pub chassis_id_subtype: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub port_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub port_id_subtype: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub system_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub system_description: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub port_description: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "9")]
+    pub management_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "10")]
+    pub ttl_s: u32,
+    #[prost(uint64, tag = "11")]
+    pub first_heard_unix_ns: u64,
+    #[prost(uint64, tag = "12")]
+    pub last_heard_unix_ns: u64,
+}
+/// An RDMA queue pair, from the kernel's resource tracking.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueuePair {
+    /// "mlx5_0"
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    #[prost(uint32, tag = "3")]
+    pub number: u32,
+    #[prost(uint32, optional, tag = "4")]
+    pub remote_number: ::core::option::Option<u32>,
+    /// "RC", "UD", ...
+    #[prost(string, tag = "5")]
+    pub r#type: ::prost::alloc::string::String,
+    /// "RTS", ...
+    #[prost(string, tag = "6")]
+    pub state: ::prost::alloc::string::String,
+    /// 0: the kernel's own
+    #[prost(uint32, tag = "7")]
+    pub pid: u32,
+    /// of the process, or of the kernel's module
+    #[prost(string, tag = "8")]
+    pub comm: ::prost::alloc::string::String,
+    /// addresses where the connection manager knows them
+    #[prost(string, tag = "9")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub source_port: u32,
+    #[prost(string, tag = "11")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "12")]
+    pub destination_port: u32,
+}
+/// A TCP connection of a process that uses a GPU.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Flow {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(string, tag = "2")]
+    pub comm: ::prost::alloc::string::String,
+    /// "tcp"
+    #[prost(string, tag = "3")]
+    pub protocol: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub source_port: u32,
+    #[prost(string, tag = "6")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "7")]
+    pub destination_port: u32,
+    /// that it leaves by; empty where not known
+    #[prost(string, tag = "8")]
+    pub interface: ::prost::alloc::string::String,
+    /// "established", ...
+    #[prost(string, tag = "9")]
+    pub state: ::prost::alloc::string::String,
+    /// acknowledged by the other end
+    #[prost(uint64, tag = "10")]
+    pub sent_bytes: u64,
+    #[prost(uint64, tag = "11")]
+    pub received_bytes: u64,
+    /// segments
+    #[prost(uint64, tag = "12")]
+    pub retransmits: u64,
+    /// smoothed
+    #[prost(uint64, tag = "13")]
+    pub rtt_ns: u64,
+}
+/// How devices sit on this host, and what runs where. Each list is whole.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlacementState {
+    #[prost(message, repeated, tag = "1")]
+    pub devices: ::prost::alloc::vec::Vec<Device>,
+    #[prost(message, repeated, tag = "2")]
+    pub paths: ::prost::alloc::vec::Vec<DevicePath>,
+    #[prost(message, repeated, tag = "3")]
+    pub tasks: ::prost::alloc::vec::Vec<Task>,
+    #[prost(message, repeated, tag = "4")]
+    pub off: ::prost::alloc::vec::Vec<Limitation>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Device {
+    /// "gpu", "nic", "nvme", "pcie_switch"
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// "0", "eth0", "nvme0"
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// "0000:3b:00.0"
+    #[prost(string, tag = "3")]
+    pub pci_address: ::prost::alloc::string::String,
+    #[prost(int32, optional, tag = "4")]
+    pub numa_node: ::core::option::Option<i32>,
+    /// PCI addresses of bridges, the root port last
+    #[prost(string, repeated, tag = "5")]
+    pub upstream: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// of a GPU, where known
+    #[prost(string, tag = "6")]
+    pub uuid: ::prost::alloc::string::String,
+    /// "mlx5_0/1" of a NIC
+    #[prost(string, repeated, tag = "7")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// How near two devices are.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DevicePath {
+    /// "gpu/0"
+    #[prost(string, tag = "1")]
+    pub from: ::prost::alloc::string::String,
+    /// "nic/eth0"
+    #[prost(string, tag = "2")]
+    pub to: ::prost::alloc::string::String,
+    /// "nvlink", "pcie_switch", "root_port", "numa_node", "system"
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    /// of NVLink: how many
+    #[prost(uint32, tag = "4")]
+    pub links: u32,
+}
+/// A process that uses a GPU, and the job it belongs to as far as can be told.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Task {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    #[prost(string, tag = "2")]
+    pub comm: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub started_unix_ns: u64,
+    #[prost(string, tag = "4")]
+    pub container: ::prost::alloc::string::String,
+    /// UID
+    #[prost(string, tag = "5")]
+    pub pod: ::prost::alloc::string::String,
+    /// "slurm", "kubernetes"; empty where not known
+    #[prost(string, tag = "6")]
+    pub scheduler: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub job: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "8")]
+    pub rank: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "9")]
+    pub world_size: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "10")]
+    pub local_rank: ::core::option::Option<u32>,
+    /// allow-listed keys alone
+    #[prost(btree_map = "string, string", tag = "11")]
+    pub environment: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(uint64, optional, tag = "12")]
+    pub exited_unix_ns: ::core::option::Option<u64>,
+    #[prost(int32, optional, tag = "13")]
+    pub exit_code: ::core::option::Option<i32>,
+    #[prost(int32, optional, tag = "14")]
+    pub exit_signal: ::core::option::Option<i32>,
+}
+/// What is installed and set on this host.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InventoryState {
+    #[prost(message, repeated, tag = "1")]
+    pub items: ::prost::alloc::vec::Vec<InventoryItem>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InventoryItem {
+    /// "host", "nic", "gpu", "module", ...
+    #[prost(string, tag = "1")]
+    pub entity_kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub entity: ::prost::alloc::string::String,
+    /// "firmware.version", "mtu", ...
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub value: ::prost::alloc::string::String,
+    /// where it was read
+    #[prost(string, tag = "5")]
+    pub source: ::prost::alloc::string::String,
 }
 /// An optical module as it was read last. What it does not give is absent.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -679,6 +910,25 @@ pub struct Directive {
     pub id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub collector_epoch: u64,
+    #[prost(oneof = "directive::Act", tags = "8")]
+    pub act: ::core::option::Option<directive::Act>,
+}
+/// Nested message and enum types in `Directive`.
+pub mod directive {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Act {
+        #[prost(message, tag = "8")]
+        Burst(super::Burst),
+    }
+}
+/// Read at the fastest that sources can, for a while.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Burst {
+    #[prost(uint32, tag = "1")]
+    pub duration_ms: u32,
+    /// for the log
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DirectiveResult {
