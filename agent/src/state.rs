@@ -22,8 +22,8 @@ pub struct StateSender {
     reports: Box<dyn Fn() -> Vec<SourceReport> + Send>,
     gpu_generation: Option<u64>,
     loss: Option<v1::LossAccount>,
-    ports: Vec<v1::PortState>,
-    modules: Vec<v1::ModuleState>,
+    ports: Option<Vec<v1::PortState>>,
+    modules: Option<Vec<v1::ModuleState>>,
     limitations: Vec<v1::Limitation>,
     sources_at: Instant,
     drops: Option<Arc<Drops>>,
@@ -58,8 +58,8 @@ impl StateSender {
             reports,
             gpu_generation: None,
             loss: None,
-            ports: Vec::new(),
-            modules: Vec::new(),
+            ports: None,
+            modules: None,
             limitations: Vec::new(),
             sources_at: Instant::now(),
             drops,
@@ -84,8 +84,9 @@ impl StateSender {
             snapshot.loss = Some(loss);
         }
         let ports: Vec<_> = self.shared.ports.all().into_iter().map(convert::port).collect();
-        if self.ports != ports {
-            self.ports.clone_from(&ports);
+        if self.ports.as_ref() != Some(&ports) {
+            self.ports = Some(ports.clone());
+            snapshot.no_ports = ports.is_empty();
             snapshot.ports = ports;
         }
         let modules: Vec<_> = self
@@ -95,8 +96,9 @@ impl StateSender {
             .into_iter()
             .map(|(interface, module)| convert::module(interface, module))
             .collect();
-        if self.modules != modules {
-            self.modules.clone_from(&modules);
+        if self.modules.as_ref() != Some(&modules) {
+            self.modules = Some(modules.clone());
+            snapshot.no_modules = modules.is_empty();
             snapshot.modules = modules;
         }
         if Instant::now() >= self.sources_at {
@@ -119,8 +121,20 @@ impl StateSender {
         snapshot.peers = self.peers.changed(&self.shared.peers);
         snapshot.placement = self.placement.changed(&self.shared.placement);
         snapshot.inventory = self.inventory.changed(&self.shared.inventory);
-        let v1::Snapshot { taken_mono_ns: _, gpu, loss, sources, ports, modules, drops, peers, placement, inventory } =
-            &snapshot;
+        let v1::Snapshot {
+            taken_mono_ns: _,
+            gpu,
+            loss,
+            sources,
+            ports,
+            modules,
+            drops,
+            peers,
+            placement,
+            inventory,
+            no_ports,
+            no_modules,
+        } = &snapshot;
         if gpu.is_some()
             || loss.is_some()
             || !sources.is_empty()
@@ -130,6 +144,8 @@ impl StateSender {
             || peers.is_some()
             || placement.is_some()
             || inventory.is_some()
+            || *no_ports
+            || *no_modules
         {
             self.outbox.snapshot(snapshot);
         }

@@ -187,7 +187,20 @@ fn hand_over<T: Message>(queue: &mpsc::Sender<T>, message: T) -> Result<(), Refu
 }
 
 fn merge(into: &mut Snapshot, from: &Snapshot) {
-    let Snapshot { taken_mono_ns, gpu, loss, sources, ports, modules, drops, peers, placement, inventory } = from;
+    let Snapshot {
+        taken_mono_ns,
+        gpu,
+        loss,
+        sources,
+        ports,
+        modules,
+        drops,
+        peers,
+        placement,
+        inventory,
+        no_ports,
+        no_modules,
+    } = from;
     into.taken_mono_ns = into.taken_mono_ns.max(*taken_mono_ns);
     if gpu.is_some() {
         into.gpu.clone_from(gpu);
@@ -198,14 +211,16 @@ fn merge(into: &mut Snapshot, from: &Snapshot) {
     if !sources.is_empty() {
         into.sources.clone_from(sources);
     }
-    if !ports.is_empty() {
+    if !ports.is_empty() || *no_ports {
         into.ports.clone_from(ports);
+        into.no_ports = *no_ports;
     }
     if drops.is_some() {
         into.drops.clone_from(drops);
     }
-    if !modules.is_empty() {
+    if !modules.is_empty() || *no_modules {
         into.modules.clone_from(modules);
+        into.no_modules = *no_modules;
     }
     if peers.is_some() {
         into.peers.clone_from(peers);

@@ -205,10 +205,20 @@ fn state_is_sent_whole_on_each_connection_and_silence_is_short() {
     });
     running.kill();
     site.stored(|stored| stored.snapshots.clear());
-    let running = site.listen(&address);
+    let second = site.listen(&address);
     eventually("all parts come in one", || {
         site.stored(|stored| {
             stored.snapshots.first().is_some_and(|s| s.loss.as_ref() == Some(&loss) && s.ports == [port.clone()])
+        })
+    });
+    uplink.snapshot(Snapshot { taken_mono_ns: 3, no_ports: true, ..Default::default() }).unwrap();
+    eventually("the last port is gone", || site.stored(|stored| stored.snapshots.iter().any(|s| s.no_ports)));
+    second.kill();
+    site.stored(|stored| stored.snapshots.clear());
+    let running = site.listen(&address);
+    eventually("and a new connection says so too", || {
+        site.stored(|stored| {
+            stored.snapshots.first().is_some_and(|s| s.no_ports && s.ports.is_empty() && s.loss.is_some())
         })
     });
     site.stored(|stored| stored.snapshots.clear());

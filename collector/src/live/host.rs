@@ -139,11 +139,11 @@ impl Host {
         if !snapshot.sources.is_empty() {
             self.sources = snapshot.sources;
         }
-        if !snapshot.modules.is_empty() {
+        if !snapshot.modules.is_empty() || snapshot.no_modules {
             self.modules = snapshot.modules;
         }
         let mut changed_ports = Vec::new();
-        if !snapshot.ports.is_empty() {
+        if !snapshot.ports.is_empty() || snapshot.no_ports {
             for port in &snapshot.ports {
                 let before = self.ports.iter().find(|known| known.kind == port.kind && known.name == port.name);
                 if before.is_some_and(|known| known.state != port.state) {
@@ -215,5 +215,7 @@ mod tests {
         assert_eq!(host.ports.len(), 1);
         let (_, changed) = host.take(v1::Snapshot { ports: vec![port("down")], ..Default::default() });
         assert_eq!(changed, [("eth0".to_owned(), "down".to_owned())]);
+        host.take(v1::Snapshot { no_ports: true, ..Default::default() });
+        assert!(host.ports.is_empty(), "the last port is gone");
     }
 }

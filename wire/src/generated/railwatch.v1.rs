@@ -326,6 +326,11 @@ pub struct Snapshot {
     pub placement: ::core::option::Option<PlacementState>,
     #[prost(message, optional, tag = "10")]
     pub inventory: ::core::option::Option<InventoryState>,
+    /// The last port, or the last module, is gone: an empty list alone would mean "did not change".
+    #[prost(bool, tag = "11")]
+    pub no_ports: bool,
+    #[prost(bool, tag = "12")]
+    pub no_modules: bool,
 }
 /// seen = delivered + the sum of dropped, always.
 #[derive(Clone, PartialEq, ::prost::Message)]
