@@ -1,0 +1,229 @@
+//! What a probe and its answer look like on the wire. Pure.
+//!
+//! ```text
+//!  0  magic "RWP1"          4  kind            5  zero            8  session
+//! 16  sequence             24  stamp, Unix ns of the answerer's kernel (a request: 0)
+//! 32  two earlier answers: low half of the sequence, nanoseconds that the answerer's host held it
+//! 48  HMAC-SHA256 over bytes 0 to 48 and the length of the datagram, its first 16 bytes
+//! 64  zeros, to the size that is probed with
+//! ```
+//! Numbers are big-endian. An answer is as long as its request: it amplifies nothing. How long a host held an answer is
+//! known only once the answer has left, so it rides with the next two of the session. Never: a word believed before its
+//! code is checked, or an answer answered.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+/// The shortest probe, and what every probe begins with, bytes.
+pub const HEAD_BYTES: usize = 64;
+/// The longest UDP payload over IPv4, bytes.
+pub const SIZE_MAX: usize = 65_507;
+/// Shortest key, bytes: as long as half of what SHA-256 gives.
+pub const KEY_BYTES_MIN: usize = 16;
+
+const MAGIC: &[u8; 4] = b"RWP1";
+const REQUEST: u8 = 1;
+const ANSWER: u8 = 2;
+const SIGNED: usize = 48;
+const CODE_BYTES: usize = HEAD_BYTES - SIGNED;
+/// Held for longer than can be told, or not known.
+const UNKNOWN: u32 = u32::MAX;
+
+/// What members of one cluster share.
+#[derive(Clone)]
+pub struct Key(Hmac<Sha256>);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+impl Key {
+    /// From these bytes; `None` where they are fewer than [`KEY_BYTES_MIN`].
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() >= KEY_BYTES_MIN).then(|| Hmac::new_from_slice(bytes).ok().map(Self)).flatten()
+    }
+}
+
+/// A probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Drawn by the prober at its start: answers to another's probes are not mistaken for its own.
+    pub session: u64,
+    /// Grows by one with each probe of the session.
+    pub sequence: u64,
+}
+
+/// How long the answerer's host held an earlier answer of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Low half of that answer's sequence.
+    pub sequence_low: u32,
+    /// From its kernel's stamp of the request to its kernel's stamp of the answer, nanoseconds.
+    pub held_ns: u32,
+}
+
+/// An answer to a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Of the request.
+    pub session: u64,
+    /// Of the request.
+    pub sequence: u64,
+    /// When the answerer's kernel received the request, Unix nanoseconds of its clock.
+    pub received_unix_ns: u64,
+    /// Of earlier answers, where known.
+    pub held: [Option<Held>; 2],
+}
+
+/// Either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// To be answered.
+    Request(Request),
+    /// Not to be.
+    Answer(Answer),
+}
+
+/// Why a datagram is none of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// It is too short, or does not begin as ours do.
+    NotAProbe,
+    /// It was not made with the cluster's key, or was changed on its way.
+    WrongCode,
+}
+
+/// Whether a datagram begins as ours do: cheap, before [`decode`].
+#[must_use]
+pub fn looks_like_a_probe(bytes: &[u8]) -> bool {
+    bytes.len() >= HEAD_BYTES && bytes.starts_with(MAGIC) && matches!(bytes[4], REQUEST | ANSWER)
+}
+
+/// Reads a datagram.
+///
+/// # Errors
+/// Why it is none of ours.
+pub fn decode(bytes: &[u8], key: &Key) -> Result<Packet, Foreign> {
+    if !looks_like_a_probe(bytes) {
+        return Err(Foreign::NotAProbe);
+    }
+    let code = &bytes[SIGNED..HEAD_BYTES];
+    signed(&bytes[..SIGNED], bytes.len(), key).verify_truncated_left(code).map_err(|_| Foreign::WrongCode)?;
+    let (session, sequence) = (u64_at(bytes, 8), u64_at(bytes, 16));
+    Ok(match bytes[4] {
+        REQUEST => Packet::Request(Request { session, sequence }),
+        _ => Packet::Answer(Answer {
+            session,
+            sequence,
+            received_unix_ns: u64_at(bytes, 24),
+            held: [32, 40].map(|at| {
+                let held = Held { sequence_low: u32_at(bytes, at), held_ns: u32_at(bytes, at + 4) };
+                (held.held_ns != UNKNOWN).then_some(held)
+            }),
+        }),
+    })
+}
+
+/// Writes a packet over the beginning of `bytes`, whose length is the datagram's and at least [`HEAD_BYTES`].
+///
+/// # Panics
+/// Where it is shorter.
+pub fn encode(packet: &Packet, bytes: &mut [u8], key: &Key) {
+    bytes[..HEAD_BYTES].fill(0);
+    bytes[..4].copy_from_slice(MAGIC);
+    let (kind, session, sequence) = match packet {
+        Packet::Request(request) => (REQUEST, request.session, request.sequence),
+        Packet::Answer(answer) => (ANSWER, answer.session, answer.sequence),
+    };
+    bytes[4] = kind;
+    bytes[8..16].copy_from_slice(&session.to_be_bytes());
+    bytes[16..24].copy_from_slice(&sequence.to_be_bytes());
+    if let Packet::Answer(answer) = packet {
+        bytes[24..32].copy_from_slice(&answer.received_unix_ns.to_be_bytes());
+        for (at, held) in [32, 40].into_iter().zip(answer.held) {
+            let Held { sequence_low, held_ns } = held.unwrap_or(Held { sequence_low: 0, held_ns: UNKNOWN });
+            bytes[at..at + 4].copy_from_slice(&sequence_low.to_be_bytes());
+            bytes[at + 4..at + 8].copy_from_slice(&held_ns.to_be_bytes());
+        }
+    }
+    let code = signed(&bytes[..SIGNED], bytes.len(), key).finalize().into_bytes();
+    bytes[SIGNED..HEAD_BYTES].copy_from_slice(&code[..CODE_BYTES]);
+}
+
+/// So many nanoseconds as a packet can tell.
+#[must_use]
+pub fn held_ns(nanoseconds: u64) -> Option<u32> {
+    u32::try_from(nanoseconds).ok().filter(|held| *held != UNKNOWN)
+}
+
+fn signed(head: &[u8], length: usize, key: &Key) -> Hmac<Sha256> {
+    let mut code = key.0.clone();
+    code.update(head);
+    code.update(&(length as u64).to_be_bytes());
+    code
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    (0..8).fold(0, |value, index| value << 8 | u64::from(bytes[at + index]))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    (0..4).fold(0, |value, index| value << 8 | u32::from(bytes[at + index]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+    use super::*;
+
+    fn key(bytes: &[u8]) -> Key {
+        Key::new(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read_at_every_size() {
+        let key = key(b"0123456789abcdef");
+        let request = Packet::Request(Request { session: u64::MAX, sequence: 7 });
+        let answer = Packet::Answer(Answer {
+            session: 3,
+            sequence: 1 << 40,
+            received_unix_ns: 1_800_000_000_000_000_001,
+            held: [Some(Held { sequence_low: 6, held_ns: 12_345 }), None],
+        });
+        for packet in [request, answer] {
+            for size in [HEAD_BYTES, 1458, SIZE_MAX] {
+                let mut bytes = vec![0xee; size];
+                encode(&packet, &mut bytes, &key);
+                assert_eq!(decode(&bytes, &key), Ok(packet));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_was_changed_or_made_by_a_stranger_is_believed() {
+        let ours = key(b"0123456789abcdef");
+        let mut bytes = [0; 128];
+        encode(&Packet::Request(Request { session: 1, sequence: 2 }), &mut bytes, &ours);
+        assert_eq!(decode(&bytes, &key(b"0123456789abcdeg")), Err(Foreign::WrongCode));
+        for at in 0..HEAD_BYTES {
+            let mut changed = bytes;
+            changed[at] ^= 1;
+            assert!(decode(&changed, &ours).is_err(), "byte {at}");
+        }
+        assert_eq!(decode(&bytes[..HEAD_BYTES], &ours), Err(Foreign::WrongCode), "cut on its way");
+        for length in 0..HEAD_BYTES {
+            assert_eq!(decode(&bytes[..length], &ours), Err(Foreign::NotAProbe));
+        }
+        assert!(Key::new(b"too short").is_none());
+    }
+
+    #[test]
+    fn what_is_held_too_long_to_tell_is_unknown() {
+        assert_eq!(held_ns(5), Some(5));
+        assert_eq!(held_ns(u64::from(u32::MAX)), None);
+        assert_eq!(held_ns(u64::MAX), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! Answers probes of members.
+//!
+//! In: datagrams on one socket. Out: an answer as long as each probe that proves its membership, with the times at which
+//! this host's kernel received it, and for how long this host held the two answers before. Never: a word to whoever has
+//! not the cluster's key, more bytes than came, an answer to an answer, or memory that grows with who asks.
+
+use crate::limit::{Bucket, PerSource};
+use crate::packet::{self, Answer, Foreign, Held, Key, Packet, SIZE_MAX};
+use crate::socket::{Received, StampedSocket, now_mono_ns};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// What is answered at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Probes of one address, a second.
+    pub per_source_per_s: u32,
+    /// Datagrams whose code is checked, a second: what a flood of strangers may cost.
+    pub checked_per_s: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { per_source_per_s: 1000, checked_per_s: 50_000 }
+    }
+}
+
+/// Datagrams by what became of them: received = the sum of the others.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// All that came.
+    pub received: AtomicU64,
+    /// Answered.
+    pub answered: AtomicU64,
+    /// None of ours.
+    pub not_probes: AtomicU64,
+    /// Not made with the cluster's key.
+    pub wrong_code: AtomicU64,
+    /// An answer that nobody here asked for.
+    pub answers: AtomicU64,
+    /// Of a member that asks more than its share.
+    pub over_rate: AtomicU64,
+    /// Not looked at: more came than are checked in a second.
+    pub over_checks: AtomicU64,
+    /// The answer found no way out.
+    pub unsent: AtomicU64,
+}
+
+/// Sessions whose held times are remembered.
+const SESSIONS_MAX: usize = 4096;
+/// Answers whose stamp is awaited.
+const AWAITED_MAX: usize = 1024;
+/// How long a stop may take.
+const LOOK_UP_MS: u8 = 200;
+
+#[derive(Debug, Default)]
+struct Session {
+    held: [Option<Held>; 2],
+    heard_ns: u64,
+}
+
+/// An answer that has left, but not yet by the driver's word.
+#[derive(Debug)]
+struct Awaited {
+    id: u32,
+    session: (SocketAddr, u64),
+    sequence: u64,
+    received_unix_ns: u64,
+}
+
+/// The responder of one socket.
+#[derive(Debug)]
+pub struct Responder {
+    socket: StampedSocket,
+    key: Key,
+    limits: Limits,
+    counts: Arc<Counts>,
+    checks: Bucket,
+    sources: PerSource,
+    sessions: HashMap<(SocketAddr, u64), Session>,
+    awaited: VecDeque<Awaited>,
+}
+
+impl Responder {
+    /// On this socket.
+    #[must_use]
+    pub fn new(socket: StampedSocket, key: Key, limits: Limits) -> Self {
+        Self {
+            socket,
+            key,
+            limits,
+            counts: Arc::default(),
+            checks: Bucket::full(limits.checked_per_s, now_mono_ns()),
+            sources: PerSource::new(limits.per_source_per_s, limits.per_source_per_s),
+            sessions: HashMap::new(),
+            awaited: VecDeque::new(),
+        }
+    }
+
+    /// What became of datagrams so far.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Answers until told to stop.
+    ///
+    /// # Errors
+    /// Where the socket can be used no more.
+    pub fn run(mut self, stop: &AtomicBool) -> io::Result<()> {
+        let mut buffer = vec![0; SIZE_MAX];
+        while !stop.load(Relaxed) {
+            let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, PollTimeout::from(LOOK_UP_MS)) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => self.serve(&mut buffer)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the stamps that have come, then answers what has. Stamps first: answers carry what they say.
+    fn serve(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        self.take_stamps()?;
+        while let Some(received) = self.socket.receive(buffer)? {
+            let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Relaxed);
+            count(&self.counts.received);
+            let counts = Arc::clone(&self.counts);
+            count(match self.answer(&received, buffer) {
+                Ok(()) => &counts.answered,
+                Err(Refusal::Foreign(Foreign::NotAProbe)) => &counts.not_probes,
+                Err(Refusal::Foreign(Foreign::WrongCode)) => &counts.wrong_code,
+                Err(Refusal::AnAnswer) => &counts.answers,
+                Err(Refusal::OverRate) => &counts.over_rate,
+                Err(Refusal::OverChecks) => &counts.over_checks,
+                Err(Refusal::Unsent) => &counts.unsent,
+            });
+            self.take_stamps()?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, received: &Received, buffer: &mut [u8]) -> Result<(), Refusal> {
+        let now_ns = now_mono_ns();
+        let bytes = buffer.get_mut(..received.length).ok_or(Refusal::Foreign(Foreign::NotAProbe))?;
+        if !packet::looks_like_a_probe(bytes) {
+            return Err(Refusal::Foreign(Foreign::NotAProbe));
+        }
+        let Limits { checked_per_s, .. } = self.limits;
+        if !self.checks.take(checked_per_s, checked_per_s, now_ns) {
+            return Err(Refusal::OverChecks);
+        }
+        let request = match packet::decode(bytes, &self.key).map_err(Refusal::Foreign)? {
+            Packet::Request(request) => request,
+            Packet::Answer(_) => return Err(Refusal::AnAnswer),
+        };
+        if !self.sources.take(received.from.ip(), now_ns) {
+            return Err(Refusal::OverRate);
+        }
+        let key = (received.from, request.session);
+        if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&key) {
+            let oldest = self.sessions.iter().min_by_key(|(_, session)| session.heard_ns).map(|(key, _)| *key);
+            oldest.map(|key| self.sessions.remove(&key));
+        }
+        let session = self.sessions.entry(key).or_default();
+        session.heard_ns = now_ns;
+        // Without a stamp of its own the kernel's time is not known, and this clock would be taken for it.
+        let received_unix_ns = received.stamp_unix_ns.unwrap_or(0);
+        let answer =
+            Answer { session: request.session, sequence: request.sequence, received_unix_ns, held: session.held };
+        packet::encode(&Packet::Answer(answer), bytes, &self.key);
+        let id = self.socket.send_to(bytes, received.from, Some(received.tos)).map_err(|_| Refusal::Unsent)?;
+        if received_unix_ns > 0 {
+            if self.awaited.len() >= AWAITED_MAX {
+                self.awaited.pop_front();
+            }
+            self.awaited.push_back(Awaited { id, session: key, sequence: request.sequence, received_unix_ns });
+        }
+        Ok(())
+    }
+
+    fn take_stamps(&mut self) -> io::Result<()> {
+        let Self { socket, sessions, awaited, .. } = self;
+        socket.stamps(|sent| {
+            let Some(at) = awaited.iter().position(|awaited| awaited.id == sent.id) else { return };
+            let Some(Awaited { session, sequence, received_unix_ns, .. }) = awaited.remove(at) else { return };
+            let held = sent.stamp_unix_ns.checked_sub(received_unix_ns).and_then(packet::held_ns);
+            if let (Some(session), Some(held_ns)) = (sessions.get_mut(&session), held) {
+                let held = Held { sequence_low: sequence as u32, held_ns };
+                session.held = [Some(held), session.held[0]];
+            }
+        })
+    }
+}
+
+enum Refusal {
+    Foreign(Foreign),
+    AnAnswer,
+    OverRate,
+    OverChecks,
+    Unsent,
+}

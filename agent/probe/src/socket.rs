@@ -1,0 +1,243 @@
+//! A UDP socket whose datagrams carry the kernel's own times.
+//!
+//! In: datagrams and where they go. Out: datagrams with the instant at which the kernel received them, and for each that
+//! was sent the instant at which the driver took it, a moment later, from the socket's error queue (SO_TIMESTAMPING,
+//! Documentation/networking/timestamping.rst). All are software stamps, CLOCK_REALTIME: they need no privilege and every
+//! driver gives them; what a queueing discipline of this host holds up is before them, and so is counted as host delay.
+//! Never fragments: a datagram beyond the path's MTU is refused (EMSGSIZE), because a probe of fragments measures something else.
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage,
+    TimestampingFlag, Timestamps, bind, getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// SO_EE_ORIGIN_TIMESTAMPING of linux/errqueue.h: the error is a stamp.
+const ORIGIN_TIMESTAMPING: u8 = 4;
+
+/// The instant now by the clock that stamps use, Unix nanoseconds.
+#[must_use]
+pub fn now_unix_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, nanoseconds)
+}
+
+/// The instant now by the clock that nobody steps, nanoseconds.
+#[must_use]
+pub fn now_mono_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, nanoseconds)
+}
+
+/// A datagram that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// How much of the buffer it fills.
+    pub length: usize,
+    /// Whom it says it is from.
+    pub from: SocketAddr,
+    /// When the kernel received it; `None` where it does not say.
+    pub stamp_unix_ns: Option<u64>,
+    /// Its type of service or traffic class, 0 where not known.
+    pub tos: u8,
+}
+
+/// When the driver took a datagram that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// What [`StampedSocket::send_to`] returned for it.
+    pub id: u32,
+    /// Unix nanoseconds.
+    pub stamp_unix_ns: u64,
+}
+
+/// The socket. Nothing blocks.
+#[derive(Debug)]
+pub struct StampedSocket {
+    fd: OwnedFd,
+    is_v6: bool,
+    next_id: u32,
+}
+
+impl StampedSocket {
+    /// Binds it; its own datagrams carry `tos` (DSCP in the upper six bits).
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn bind(local: SocketAddr, tos: u8) -> io::Result<Self> {
+        let is_v6 = local.is_ipv6();
+        let family = if is_v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let fd = socket(family, SockType::Datagram, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+        if is_v6 {
+            setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+            setsockopt(&fd, sockopt::Ipv6TClass, &i32::from(tos))?;
+            set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            set(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+        } else {
+            setsockopt(&fd, sockopt::Ipv4Tos, &i32::from(tos))?;
+            setsockopt(&fd, sockopt::IpRecvTos, &true)?;
+            set(&fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?;
+        }
+        setsockopt(&fd, sockopt::Timestamping, &(stamping() | TimestampingFlag::SOF_TIMESTAMPING_OPT_ID))?;
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(local))?;
+        Ok(Self { fd, is_v6, next_id: 0 })
+    }
+
+    /// Where it is bound.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        let address: SockaddrStorage = getsockname(self.fd.as_raw_fd())?;
+        socket_address(&address).ok_or_else(|| io::Error::other("bound to no IP address"))
+    }
+
+    /// Sends a datagram, with another type of service where `tos` is given. Its stamp will have the number returned.
+    ///
+    /// # Errors
+    /// EMSGSIZE where it is beyond the path's MTU; EAGAIN where the socket is full; what else the kernel refused.
+    pub fn send_to(&mut self, bytes: &[u8], to: SocketAddr, tos: Option<u8>) -> io::Result<u32> {
+        let class = i32::from(tos.unwrap_or_default());
+        let tos_v4 = tos.unwrap_or_default();
+        let message = match self.is_v6 {
+            true => ControlMessage::Ipv6TClass(&class),
+            false => ControlMessage::Ipv4Tos(&tos_v4),
+        };
+        let messages = std::slice::from_ref(&message);
+        let messages = if tos.is_some() { messages } else { &[] };
+        let to = SockaddrStorage::from(to);
+        match sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, MsgFlags::MSG_DONTWAIT, Some(&to)) {
+            Ok(_) => {
+                let id = self.next_id;
+                self.next_id = self.next_id.wrapping_add(1);
+                Ok(id)
+            }
+            Err(errno) => {
+                // Kernels differ in whether a datagram that failed used up a number: they count from 0 again.
+                setsockopt(&self.fd, sockopt::Timestamping, &stamping())?;
+                let numbered = stamping() | TimestampingFlag::SOF_TIMESTAMPING_OPT_ID;
+                setsockopt(&self.fd, sockopt::Timestamping, &numbered)?;
+                self.next_id = 0;
+                Err(errno.into())
+            }
+        }
+    }
+
+    /// The next datagram, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel said; the socket stays usable.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        let mut control = cmsg_space!(Timestamps, i32, i32);
+        let mut slices = [IoSliceMut::new(buffer)];
+        let received = recvmsg::<SockaddrStorage>(
+            self.fd.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC,
+        );
+        let received = match received {
+            Ok(received) => received,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        let (mut stamp_unix_ns, mut tos) = (None, 0);
+        for message in received.cmsgs()? {
+            match message {
+                ControlMessageOwned::ScmTimestampsns(stamps) => stamp_unix_ns = stamp(&stamps),
+                ControlMessageOwned::Ipv4Tos(value) => tos = value,
+                ControlMessageOwned::Ipv6TClass(value) => tos = u8::try_from(value).unwrap_or(0),
+                _ => {}
+            }
+        }
+        let length = received.bytes;
+        let from = received.address.as_ref().and_then(socket_address);
+        let from = from.ok_or_else(|| io::Error::other("a datagram from no IP address"))?;
+        Ok(Some(Received { length, from, stamp_unix_ns, tos }))
+    }
+
+    /// Hands over every stamp that has come.
+    ///
+    /// # Errors
+    /// What the kernel said; stamps so far were handed over.
+    pub fn stamps(&self, mut each: impl FnMut(Sent)) -> io::Result<()> {
+        let mut control = cmsg_space!(Timestamps, libc::sock_extended_err, libc::sockaddr_in6);
+        loop {
+            let mut none = [0; 0];
+            let mut slices = [IoSliceMut::new(&mut none)];
+            let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+            let received = match recvmsg::<SockaddrStorage>(self.fd.as_raw_fd(), &mut slices, Some(&mut control), flags)
+            {
+                Ok(received) => received,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            let (mut stamp_unix_ns, mut id) = (None, None);
+            for message in received.cmsgs()? {
+                match message {
+                    ControlMessageOwned::ScmTimestampsns(stamps) => stamp_unix_ns = stamp(&stamps),
+                    ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)
+                        if error.ee_origin == ORIGIN_TIMESTAMPING =>
+                    {
+                        id = Some(error.ee_data);
+                    }
+                    _ => {}
+                }
+            }
+            if let (Some(id), Some(stamp_unix_ns)) = (id, stamp_unix_ns) {
+                each(Sent { id, stamp_unix_ns });
+            }
+        }
+    }
+}
+
+impl AsFd for StampedSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn stamping() -> TimestampingFlag {
+    TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
+        | TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE
+        | TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE
+        | TimestampingFlag::SOF_TIMESTAMPING_OPT_TSONLY
+}
+
+fn stamp(stamps: &Timestamps) -> Option<u64> {
+    Some(nanoseconds(stamps.system)).filter(|ns| *ns > 0)
+}
+
+fn nanoseconds(time: TimeSpec) -> u64 {
+    let whole = u64::try_from(time.tv_sec()).unwrap_or(0);
+    whole.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
+}
+
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    match address.family()? {
+        AddressFamily::Inet => address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into()),
+        AddressFamily::Inet6 => address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()),
+        _ => None,
+    }
+}
+
+/// An option that nix has no name for.
+fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer and length are those of a live c_int, which is what both options here take (ip(7), ipv6(7)).
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(&value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop).map_err(Into::into)
+}

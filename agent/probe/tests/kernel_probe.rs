@@ -1,0 +1,310 @@
+//! Probes through a real kernel: prober, router and responder in network namespaces of their own, which end with the test.
+//! Needs root and iproute2; the delay needs sch_netem, which the kernels of the matrix have.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use railwatch_probe::{Counts, Key, Limits, Outcome, Plan, Report, Responder, StampedSocket, run};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{sleep, spawn};
+use std::time::Duration;
+
+const KEY: &[u8] = b"the key of the cluster under test";
+const RESPONDER: &str = "10.9.2.2:7704";
+/// In the environment of this test run again as a process that answers.
+const AS_RESPONDER: &str = "RAILWATCH_PROBE_ANSWERS_IN";
+
+fn key() -> Key {
+    Key::new(KEY).unwrap()
+}
+
+/// The namespaces of `a` (10.9.1.2), a router, and `b` (10.9.2.2); this thread is in `a`'s.
+struct Fabric {
+    router: File,
+    b: File,
+}
+
+fn namespace() -> File {
+    File::open("/proc/thread-self/ns/net").unwrap()
+}
+
+fn shell(command: &str) {
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs a command in a namespace, on a thread of its own.
+fn within(namespace: &File, command: &str) {
+    let (namespace, command) = (namespace.try_clone().unwrap(), command.to_owned());
+    spawn(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        shell(&command);
+    })
+    .join()
+    .unwrap();
+}
+
+impl Fabric {
+    fn new() -> Self {
+        let made = || {
+            spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
+                shell("ip link set lo up");
+                namespace()
+            })
+            .join()
+            .unwrap()
+        };
+        let (router, b) = (made(), made());
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let _ = Command::new("modprobe").arg("veth").status();
+        // A namespace is named for `ip` by the descriptor of this process.
+        use std::os::fd::AsRawFd;
+        let of = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        shell(&format!(
+            "ip link add a0 type veth peer name r1 netns {router}; ip link set a0 up; ip addr add 10.9.1.2/24 dev a0
+             ip route add default via 10.9.1.1",
+            router = of(&router)
+        ));
+        within(
+            &router,
+            &format!(
+                "ip link set r1 up; ip addr add 10.9.1.1/24 dev r1
+                 ip link add r2 type veth peer name b0 netns {b}; ip link set r2 up; ip addr add 10.9.2.1/24 dev r2
+                 echo 1 > /proc/sys/net/ipv4/ip_forward",
+                b = of(&b)
+            ),
+        );
+        within(&b, "ip link set b0 up; ip addr add 10.9.2.2/24 dev b0; ip route add default via 10.9.2.1");
+        Self { router, b }
+    }
+
+    /// A responder on a thread of its own, until `stop`.
+    fn responder(&self, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
+        let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
+        let (tell, told) = std::sync::mpsc::channel();
+        spawn(move || {
+            setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
+            let responder = Responder::new(StampedSocket::bind(RESPONDER.parse().unwrap(), 0).unwrap(), key(), limits);
+            tell.send(responder.counts()).unwrap();
+            responder.run(&stop).unwrap();
+        });
+        told.recv().unwrap()
+    }
+}
+
+fn plan(count: u64) -> Plan {
+    Plan {
+        target: RESPONDER.parse().unwrap(),
+        source: None,
+        source_port: 0,
+        flows: 1,
+        count,
+        interval: Duration::from_millis(2),
+        size_bytes: 64,
+        dscp: 26,
+        timeout: Duration::from_millis(500),
+    }
+}
+
+/// On a thread of its own, in namespaces of its own.
+fn in_fabric(test: impl FnOnce(&Fabric) + Send + 'static) {
+    if let Err(panic) = spawn(move || test(&Fabric::new())).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn probe(plan: &Plan) -> (Report, Vec<Outcome>) {
+    let mut outcomes = Vec::new();
+    let report = run(plan, &key(), |_, outcome| outcomes.push(*outcome)).unwrap();
+    (report, outcomes)
+}
+
+#[test]
+fn every_probe_is_answered_and_its_time_has_parts() {
+    in_fabric(|fabric| {
+        let stop = Arc::default();
+        let counts = fabric.responder(Limits::default(), &stop);
+        for size_bytes in [64, 1400] {
+            let flows = 4;
+            let (report, outcomes) = probe(&Plan { size_bytes, flows, ..plan(100) });
+            assert_eq!((report.sent, report.answered, report.lost, report.unsent), (100, 100, 0, 0), "{report:?}");
+            assert_eq!(outcomes.len(), 100);
+            // A stamp may be late; that every one of them is would be no stamps.
+            assert!(report.timed >= 90, "{report:?}");
+            let mut fabric_ns: Vec<_> =
+                outcomes.iter().filter_map(|outcome| Some(outcome.answer?.parts?.fabric_ns)).collect();
+            fabric_ns.sort_unstable();
+            let (median_us, told) = (fabric_ns[(fabric_ns.len() - 1) / 2] as f64 / 1e3, report.fabric_us.unwrap());
+            assert!((told.p50 / median_us - 1.0).abs() < 0.01, "{told:?} of {median_us}");
+            assert!(report.flows.iter().all(|flow| flow.sent == 25 && flow.lost == 0), "{report:?}");
+            for parts in outcomes.iter().filter_map(|o| Some((o.answer?.round_trip_ns, o.answer?.parts?))) {
+                let (round_trip_ns, parts) = parts;
+                let sum_ns = parts.fabric_ns + parts.prober_ns + parts.answerer_ns;
+                assert!(
+                    sum_ns.abs_diff(round_trip_ns) < 300_000,
+                    "the parts are the whole: {parts:?} of {round_trip_ns}"
+                );
+            }
+        }
+        let all_are_answered = || counts.received.load(Relaxed) == counts.answered.load(Relaxed);
+        assert!((0..200).any(|_| all_are_answered() || {
+            sleep(Duration::from_millis(10));
+            false
+        }));
+        let (report, _) = probe(&Plan { size_bytes: 1500, ..plan(3) });
+        assert_eq!((report.sent, report.unsent), (0, 3), "beyond the MTU nothing is sent in pieces: {report:?}");
+        stop.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn loss_on_the_way_is_loss_and_strangers_hear_nothing() {
+    in_fabric(|fabric| {
+        let stop = Arc::default();
+        let counts = fabric.responder(Limits { per_source_per_s: 100_000, ..Limits::default() }, &stop);
+        let stranger = Key::new(b"a key of another cluster").unwrap();
+        let report = run(&plan(20), &stranger, |_, _| {}).unwrap();
+        assert_eq!((report.answered, report.lost), (0, 20));
+        assert_eq!((counts.wrong_code.load(Relaxed), counts.answered.load(Relaxed)), (21, 0), "with the closing one");
+        // The way there is fine; the way back is gone.
+        within(&fabric.router, "ip route add blackhole 10.9.1.2/32");
+        let (report, outcomes) = probe(&plan(20));
+        assert_eq!((report.sent, report.answered, report.lost), (20, 0, 20));
+        assert!(outcomes.iter().all(|outcome| outcome.answer.is_none()));
+        assert_eq!(counts.answered.load(Relaxed), 21);
+        stop.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn who_asks_more_than_its_share_is_not_answered() {
+    in_fabric(|fabric| {
+        let stop = Arc::default();
+        let counts = fabric.responder(Limits { per_source_per_s: 10, checked_per_s: 50_000 }, &stop);
+        let (report, _) = probe(&plan(200));
+        assert!(report.answered < 200 && report.answered >= 10, "{report:?}");
+        assert_eq!(report.answered + report.lost, 200);
+        assert_eq!(counts.answered.load(Relaxed) + counts.over_rate.load(Relaxed), counts.received.load(Relaxed));
+        stop.store(true, Relaxed);
+    });
+}
+
+/// A process that answers, and can be stopped: this test program again.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(fabric: &Fabric) -> Self {
+        use std::os::fd::AsRawFd;
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), fabric.b.as_raw_fd());
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "answer_as_a_process", "--ignored"]).env(AS_RESPONDER, namespace);
+        let process = Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let answers = || probe(&Plan { timeout: Duration::from_millis(50), ..plan(1) }).0.answered == 1;
+        assert!((0..200).any(|_| answers()), "it answers");
+        process
+    }
+}
+
+#[test]
+#[ignore = "not a test: what the others start as a process"]
+fn answer_as_a_process() {
+    let Some(namespace) = std::env::var_os(AS_RESPONDER) else { return };
+    setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+    let socket = StampedSocket::bind(RESPONDER.parse::<SocketAddr>().unwrap(), 0).unwrap();
+    Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
+}
+
+#[test]
+fn a_responder_that_is_stopped_is_its_hosts_delay_not_the_fabrics() {
+    in_fabric(|fabric| {
+        let process = Process::start(fabric);
+        let pid = Pid::from_raw(process.0.id().cast_signed());
+        let stopper = spawn(move || {
+            sleep(Duration::from_millis(100));
+            kill(pid, Signal::SIGSTOP).unwrap();
+            sleep(Duration::from_millis(200));
+            kill(pid, Signal::SIGCONT).unwrap();
+        });
+        let (report, outcomes) = probe(&plan(200));
+        stopper.join().unwrap();
+        assert_eq!((report.answered, report.lost), (200, 0), "{report:?}");
+        let slow: Vec<_> = outcomes
+            .iter()
+            .filter_map(|outcome| outcome.answer)
+            .filter(|answer| answer.round_trip_ns > 50_000_000)
+            .collect();
+        assert!(slow.len() > 10, "probes met the stop: {report:?}");
+        for answer in slow {
+            let parts = answer.parts.expect("every stamp came");
+            assert!(parts.answerer_ns * 10 > answer.round_trip_ns * 9, "{parts:?} of {} ns", answer.round_trip_ns);
+        }
+    });
+}
+
+/// Whether this kernel has netem; the kernels of the matrix must.
+fn delay(fabric: &Fabric, delay: &str) -> bool {
+    let _ = Command::new("modprobe").arg("sch_netem").status();
+    let router = fabric.router.try_clone().unwrap();
+    let arguments = format!("qdisc replace dev r2 root netem delay {delay} limit 100000");
+    let has = spawn(move || {
+        setns(&router, CloneFlags::CLONE_NEWNET).unwrap();
+        Command::new("tc").args(arguments.split(' ')).output().unwrap().status.success()
+    });
+    let has = has.join().unwrap();
+    let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
+    assert!(has || !release.contains("-amd64"), "the kernels of the matrix have netem: {release}");
+    if !has {
+        eprintln!("this kernel ({release}) has no netem: the kernels tier tests the delay");
+    }
+    has
+}
+
+#[test]
+fn a_delay_on_the_way_is_the_fabrics_not_the_hosts() {
+    in_fabric(|fabric| {
+        let stop = Arc::default();
+        fabric.responder(Limits::default(), &stop);
+        if delay(fabric, "400ms") {
+            let (report, outcomes) = probe(&Plan { timeout: Duration::from_secs(5), ..plan(100) });
+            assert_eq!((report.answered, report.lost), (100, 0), "{report:?}");
+            let parts: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.answer?.parts).collect();
+            assert!(parts.len() >= 90, "{report:?}");
+            assert!(parts.iter().all(|parts| parts.fabric_ns >= 400_000_000), "{report:?}");
+            let by_hosts = parts.iter().filter(|parts| parts.prober_ns + parts.answerer_ns >= 400_000_000).count();
+            assert!(by_hosts * 10 < parts.len(), "{parts:?}");
+        }
+        stop.store(true, Relaxed);
+    });
+}
+
+#[test]
+#[ignore = "a measurement: docs/SPECIFICATION.md"]
+fn measure_a_delay_of_200_us() {
+    in_fabric(|fabric| {
+        let stop = Arc::default();
+        fabric.responder(Limits::default(), &stop);
+        let median = || probe(&plan(1000)).0.fabric_us.unwrap().p50;
+        assert!(delay(fabric, "0us"), "this needs a kernel with netem");
+        let before = median();
+        delay(fabric, "200us");
+        let during = median();
+        println!(
+            "fabric, median of 1,000 probes: {before:.1} µs, with 200 µs more {during:.1} µs: {:.1}",
+            during - before
+        );
+        stop.store(true, Relaxed);
+    });
+}
