@@ -29,6 +29,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/run/railwatch-agent/kmsg.sock")]
         socket: PathBuf,
     },
+    /// Probe another host's responder, and say what the fabric took and what each host did; ends with 1 where an answer is missing
+    Probe(crate::probe::ProbeOptions),
     /// Read the configuration, say whether it is good, and end
     CheckConfig(Options),
     /// Show what this host and this process's privileges allow, and how to get what is missing

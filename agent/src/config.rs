@@ -61,6 +61,23 @@ pub struct Config {
     pub health: Health,
     /// Every reading of the last minutes, in memory.
     pub tape: Tape,
+    /// Probes of other hosts.
+    pub probe: Probe,
+}
+
+/// Probes of other hosts, and of this one by them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probe {
+    /// Whether probes are answered.
+    pub enabled: bool,
+    /// Where they come in.
+    pub listen: SocketAddr,
+    /// What the members of the cluster share; mode 0600.
+    pub key_file: PathBuf,
+    /// Probes of one address that are answered, a second.
+    #[serde(deserialize_with = "bounded::<_, 1, 100_000>")]
+    pub answers_per_source_per_s: u64,
 }
 
 /// GPU accounting.
@@ -318,6 +335,7 @@ impl Default for Config {
             drops: Drops::default(),
             health: Health::default(),
             tape: Tape::default(),
+            probe: Probe::default(),
         }
     }
 }
@@ -362,6 +380,17 @@ impl Default for Spool {
 impl Default for Tape {
     fn default() -> Self {
         Self { enabled: true, bytes_max: railwatch_tape::BYTES_DEFAULT }
+    }
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            listen: SocketAddr::from(([0; 4], 7704)),
+            key_file: "/etc/railwatch/probe.key".into(),
+            answers_per_source_per_s: 1000,
+        }
     }
 }
 

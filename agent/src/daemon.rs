@@ -11,6 +11,7 @@ use crate::job::JobTap;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
 use crate::privileges::{Facts, Limitation};
+use crate::probe::ResponderRoom;
 use crate::reload::Reloader;
 use crate::shared::Shared;
 use crate::state::StateSender;
@@ -84,6 +85,7 @@ struct Agent {
     uplink: std::thread::JoinHandle<()>,
     state: StateSender,
     scrapers: CancellationToken,
+    responder: Option<ResponderRoom>,
 }
 
 impl Agent {
@@ -168,16 +170,18 @@ impl Agent {
             let sampler = Arc::clone(&sampler);
             move || sampler.lock().unwrap_or_else(PoisonError::into_inner).reports()
         };
+        let responder = ResponderRoom::start(&config.probe, &shared);
+        let answers = responder.as_ref().map(ResponderRoom::counts);
         let scrapers = CancellationToken::new();
         let state = StateSender::new(Arc::clone(&shared), Arc::clone(&outbox), Box::new(reports.clone()), drops);
         serve_metrics(
             config,
-            Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), tape.map(|tape| (tape, dump)), reports),
+            Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), tape.map(|tape| (tape, dump)), answers, reports),
             &shared,
             &scrapers,
         );
         outbox.uplink().set_limitations(wire(&shared.limitations()));
-        Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers })
+        Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers, responder })
     }
 
     async fn until_told(&mut self, told: &mut Told, reloader: &mut Reloader) {
@@ -215,6 +219,9 @@ impl Agent {
     fn end(self) {
         tracing::info!("ending");
         self.scrapers.cancel();
+        if let Some(responder) = self.responder {
+            responder.stop();
+        }
         if let Some(gpu) = self.gpu {
             gpu.stop();
         }

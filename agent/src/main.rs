@@ -20,6 +20,7 @@ mod notify;
 mod outbox;
 mod page;
 mod privileges;
+mod probe;
 mod reload;
 mod rules;
 mod shared;
@@ -31,6 +32,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use std::process::ExitCode;
 
+/// What was asked for cannot be done.
+const EXIT_USAGE: u8 = 2;
 /// The configuration is not good.
 const EXIT_CONFIG: u8 = 78; // EX_CONFIG of sysexits.h: a restart would not help
 
@@ -50,6 +53,11 @@ fn main() -> ExitCode {
                 Err(error) => fail(&error.to_string(), 1),
             }
         }
+        Command::Probe(options) => match probe::by_hand(&options, &mut std::io::stdout().lock()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => fail(&format!("{error:#}"), EXIT_USAGE),
+        },
         Command::CheckConfig(options) => match options.load() {
             Ok(_) => {
                 println!("{} is good", options.path().display());

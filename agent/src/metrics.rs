@@ -5,12 +5,14 @@
 
 use crate::outbox::Outbox;
 use crate::page::{Labels, Page, labels, metric_name};
+use crate::probe;
 use crate::shared::{GpuView, Shared};
 use crate::tape::{self, Dump};
 use crate::usage::Usage;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
+use railwatch_probe::Counts;
 use railwatch_sampling::{ErrorReason, Kind, SeriesDef, SourceReport, SourceState};
 use railwatch_tape::Tape;
 use railwatch_uplink::UplinkState;
@@ -25,6 +27,7 @@ pub struct Exposition {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
     tape: Option<(Tape, Option<Dump>)>,
+    answers: Option<Arc<Counts>>,
     reports: Box<dyn Fn() -> Vec<SourceReport> + Send + Sync>,
 }
 
@@ -34,9 +37,10 @@ impl Exposition {
         shared: Arc<Shared>,
         outbox: Arc<Outbox>,
         tape: Option<(Tape, Option<Dump>)>,
+        answers: Option<Arc<Counts>>,
         reports: impl Fn() -> Vec<SourceReport> + Send + Sync + 'static,
     ) -> Self {
-        Self { shared, outbox, tape, reports: Box::new(reports) }
+        Self { shared, outbox, tape, answers, reports: Box::new(reports) }
     }
 }
 
@@ -56,6 +60,9 @@ impl Collector for Exposition {
         sources(&mut page, &(self.reports)());
         if let Some((tape, dump)) = &self.tape {
             tape::show(&mut page, tape, dump.as_ref());
+        }
+        if let Some(counts) = &self.answers {
+            probe::show(&mut page, counts);
         }
         gpu(&mut page, &self.shared.gpu());
         nics(&mut page, &self.shared);

@@ -14,5 +14,6 @@ mod memory;
 mod metrics;
 mod privacy;
 mod privileges;
+mod probe;
 mod reload;
 mod service;

@@ -1,0 +1,242 @@
+//! Probes: the responder beside the agent's other rooms, and the command that probes a host by hand.
+//!
+//! In: the configuration, or what a person typed. Out: answers, and their counts; or a report. Never: an end of the agent
+//! because its key or port is missing.
+
+use crate::cli::Output;
+use crate::config::Probe as Config;
+use crate::page::{Page, labels};
+use crate::privileges::Limitation;
+use crate::shared::Shared;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use railwatch_probe::{Counts, Key, Limits, Plan, Quantiles, Report, Responder, StampedSocket};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What own datagrams carry: an answer takes the class of its probe.
+const TOS: u8 = 0;
+/// Port of responders where the target names none.
+const PORT: u16 = 7704;
+
+/// The responder, on a thread of its own.
+pub struct ResponderRoom {
+    thread: JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+    counts: Arc<Counts>,
+}
+
+impl ResponderRoom {
+    /// Starts it, where it is wanted and can be; why not otherwise is among the limitations.
+    pub fn start(config: &Config, shared: &Arc<Shared>) -> Option<Self> {
+        if !config.enabled {
+            return None;
+        }
+        match Self::try_start(config, shared) {
+            Ok(room) => Some(room),
+            Err(error) => {
+                let why = format!("{error:#}");
+                shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
+                None
+            }
+        }
+    }
+
+    fn try_start(config: &Config, shared: &Arc<Shared>) -> Result<Self> {
+        let key = Key::read(&config.key_file)?;
+        let listen = config.listen;
+        let socket = StampedSocket::bind(listen, TOS).with_context(|| format!("listen for probes on {listen}"))?;
+        let listen = socket.local()?;
+        let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
+        let responder = Responder::new(socket, key, Limits { per_source_per_s, ..Limits::default() });
+        let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
+        let thread = {
+            let (stop, shared) = (Arc::clone(&stop), Arc::clone(shared));
+            let run = move || {
+                if let Err(error) = responder.run(&stop) {
+                    let why = format!("its socket can be used no more: {error}");
+                    shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
+                }
+            };
+            std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?
+        };
+        tracing::info!("probes are answered at {listen}");
+        Ok(Self { thread, stop, counts })
+    }
+
+    /// For the page.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
+    }
+
+    /// Ends it.
+    pub fn stop(self) {
+        self.stop.store(true, Relaxed);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that answers probes had ended by a defect of its own");
+        }
+    }
+}
+
+/// What became of the probes that came in, for the page.
+pub fn show(page: &mut Page, counts: &Counts) {
+    let result = |name, count: &AtomicU64| (labels([("result", name)]), count.load(Relaxed));
+    page.counter(
+        "agent_probe_datagrams",
+        "Datagrams that came in for the responder, by what became of them",
+        None,
+        [
+            result("answered", &counts.answered),
+            result("not_a_probe", &counts.not_probes),
+            result("wrong_code", &counts.wrong_code),
+            result("answer", &counts.answers),
+            result("over_rate", &counts.over_rate),
+            result("over_checks", &counts.over_checks),
+            result("unsent", &counts.unsent),
+        ],
+    );
+}
+
+/// Probe a host by hand.
+#[derive(Debug, Args)]
+pub struct ProbeOptions {
+    /// Whose responder: HOST or HOST:PORT
+    #[arg(value_name = "HOST[:PORT]")]
+    target: String,
+    /// What the members of the cluster share
+    #[arg(long, value_name = "FILE", default_value = "/etc/railwatch/probe.key")]
+    key_file: PathBuf,
+    /// How many probes
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    count: u64,
+    /// Milliseconds between two probes
+    #[arg(long, value_name = "MS", default_value_t = 10.0)]
+    interval_ms: f64,
+    /// UDP payload of a probe, bytes
+    #[arg(long, value_name = "BYTES", default_value_t = railwatch_probe::HEAD_BYTES)]
+    size: usize,
+    /// Flows by source port, by turns: equal-cost paths are chosen by it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    flows: u16,
+    /// Own address
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<IpAddr>,
+    /// Source port of the first flow, those of others follow [default: free ones]
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    source_port: u16,
+    /// Differentiated services code point, as the job's traffic has
+    #[arg(long, value_name = "0..63", default_value_t = 0)]
+    dscp: u8,
+    /// Milliseconds after which a probe without an answer is lost
+    #[arg(long, value_name = "MS", default_value_t = 1000.0)]
+    timeout_ms: f64,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// Probes, and prints what it took; whether every probe was sent and answered.
+pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
+    let milliseconds = |what: &str, value: f64| {
+        Duration::try_from_secs_f64(value / 1e3).with_context(|| format!("{what} cannot be {value} ms"))
+    };
+    let key = Key::read(&options.key_file)?;
+    let plan = Plan {
+        target: target(&options.target, options.source)?,
+        source: options.source,
+        source_port: options.source_port,
+        flows: options.flows,
+        count: options.count,
+        interval: milliseconds("the interval", options.interval_ms)?,
+        size_bytes: options.size,
+        dscp: options.dscp,
+        timeout: milliseconds("the time-out", options.timeout_ms)?,
+    };
+    let report = railwatch_probe::run(&plan, &key, |_, _| {})?;
+    match options.output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+        Output::Table => table(&plan, &report, out)?,
+    }
+    Ok(report.answered == plan.count)
+}
+
+/// The first address of the target that is of the source's family.
+fn target(text: &str, source: Option<IpAddr>) -> Result<SocketAddr> {
+    let found: Vec<SocketAddr> = match text.to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(_) => {
+            let host = text.trim_start_matches('[').trim_end_matches(']');
+            (host, PORT).to_socket_addrs().with_context(|| format!("look up {text:?}"))?.collect()
+        }
+    };
+    let fits = |address: &&SocketAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+    match found.iter().find(fits) {
+        Some(address) => Ok(*address),
+        None => bail!("{text} has no address of the family of --source"),
+    }
+}
+
+fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
+    let Report { sent, answered, lost, unsent, unsent_reason, timed, .. } = report;
+    let size = plan.size_bytes;
+    writeln!(out, "{}: {sent} probes of {size} bytes, {answered} answered, {lost} lost", plan.target)?;
+    if let Some(reason) = unsent_reason {
+        writeln!(out, "{unsent} were not sent: {reason}")?;
+    }
+    let rows = [
+        ("round trip", report.round_trip_us),
+        ("fabric", report.fabric_us),
+        ("this host", report.prober_us),
+        ("other host", report.answerer_us),
+    ];
+    if rows.iter().any(|(_, quantiles)| quantiles.is_some()) {
+        writeln!(out, "{:<12}{:>12}{:>12}{:>12}{:>12}", "\u{b5}s", "min", "p50", "p99", "max")?;
+    }
+    for (what, quantiles) in rows {
+        if let Some(Quantiles { min, p50, p99, max }) = quantiles {
+            writeln!(out, "{what:<12}{min:>12.1}{p50:>12.1}{p99:>12.1}{max:>12.1}")?;
+        }
+    }
+    if timed < answered {
+        writeln!(
+            out,
+            "{} answers came without every stamp of the kernels: they are in the round trip alone",
+            answered - timed
+        )?;
+    }
+    for flow in report.flows.iter().filter(|_| plan.flows > 1) {
+        let fabric = flow.fabric_us_p50.map_or("-".into(), |p50| format!("{p50:.1}"));
+        writeln!(
+            out,
+            "source port {:<6} sent {:>8} lost {:>8} fabric p50 {fabric:>10}",
+            flow.source_port, flow.sent, flow.lost
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+    use super::*;
+
+    #[test]
+    fn a_target_has_the_port_of_responders_unless_it_names_one() {
+        for (text, expected) in [
+            ("10.0.0.7", "10.0.0.7:7704"),
+            ("10.0.0.7:9", "10.0.0.7:9"),
+            ("::1", "[::1]:7704"),
+            ("[::1]", "[::1]:7704"),
+            ("[::1]:9", "[::1]:9"),
+        ] {
+            assert_eq!(target(text, None).unwrap().to_string(), expected);
+        }
+        let error = target("10.0.0.7", Some("::1".parse().unwrap())).unwrap_err().to_string();
+        assert!(error.contains("no address of the family"), "{error}");
+    }
+}
