@@ -61,6 +61,8 @@ pub struct Config {
     pub health: Health,
     /// Every reading of the last minutes, in memory.
     pub tape: Tape,
+    /// Whom this host talks to.
+    pub peers: Peers,
 }
 
 /// GPU accounting.
@@ -166,11 +168,20 @@ pub enum SourceName {
     /// The kernel's log.
     #[serde(rename = "kmsg")]
     Kmsg,
+    /// Neighbours by LLDP.
+    #[serde(rename = "lldp")]
+    Lldp,
+    /// RDMA queue pairs.
+    #[serde(rename = "rdma.qp")]
+    RdmaQp,
+    /// TCP connections of GPU processes.
+    #[serde(rename = "tcp.flows")]
+    TcpFlows,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -191,6 +202,9 @@ impl SourceName {
         Self::GpuNvml,
         Self::NpuHccn,
         Self::Kmsg,
+        Self::Lldp,
+        Self::RdmaQp,
+        Self::TcpFlows,
     ];
 
     /// As the source calls itself.
@@ -216,6 +230,9 @@ impl SourceName {
             Self::GpuNvml => "gpu.nvml",
             Self::NpuHccn => "npu.hccn",
             Self::Kmsg => "kmsg",
+            Self::Lldp => "lldp",
+            Self::RdmaQp => "rdma.qp",
+            Self::TcpFlows => "tcp.flows",
         }
     }
 }
@@ -299,6 +316,14 @@ pub struct Tape {
     pub bytes_max: u64,
 }
 
+/// Cables by LLDP, RDMA queue pairs, TCP connections of GPU processes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Peers {
+    /// Whether they are looked for.
+    pub enabled: bool,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -318,6 +343,7 @@ impl Default for Config {
             drops: Drops::default(),
             health: Health::default(),
             tape: Tape::default(),
+            peers: Peers::default(),
         }
     }
 }
@@ -350,6 +376,12 @@ impl Default for Sampling {
 impl Default for Drops {
     fn default() -> Self {
         Self { enabled: true, scope: Scope::None }
+    }
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

@@ -12,12 +12,10 @@ pub(super) const FDS_MAX: usize = 16_384;
 /// that is gone, or that may not be looked at, has none.
 pub(super) fn sockets(pid: u32, mut take: impl FnMut(u64)) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    let mut looked_at = 0;
-    for entry in entries.flatten() {
+    for (looked_at, entry) in entries.flatten().enumerate() {
         if looked_at == FDS_MAX {
             return true;
         }
-        looked_at += 1;
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         inode(target.as_os_str().as_bytes()).into_iter().for_each(&mut take);
     }

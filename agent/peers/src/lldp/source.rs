@@ -168,15 +168,11 @@ impl LldpSource {
         let mut off = Vec::new();
         let Some(open) = &self.open else { return Ok(()) };
         found.retain(|(index, name)| {
-            let joined = known.contains(index)
-                || match open.socket.join(*index) {
-                    Ok(()) => true,
-                    Err(error) => {
-                        off.push(Off { what: format!("LLDP on {name}"), why: format!("joining its groups: {error}") });
-                        false
-                    }
-                };
-            joined
+            let joined = if known.contains(index) { Ok(()) } else { open.socket.join(*index) };
+            if let Err(error) = &joined {
+                off.push(Off { what: format!("LLDP on {name}"), why: format!("joining its groups: {error}") });
+            }
+            joined.is_ok()
         });
         if beyond > 0 {
             let why = format!("{beyond} interfaces are beyond the {PORTS_MAX} that are heard on");

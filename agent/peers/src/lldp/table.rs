@@ -174,7 +174,8 @@ impl Table {
         let Announcement { ttl_s, skipped, .. } = neighbour.said;
         let is_news = Announcement { ttl_s, skipped, ..heard_before } != neighbour.said;
         let neighbour = neighbour.clone();
-        is_news.then(|| Change { port: index, why: Why::Changed, neighbour, before: None, now: port.neighbours.len() })
+        let now = port.neighbours.len();
+        is_news.then_some(Change { port: index, why: Why::Changed, neighbour, before: None, now })
     }
 
     /// Lets go of those that were not heard for as long as they had said.
