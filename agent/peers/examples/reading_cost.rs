@@ -1,5 +1,5 @@
 //! What a read of `tcp.flows` costs on this host, by the number of sockets: half of them of a GPU process (this one), half of
-//! another. Run optimised; each figure is the thread's own processor time, the least of many reads.
+//! another. Each figure is the thread's own processor time, the least of many reads.
 
 use nix::time::{ClockId, clock_gettime};
 use railwatch_peers::{FlowSource, Peers};

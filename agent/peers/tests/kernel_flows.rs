@@ -229,40 +229,46 @@ fn a_connection_that_leaves_names_its_interface() {
             let status = Command::new("nsenter").arg(&inside).args(command.split(' ')).status().unwrap();
             assert!(status.success(), "{command}");
         }
-        let script = "\
+        let far_script = "\
 import socket, sys
 listener = socket.create_server(('10.77.0.2', 7777))
 print('ready', flush=True)
 server, _ = listener.accept()
 sys.stdin.read()
 ";
-        let mut far = Command::new("nsenter")
-            .arg(&inside)
-            .args(["python3", "-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        BufReader::new(far.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
-        let stream = std::net::TcpStream::connect("10.77.0.2:7777").unwrap();
-        let port = u32::from(stream.local_addr().unwrap().port());
-        let pids = Arc::new(Mutex::new(vec![std::process::id(), far.id()]));
+        let near_script = "\
+import socket, sys
+client = socket.create_connection(('10.77.0.2', 7777))
+print('ready', flush=True)
+sys.stdin.read()
+";
+        let start = |before: &[&str], script: &str| {
+            let mut words = before.iter().copied().chain(["python3", "-c", script]);
+            let mut command = Command::new(words.next().unwrap());
+            let mut process = command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            BufReader::new(process.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+            process
+        };
+        let mut ends = [start(&["nsenter", &inside], far_script), start(&["env"], near_script)];
+        let pids = Arc::new(Mutex::new(ends.iter().map(Child::id).collect::<Vec<_>>()));
         let (mut driven, peers) = source(&pids);
         driven.probe().unwrap();
-        let shown = || {
-            let view = peers.view();
-            let of = |pid| {
-                let flow = view.flows.iter().find(|flow| flow.pid == pid)?;
-                Some((flow.interface.clone(), u32::from(flow.source.port().max(flow.destination.port()))))
-            };
-            Some((of(std::process::id())?, of(far.id())?))
-        };
+        // The far end owns its socket once it has accepted it.
         until("both ends", || {
             driven.read();
-            shown().is_some()
+            peers.view().flows.len() == 2
         });
-        assert_eq!(shown(), Some(((Some("rwa".to_owned()), port), (Some("rwb".to_owned()), port))));
-        let _ = far.kill();
-        let _ = far.wait();
+        let view = peers.view();
+        let of = |end: usize| {
+            let flow = view.flows.iter().find(|flow| flow.pid == ends[end].id()).unwrap();
+            (flow.interface.as_deref(), flow.source, flow.destination)
+        };
+        let ((far, far_source, far_destination), (near, near_source, near_destination)) = (of(0), of(1));
+        assert_eq!((far, near), (Some("rwb"), Some("rwa")));
+        assert_eq!((far_source, far_destination), (near_destination, near_source), "both ends say the same");
+        for end in &mut ends {
+            let _ = end.kill();
+            let _ = end.wait();
+        }
     });
 }

@@ -80,11 +80,11 @@ fn queue_pairs_of_a_process_show_with_both_numbers_their_state_and_their_process
         assert_eq!((row.pair.kind, row.comm.as_str()), ("GSI", "ib_core"), "{row:?}");
     }
 
-    // With the connection manager (-R) and without: NCCL does without, and its addresses are not known to the kernel.
-    for (more, with_addresses) in [(&[][..], false), (&["-R"][..], true)] {
+    // Without the connection manager, as NCCL does, and with it: then the kernel knows addresses. It takes an address of this host
+    // to be on the device that has it, so that both ends are on one.
+    for (more, of_sender, to) in [(&[][..], "rxl0", "127.0.0.1"), (&["-R"][..], "rxl1", "10.77.0.2")] {
         let receiver = Perftest::start("rxl1", more);
-        let to = if with_addresses { "10.77.0.2" } else { "127.0.0.1" };
-        let start_sender = || Perftest::start("rxl0", &[more, &[to]].concat());
+        let start_sender = || Perftest::start(of_sender, &[more, &[to]].concat());
         let mut sender = start_sender();
         let receiver_pid = receiver.0.id();
         let of = |pid: u32| -> Vec<QueuePairRow> {
@@ -102,21 +102,19 @@ fn queue_pairs_of_a_process_show_with_both_numbers_their_state_and_their_process
         });
         let sender_pid = sender.0.id();
         let (sent, received) = (of(sender_pid), of(receiver_pid));
-        for (own, device, far) in [(&sent, "rxl0", &received), (&received, "rxl1", &sent)] {
+        for (own, device, far) in [(&sent, of_sender, &received), (&received, "rxl1", &sent)] {
             for row in own {
                 assert_eq!((row.device.as_str(), row.comm.as_str()), (device, "ib_write_bw"), "{row:?}");
                 assert_eq!((row.pair.kind, row.pair.port), ("RC", Some(1)), "{row:?}");
                 let other = far.iter().find(|other| Some(other.pair.number) == row.pair.remote_number);
                 let other = other.unwrap_or_else(|| panic!("nobody at the other end of {row:?} among {far:#?}"));
                 assert_eq!(other.pair.remote_number, Some(row.pair.number), "both ends say the same");
-                let ends = (row.source.map(|end| end.ip()), row.destination.map(|end| end.ip()));
-                let known = with_addresses.then(|| {
-                    let (near, far) = if device == "rxl0" { (1, 2) } else { (2, 1) };
-                    ([10, 77, 0, near].into(), [10, 77, 0, far].into())
-                });
-                assert_eq!(ends.0.zip(ends.1), known, "{row:?}");
+                assert_eq!((other.source, other.destination), (row.destination, row.source), "and of addresses");
             }
         }
+        let listener = received[0].source.map(|end| end.to_string());
+        let known = (!more.is_empty()).then(|| "10.77.0.2:18515".to_owned());
+        assert_eq!(listener, known, "{:?}", received[0]);
         drop((sender, receiver));
         until("their queue pairs are gone", || {
             driven.read();

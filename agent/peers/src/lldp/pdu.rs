@@ -377,9 +377,9 @@ mod tests {
             ("an empty chassis", [tlv(1, b""), port.clone(), ttl.clone()].concat(), Length),
             ("a chassis of 256", [tlv(1, &[7; 257]), port.clone(), ttl.clone()].concat(), Length),
             ("a time to live of one byte", [chassis.clone(), port.clone(), tlv(3, &[9])].concat(), Length),
-            ("a second chassis", with(&[chassis.clone()]), Repeated),
-            ("a second port", with(&[port.clone()]), Repeated),
-            ("a second time to live", with(&[ttl.clone()]), Repeated),
+            ("a second chassis", with(std::slice::from_ref(&chassis)), Repeated),
+            ("a second port", with(std::slice::from_ref(&port)), Repeated),
+            ("a second time to live", with(std::slice::from_ref(&ttl)), Repeated),
             ("a name longer than the frame", [plain(), vec![0x0a, 200, b'x']].concat(), Truncated),
             ("a byte more", [plain(), vec![0x0a]].concat(), Truncated),
         ] {

@@ -65,6 +65,10 @@ pub fn in_own_namespaces(test: impl FnOnce() + Send + 'static) {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("mounts of its own");
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("sysfs of its own");
+        // Where these are modules they are loaded; where they are built in, there may be no modprobe.
+        for module in ["veth", "tcp_diag", "af_packet"] {
+            let _ = Command::new("modprobe").args(["--quiet", module]).status();
+        }
         ip("link set lo up");
         test();
     });
