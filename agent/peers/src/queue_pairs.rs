@@ -2,7 +2,7 @@
 //!
 //! In: RDMA netlink's resource tracking. Out: the list, and a series of how many each device has. Counting is cheap and done at
 //! every read. Listing asks the driver for every queue pair, on mlx5 by a firmware command: it is done when a count moved,
-//! until two lists are equal, and once a minute; and never for more than a hundredth of the time.
+//! until two lists are equal and nobody is connecting, and once a minute; and never for more than a hundredth of the time.
 //! Never: a change of a resource, more rows than the bound (those beyond are counted).
 
 use crate::view::{Off, Peers};
@@ -45,7 +45,7 @@ pub struct QueuePairSource {
     peers: Arc<Peers>,
     resources: Option<RdmaResources>,
     devices: Vec<Device>,
-    /// The list may not be what there is: a count moved, or the last two lists differed.
+    /// The list may not be what there is: a count moved, the last two lists differed, or a queue pair is on its way.
     unsettled: bool,
     listed_at_ns: u64,
     /// The kernel and the driver have had their rest after the last list.
@@ -121,12 +121,18 @@ impl QueuePairSource {
                 batch.fault(ErrorReason::NotAvailable);
             }
         }
+        let is_connecting = rows.iter().any(|row| is_connecting(&row.pair));
         let facts = peers.view().facts;
         peers.set_queue_pairs(rows);
         peers.set_beyond("queue_pairs", beyond);
-        self.unsettled = peers.view().facts != facts;
+        self.unsettled = is_connecting || peers.view().facts != facts;
         Ok(())
     }
+}
+
+/// Of a type that gets a peer, and on its way there: its next state leaves the number of queue pairs as it is.
+fn is_connecting(pair: &QueuePair) -> bool {
+    pair.remote_number.is_some() && matches!(pair.state, "RESET" | "INIT" | "RTR")
 }
 
 /// The first 15 bytes of a process's name; empty where it is gone.

@@ -28,8 +28,8 @@ impl Perftest {
             // Reliable connections, four of them, until it is ended.
             .args(["-d", device, "-x", "1", "-q", "4", "-s", "1024", "-D", "600", "-F"])
             .args(more)
+            // On its standard error it says what a person needs who looks why this test failed.
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         Self(child)

@@ -67,7 +67,7 @@ pub fn in_own_namespaces(test: impl FnOnce() + Send + 'static) {
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("sysfs of its own");
         // Where these are modules they are loaded; where they are built in, there may be no modprobe.
         for module in ["veth", "tcp_diag", "af_packet"] {
-            let _ = Command::new("modprobe").args(["--quiet", module]).status();
+            let _ = Command::new("modprobe").args(["-q", module]).status();
         }
         ip("link set lo up");
         test();
