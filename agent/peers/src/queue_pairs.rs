@@ -130,9 +130,10 @@ impl QueuePairSource {
     }
 }
 
-/// Of a type that gets a peer, and on its way there: its next state leaves the number of queue pairs as it is.
+/// Of a type that gets a peer, and on its way there: its next state leaves the number of queue pairs as it is. One that only
+/// receives stays in RTR for good.
 fn is_connecting(pair: &QueuePair) -> bool {
-    pair.remote_number.is_some() && matches!(pair.state, "RESET" | "INIT" | "RTR")
+    pair.remote_number.is_some() && matches!(pair.state, "RESET" | "INIT")
 }
 
 /// The first 15 bytes of a process's name; empty where it is gone.
