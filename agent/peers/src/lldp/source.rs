@@ -80,13 +80,18 @@ impl LldpSource {
             Some(open) => open,
             None => {
                 let interfaces = Interfaces::open(&self.config)?;
-                let socket = LldpSocket::open().map_err(|error| match error.kind() {
-                    io::ErrorKind::PermissionDenied => Unavailable::new(
-                        ErrorReason::Denied,
-                        "CAP_NET_RAW is missing: LLDP frames cannot be heard; deploy/systemd/drop-ins/lldp.conf gives it to \
-                         the unit, securityContext.capabilities.add to the container",
-                    ),
-                    _ => Unavailable::new((&error).into(), format!("opening a raw socket for LLDP: {error}")),
+                let socket = LldpSocket::open().map_err(|error| {
+                    // A unit's RestrictAddressFamilies= answers with EAFNOSUPPORT.
+                    let is_refused = error.kind() == io::ErrorKind::PermissionDenied
+                        || error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+                    if !is_refused {
+                        return Unavailable::new((&error).into(), format!("opening a raw socket for LLDP: {error}"));
+                    }
+                    let text = format!(
+                        "CAP_NET_RAW is missing, so that LLDP cannot be heard ({error}): deploy/systemd/drop-ins/lldp.conf gives \
+                         it to the unit, NET_RAW in securityContext.capabilities.add to the container"
+                    );
+                    Unavailable::new(ErrorReason::Denied, text)
                 })?;
                 let either = watch_both(&socket, &interfaces)
                     .map_err(|error| Unavailable::new((&error).into(), format!("waiting for LLDP frames: {error}")))?;
