@@ -63,21 +63,8 @@ pub struct Config {
     pub tape: Tape,
     /// Probes of other hosts.
     pub probe: Probe,
-}
-
-/// Probes of other hosts, and of this one by them.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Probe {
-    /// Whether probes are answered.
-    pub enabled: bool,
-    /// Where they come in.
-    pub listen: SocketAddr,
-    /// What the members of the cluster share; mode 0600.
-    pub key_file: PathBuf,
-    /// Probes of one address that are answered, a second.
-    #[serde(deserialize_with = "bounded::<_, 1, 100_000>")]
-    pub answers_per_source_per_s: u64,
+    /// Whom this host talks to.
+    pub peers: Peers,
 }
 
 /// GPU accounting.
@@ -183,11 +170,20 @@ pub enum SourceName {
     /// The kernel's log.
     #[serde(rename = "kmsg")]
     Kmsg,
+    /// Neighbours by LLDP.
+    #[serde(rename = "lldp")]
+    Lldp,
+    /// RDMA queue pairs.
+    #[serde(rename = "rdma.qp")]
+    RdmaQp,
+    /// TCP connections of GPU processes.
+    #[serde(rename = "tcp.flows")]
+    TcpFlows,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -208,6 +204,9 @@ impl SourceName {
         Self::GpuNvml,
         Self::NpuHccn,
         Self::Kmsg,
+        Self::Lldp,
+        Self::RdmaQp,
+        Self::TcpFlows,
     ];
 
     /// As the source calls itself.
@@ -233,6 +232,9 @@ impl SourceName {
             Self::GpuNvml => "gpu.nvml",
             Self::NpuHccn => "npu.hccn",
             Self::Kmsg => "kmsg",
+            Self::Lldp => "lldp",
+            Self::RdmaQp => "rdma.qp",
+            Self::TcpFlows => "tcp.flows",
         }
     }
 }
@@ -316,6 +318,14 @@ pub struct Tape {
     pub bytes_max: u64,
 }
 
+/// Cables by LLDP, RDMA queue pairs, TCP connections of GPU processes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Peers {
+    /// Whether they are looked for.
+    pub enabled: bool,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -336,6 +346,7 @@ impl Default for Config {
             health: Health::default(),
             tape: Tape::default(),
             probe: Probe::default(),
+            peers: Peers::default(),
         }
     }
 }
@@ -371,6 +382,12 @@ impl Default for Drops {
     }
 }
 
+impl Default for Peers {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 impl Default for Spool {
     fn default() -> Self {
         Self { bytes_max: 256 * 1024 * 1024 }
@@ -381,6 +398,21 @@ impl Default for Tape {
     fn default() -> Self {
         Self { enabled: true, bytes_max: railwatch_tape::BYTES_DEFAULT }
     }
+}
+
+/// Probes of other hosts, and of this one by them.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probe {
+    /// Whether probes are answered.
+    pub enabled: bool,
+    /// Where they come in.
+    pub listen: SocketAddr,
+    /// What the members of the cluster share; mode 0600.
+    pub key_file: PathBuf,
+    /// Probes of one address that are answered, a second.
+    #[serde(deserialize_with = "bounded::<_, 1, 100_000>")]
+    pub answers_per_source_per_s: u64,
 }
 
 impl Default for Probe {

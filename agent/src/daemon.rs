@@ -10,6 +10,7 @@ use crate::gpu::{GpuRoom, MemorySource};
 use crate::job::JobTap;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
+use crate::peers::{self, PeerRoom};
 use crate::privileges::{Facts, Limitation};
 use crate::probe::ResponderRoom;
 use crate::reload::Reloader;
@@ -84,6 +85,7 @@ struct Agent {
     gpu_series_max: Arc<AtomicU64>,
     uplink: std::thread::JoinHandle<()>,
     state: StateSender,
+    peers: PeerRoom,
     scrapers: CancellationToken,
     responder: Option<ResponderRoom>,
 }
@@ -95,10 +97,11 @@ impl Agent {
         let kernel_release = facts.kernel_release.clone();
         let series_max = usize::try_from(config.sampling.series_max).unwrap_or(usize::MAX);
         let catalog = Arc::new(Catalog::new(series_max));
-        let nic = NicSources::new(&NicConfig {
+        let nic_config = NicConfig {
             sysfs_root: config.sampling.sysfs_root.clone(),
             software_interfaces: config.sampling.software_interfaces.clone(),
-        });
+        };
+        let nic = NicSources::new(&nic_config);
         let optics = OpticsSource::new(&config.sampling.sysfs_root);
         let shared = Arc::new(Shared::new(facts, Arc::clone(&catalog), nic.ports, optics.modules()));
         for limitation in shared.limitations() {
@@ -156,8 +159,10 @@ impl Agent {
             .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
         let health = config.health_sources().map(|config| HealthSources::new(&config).sources).unwrap_or_default();
         let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
+        let (of_peers, peers) = peers::sources(config, &nic_config, &shared);
         let optics = Box::new(optics) as Box<dyn Source>;
-        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(health) {
+        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(health).chain(of_peers)
+        {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());
@@ -181,7 +186,18 @@ impl Agent {
             &scrapers,
         );
         outbox.uplink().set_limitations(wire(&shared.limitations()));
-        Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers, responder })
+        Ok(Self {
+            shared,
+            outbox,
+            sampler,
+            gpu,
+            gpu_series_max,
+            uplink: uplink_thread,
+            state,
+            peers,
+            scrapers,
+            responder,
+        })
     }
 
     async fn until_told(&mut self, told: &mut Told, reloader: &mut Reloader) {
@@ -204,6 +220,7 @@ impl Agent {
                 }
                 () = tokio::time::sleep_until(due) => {
                     gathering = self.outbox.send_windows(false);
+                    self.peers.write(&self.shared);
                     self.state.send_changes();
                     due = Instant::now() + if gathering { GATHER } else { STILL };
                     if let Some(interval) = watchdog.filter(|_| Instant::now() >= alive_at) {

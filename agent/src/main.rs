@@ -19,6 +19,7 @@ mod metrics;
 mod notify;
 mod outbox;
 mod page;
+mod peers;
 mod privileges;
 mod probe;
 mod reload;

@@ -107,6 +107,33 @@ pub enum Command {
     },
     /// Optical modules: what each is and measures; or what an image of one says
     Optics(Optics),
+    /// What is at the other end of each cable, as it says itself (LLDP)
+    Neighbours {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// RDMA queue pairs, with the process that made each
+    QueuePairs {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// TCP connections of the processes that use a GPU
+    Flows {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full

@@ -119,6 +119,15 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Optics(Optics { instead: None, host, shape }) => {
             list(asker, &listings::OPTICS, FixedShape { host, output: shape.output, full: true }, out)
         }
+        Command::Neighbours { host, shape } => {
+            list(asker, &listings::NEIGHBOURS, FixedShape { host, output: shape.output, full: true }, out)
+        }
+        Command::QueuePairs { host, shape } => {
+            list(asker, &listings::QUEUE_PAIRS, FixedShape { host, output: shape.output, full: true }, out)
+        }
+        Command::Flows { host, shape } => {
+            list(asker, &listings::FLOWS, FixedShape { host, output: shape.output, full: true }, out)
+        }
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();
             newest(asker, &listings::INCIDENTS, limit, &state, shape.output, out)

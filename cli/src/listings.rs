@@ -272,12 +272,6 @@ pub static DROPS: Listing = Listing {
     fixed: false,
     heads: &["HOST", "REASON", "CLASS", "INTERFACE", "PACKETS", "BYTES", "PROTOCOL", "FROM", "TO", "LAST SEEN"],
     line: |row, _| {
-        let end = |address: &str, port: &str| match (row.text(address), row.number(port)) {
-            ("", _) => "-".to_owned(),
-            (address, None) => address.to_owned(),
-            (address, Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
-            (address, Some(port)) => format!("{address}:{port}"),
-        };
         let tone = match row.text("class") {
             "fault" => Tone::Bad,
             "loss" | "retransmit" => Tone::Warn,
@@ -286,7 +280,7 @@ pub static DROPS: Listing = Listing {
         };
         let (protocol, from) = match row.text("source") {
             "" => ("-", "in no flow listed".to_owned()),
-            _ => (row.text("protocol"), end("source", "source_port")),
+            _ => (row.text("protocol"), end(row, "source", "source_port")),
         };
         vec![
             Cell::text(row.text("host")),
@@ -297,7 +291,7 @@ pub static DROPS: Listing = Listing {
             memory(row, "bytes"),
             Cell::text(protocol),
             Cell::text(from),
-            Cell::text(end("destination", "destination_port")),
+            Cell::text(end(row, "destination", "destination_port")),
             Cell::text(row.text("last_seen")),
         ]
     },
@@ -374,6 +368,118 @@ pub static OPTICS: Listing = Listing {
         ]
     },
     nothing: "No optical module is known yet. `railwatch hosts -o json --full` says whether the source `optics` is on, and why not.",
+};
+
+/// `railwatch neighbours`.
+pub static NEIGHBOURS: Listing = Listing {
+    path: "/v1/neighbours",
+    fields: &[
+        "host",
+        "interface",
+        "system_name",
+        "port_id",
+        "port_description",
+        "chassis_id",
+        "management_addresses",
+        "ttl_s",
+        "first_heard",
+        "last_heard",
+    ],
+    fixed: false,
+    heads: &["HOST", "INTERFACE", "SYSTEM", "PORT", "PORT DESCRIPTION", "CHASSIS", "ADDRESSES", "SINCE"],
+    line: |row, _| {
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(row.text("interface")),
+            Cell::text(row.text("system_name")),
+            Cell::text(row.text("port_id")),
+            Cell::text(row.text("port_description")),
+            Cell::text(row.text("chassis_id")),
+            Cell::text(row.texts("management_addresses").join(" ")),
+            Cell::text(row.text("first_heard")),
+        ]
+    },
+    nothing: "No neighbour was heard. `railwatch sources` says whether the source `lldp` is on; switches speak every 30 s, where LLDP is on there.",
+};
+
+/// `railwatch queue-pairs`.
+pub static QUEUE_PAIRS: Listing = Listing {
+    path: "/v1/queue-pairs",
+    fields: &[
+        "host",
+        "device",
+        "port",
+        "number",
+        "remote_number",
+        "type",
+        "state",
+        "pid",
+        "comm",
+        "source",
+        "source_port",
+        "destination",
+        "destination_port",
+    ],
+    fixed: false,
+    heads: &["HOST", "DEVICE", "PORT", "NUMBER", "REMOTE", "TYPE", "STATE", "PID", "COMM", "FROM", "TO"],
+    line: |row, _| {
+        let tone = if row.text("state") == "ERR" { Tone::Bad } else { Tone::Plain };
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(row.text("device")),
+            count(row, "port"),
+            count(row, "number"),
+            count(row, "remote_number"),
+            Cell::text(row.text("type")),
+            Cell::text(row.text("state")).tone(tone),
+            count(row, "pid"),
+            Cell::text(row.text("comm")),
+            Cell::text(end(row, "source", "source_port")),
+            Cell::text(end(row, "destination", "destination_port")),
+        ]
+    },
+    nothing: "No RDMA queue pair is known. `railwatch sources` says whether the source `rdma.qp` is on, and why not.",
+};
+
+/// `railwatch flows`.
+pub static FLOWS: Listing = Listing {
+    path: "/v1/flows",
+    fields: &[
+        "host",
+        "pid",
+        "comm",
+        "protocol",
+        "source",
+        "source_port",
+        "destination",
+        "destination_port",
+        "interface",
+        "state",
+        "sent_bytes",
+        "received_bytes",
+        "retransmits",
+        "rtt_ns",
+    ],
+    fixed: false,
+    heads: &["HOST", "PID", "COMM", "FROM", "TO", "INTERFACE", "STATE", "SENT", "RECEIVED", "RETRANSMITS", "RTT"],
+    line: |row, _| {
+        let rtt = row.number("rtt_ns").map_or("-".into(), |ns| human::unsigned_microseconds(ns / 1000));
+        let tone = if row.number("retransmits").unwrap_or(0) == 0 { Tone::Plain } else { Tone::Warn };
+        vec![
+            Cell::text(row.text("host")),
+            count(row, "pid"),
+            Cell::text(row.text("comm")),
+            Cell::text(end(row, "source", "source_port")),
+            Cell::text(end(row, "destination", "destination_port")),
+            Cell::text(row.text("interface")),
+            Cell::text(row.text("state")),
+            memory(row, "sent_bytes"),
+            memory(row, "received_bytes"),
+            count(row, "retransmits").tone(tone),
+            Cell::number(rtt),
+        ]
+    },
+    nothing: "No TCP connection of a GPU process is known. `railwatch sources` says whether the source `tcp.flows` is on, and why not.",
 };
 
 /// `railwatch incidents`.
@@ -549,6 +655,16 @@ fn pause_cell(row: &Row) -> Cell {
         })
         .collect();
     Cell::text(moved.join(", ")).tone(if moved.is_empty() { Tone::Plain } else { Tone::Warn })
+}
+
+/// An end of a connection: "10.0.0.1:4791", "[fe80::1]:40000", "-" where it is not known.
+fn end(row: &Row, address: &str, port: &str) -> String {
+    match (row.text(address), row.number(port)) {
+        ("", _) => "-".to_owned(),
+        (address, None) => address.to_owned(),
+        (address, Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
+        (address, Some(port)) => format!("{address}:{port}"),
+    }
 }
 
 fn memory(row: &Row, field: &str) -> Cell {

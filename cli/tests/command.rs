@@ -217,6 +217,71 @@ fn json_has_exactly_the_promised_fields_in_their_order_and_full_has_all() {
     assert!(empty.asked()[1].starts_with("GET /v1/nic?host=h%201%26x "), "{}", empty.asked()[1]);
     run(&empty.url(), &["drops", "--host", "h1"]);
     assert!(empty.asked()[2].starts_with("GET /v1/drops?host=h1 "), "{}", empty.asked()[2]);
+    for (at, listing) in (3..).zip(["neighbours", "queue-pairs", "flows"]) {
+        run(&empty.url(), &[listing, "--host", "h1"]);
+        let asked = &empty.asked()[at];
+        assert!(asked.starts_with(&format!("GET /v1/{listing}?host=h1 ")), "{asked}");
+    }
+}
+
+#[test]
+fn peers_are_shown_with_what_is_known_of_them_and_a_dash_for_the_rest() {
+    let neighbour = json!({
+        "host": "h1", "interface": "eth0", "system_name": "leaf1", "port_id": "swp12", "port_description": null,
+        "chassis_id": "02:00:00:00:00:01", "management_addresses": ["10.0.0.1", "2001:db8::1"], "ttl_s": 120,
+        "first_heard": "2026-11-25T20:00:00Z", "last_heard": "2026-11-25T20:00:30Z",
+    });
+    let pair = json!({
+        "host": "h1", "device": "mlx5_0", "port": 1, "number": 297, "remote_number": 301, "type": "RC", "state": "RTS",
+        "pid": 4711, "comm": "python3", "source": "10.0.0.1", "source_port": 40000, "destination": "fe80::2",
+        "destination_port": 4791,
+    });
+    let of_the_kernel = json!({
+        "host": "h1", "device": "mlx5_0", "port": null, "number": 1, "remote_number": null, "type": "GSI", "state": "RTS",
+        "pid": null, "comm": "ib_core", "source": null, "source_port": null, "destination": null, "destination_port": null,
+    });
+    let flow = json!({
+        "host": "h1", "pid": 4711, "comm": "python3", "protocol": "tcp", "source": "10.0.0.1", "source_port": 40000,
+        "destination": "10.0.0.2", "destination_port": 29500, "interface": "eth0", "state": "established",
+        "sent_bytes": 2048, "received_bytes": 12, "retransmits": 3, "rtt_ns": 85_000,
+    });
+    let mut elsewhere = flow.clone();
+    for field in ["interface", "sent_bytes", "received_bytes", "retransmits", "rtt_ns"] {
+        elsewhere[field] = Value::Null;
+    }
+    for (listing, rows, expected) in [
+        (
+            "neighbours",
+            json!([neighbour]),
+            "\
+HOST  INTERFACE  SYSTEM  PORT   PORT DESCRIPTION  CHASSIS            ADDRESSES             SINCE
+h1    eth0       leaf1   swp12  -                 02:00:00:00:00:01  10.0.0.1 2001:db8::1  2026-11-25T20:00:00Z
+",
+        ),
+        (
+            "queue-pairs",
+            json!([pair, of_the_kernel]),
+            "\
+HOST  DEVICE  PORT  NUMBER  REMOTE  TYPE  STATE   PID  COMM     FROM            TO
+h1    mlx5_0     1     297     301  RC    RTS    4711  python3  10.0.0.1:40000  [fe80::2]:4791
+h1    mlx5_0     -       1       -  GSI   RTS       -  ib_core  -               -
+",
+        ),
+        (
+            "flows",
+            json!([flow, elsewhere]),
+            "\
+HOST   PID  COMM     FROM            TO              INTERFACE  STATE         SENT  RECEIVED  RETRANSMITS    RTT
+h1    4711  python3  10.0.0.1:40000  10.0.0.2:29500  eth0       established  2 KiB      12 B            3  85 us
+h1    4711  python3  10.0.0.1:40000  10.0.0.2:29500  -          established      -         -            -      -
+",
+        ),
+    ] {
+        let double = Double::json(200, rows.clone());
+        assert_eq!(text(&run(&double.url(), &[listing]).stdout), expected);
+        let shown = text(&run(&double.url(), &[listing, "-o", "json"]).stdout);
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), rows);
+    }
 }
 
 #[test]

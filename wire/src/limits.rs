@@ -20,3 +20,11 @@ pub const TAPE_SERIES_MAX: usize = 512;
 pub const TAPE_READINGS_MAX: usize = 200_000;
 /// Readings in one `TapePiece`: small, so that a signal never stands behind much of a tape.
 pub const TAPE_PIECE_READINGS_MAX: usize = 4096;
+/// LLDP neighbours in one snapshot.
+pub const NEIGHBOURS_PER_HOST_MAX: usize = 256;
+/// RDMA queue pairs in one snapshot.
+pub const QUEUE_PAIRS_PER_HOST_MAX: usize = 4096;
+/// TCP flows in one snapshot.
+pub const FLOWS_PER_HOST_MAX: usize = 2048;
+/// Addresses of one LLDP neighbour.
+pub const MANAGEMENT_ADDRESSES_MAX: usize = 8;

@@ -13,6 +13,8 @@ use std::{path::Path, process::Command, time::Duration};
 pub enum Target {
     /// The decoder of module EEPROMs (agent/optics)
     Optics,
+    /// The decoder of LLDP frames (agent/peers)
+    Lldp,
 }
 
 /// Options of `fuzz`.
@@ -29,7 +31,8 @@ pub struct Options {
 /// Fuzzes; fails on the first input that breaks the target.
 pub fn fuzz(options: &Options) -> Result<()> {
     let (crate_dir, name, seeds) = match options.target {
-        Target::Optics => (Path::new("agent/optics/fuzz"), "optics", ["seeds", "../fixtures"]),
+        Target::Optics => (Path::new("agent/optics/fuzz"), "optics", &["seeds", "../fixtures"][..]),
+        Target::Lldp => (Path::new("agent/peers/fuzz"), "lldp", &["seeds"][..]),
     };
     let tool = packages::cargo_tool("cargo-fuzz", "0.13.2", &["--debug"], &[])?;
     let corpus = crate_dir.join("corpus").join(name);
@@ -42,7 +45,7 @@ pub fn fuzz(options: &Options) -> Result<()> {
         .arg(crate_dir)
         .arg(name)
         .arg(&corpus)
-        .args(seeds.map(|seeds| crate_dir.join(seeds)))
+        .args(seeds.iter().map(|seeds| crate_dir.join(seeds)))
         .args(["--", "-max_len=8192", "-timeout=5", "-rss_limit_mb=1024", "-print_final_stats=1"])
         .arg(format!("-max_total_time={}", options.for_.as_secs()));
     shell::run(&mut command)?;

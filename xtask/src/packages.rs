@@ -125,6 +125,16 @@ pub fn perftest() -> Result<PathBuf> {
     Ok(prefix)
 }
 
+/// Where the tests find [`lldpd`].
+pub const LLDPD: &str = "RAILWATCH_LLDPD";
+
+/// lldpd with its libraries, unpacked: the independent speaker of LLDP that tests listen to.
+pub fn lldpd() -> Result<PathBuf> {
+    let prefix = std::path::absolute("target/lldpd")?;
+    unpacked(&prefix, &["lldpd"], true)?;
+    Ok(prefix)
+}
+
 /// A Rust program from crates.io at one version, kept in `target/tools`; its path.
 pub fn cargo_tool(name: &str, version: &str, extra: &[&str], environment: &[(&str, &str)]) -> Result<PathBuf> {
     let root = std::path::absolute(Path::new("target/tools").join(format!("{name}-{version}")))?;

@@ -70,6 +70,7 @@ pub fn test(options: &Options) -> Result<()> {
 struct Environment {
     python: PathBuf,
     prometheus: PathBuf,
+    lldpd: PathBuf,
     /// Folder of kernel halves built from source.
     objects: Option<PathBuf>,
 }
@@ -79,11 +80,17 @@ impl Environment {
         let prometheus = std::path::absolute("target/prometheus")?;
         packages::unpacked(&prometheus, &["prometheus"], false)?;
         packages::libcudart()?;
-        Ok(Self { python: packages::python()?, prometheus: prometheus.join("usr/bin"), objects: None })
+        Ok(Self {
+            python: packages::python()?,
+            prometheus: prometheus.join("usr/bin"),
+            lldpd: packages::lldpd()?,
+            objects: None,
+        })
     }
 
     fn apply(&self, command: &mut Command) {
         command.env("RAILWATCH_PYTHON", &self.python).env("RAILWATCH_PROMETHEUS_BIN", &self.prometheus);
+        command.env(packages::LLDPD, &self.lldpd);
         command.envs(self.kernel_halves());
     }
 
@@ -119,7 +126,15 @@ fn kernels(environment: &Environment) -> Result<()> {
     }
     let fake_nics = KERNELS.iter().map(|kernel| fakenic::built(kernel)).collect::<Result<Vec<_>>>()?;
     let perftest = packages::perftest()?;
-    for package in ["railwatch-gpu", "railwatch-nic", "railwatch-optics-source", "railwatch-drops", "railwatch-probe"] {
+    const PACKAGES: &[&str] = &[
+        "railwatch-gpu",
+        "railwatch-nic",
+        "railwatch-optics-source",
+        "railwatch-drops",
+        "railwatch-probe",
+        "railwatch-peers",
+    ];
+    for package in PACKAGES {
         let binaries = test_binaries(package, "kernel_")?;
         ensure!(!binaries.is_empty(), "{package} has no tests named kernel_*");
         let runs = KERNELS.iter().zip(&fake_nics).flat_map(|on| binaries.iter().map(move |binary| (on, binary)));

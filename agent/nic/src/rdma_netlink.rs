@@ -13,20 +13,20 @@ const NLDEV: u16 = 5;
 const CMD_GET: u16 = 1;
 const CMD_STAT_GET: u16 = 17;
 
-const ATTR_DEV_INDEX: u16 = 1;
+pub(crate) const ATTR_DEV_INDEX: u16 = 1;
 const ATTR_DEV_NAME: u16 = 2;
-const ATTR_PORT_INDEX: u16 = 3;
+pub(crate) const ATTR_PORT_INDEX: u16 = 3;
 const ATTR_HWCOUNTERS: u16 = 80;
 const ATTR_HWCOUNTER_ENTRY: u16 = 81;
 const ATTR_HWCOUNTER_NAME: u16 = 82;
 const ATTR_HWCOUNTER_VALUE: u16 = 83;
 
-const fn kind(command: u16) -> u16 {
+pub(crate) const fn kind(command: u16) -> u16 {
     (NLDEV << 10) | command
 }
 
 /// A connection to the kernel's RDMA subsystem.
-pub(crate) struct RdmaNetlink(Netlink);
+pub(crate) struct RdmaNetlink(pub(crate) Netlink);
 
 impl RdmaNetlink {
     pub(crate) fn open() -> io::Result<Self> {

@@ -32,6 +32,14 @@ impl Default for NicConfig {
     }
 }
 
+impl NicConfig {
+    /// The tree is a mount of this kernel's sysfs: what netlink says is of the same host.
+    #[must_use]
+    pub fn is_of_this_kernel(&self) -> bool {
+        is_sysfs(&self.sysfs_root)
+    }
+}
+
 /// The sources, and what they find out about ports.
 pub struct NicSources {
     /// For [`railwatch_sampling::Sampler::start`], each.
@@ -45,7 +53,7 @@ impl NicSources {
     #[must_use]
     pub fn new(config: &NicConfig) -> Self {
         let NicConfig { sysfs_root: root, software_interfaces } = config;
-        let may_use_netlink = is_sysfs(root);
+        let may_use_netlink = config.is_of_this_kernel();
         let choice = NetdevChoice { software_kinds: software_interfaces.clone(), may_use_netlink };
         let ports = Arc::new(Ports::default());
         let sources: Vec<Box<dyn Source>> = vec![

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Drops, Gpu, Health, Probe, Sampling, Spool, Tape};
+use super::{Config, Drops, Gpu, Health, Peers, Probe, Sampling, Spool, Tape};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         health,
         tape,
         probe,
+        peers,
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -95,5 +96,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*key_file != old.probe.key_file, "probe.key_file", Effect::AfterRestart);
     let old_answers = old.probe.answers_per_source_per_s;
     compare(*answers_per_source_per_s != old_answers, "probe.answers_per_source_per_s", Effect::AfterRestart);
+    let Peers { enabled } = peers;
+    compare(*enabled != old.peers.enabled, "peers.enabled", Effect::AfterRestart);
     found
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::io::{self, Write};
 
 /// The capabilities that bear on the agent, and for what.
-const CAPABILITIES: [(Capability, &str); 7] = [
+const CAPABILITIES: [(Capability, &str); 8] = [
     (Capability::CAP_BPF, "load the kernel half"),
     (Capability::CAP_PERFMON, "attach uprobes, hear of new mappings"),
     (Capability::CAP_SYS_ADMIN, "not needed; stands in for the two above"),
@@ -15,6 +15,7 @@ const CAPABILITIES: [(Capability, &str); 7] = [
     (Capability::CAP_DAC_READ_SEARCH, "open their libraries"),
     (Capability::CAP_CHECKPOINT_RESTORE, "open mapped libraries that were deleted"),
     (Capability::CAP_NET_ADMIN, "read optical modules, as the kernel asks; nothing is changed on any interface"),
+    (Capability::CAP_NET_RAW, "hear LLDP; no frame is sent"),
 ];
 
 #[derive(Serialize)]

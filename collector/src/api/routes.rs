@@ -6,7 +6,8 @@ use super::watch::watch;
 use crate::auth::Caller;
 use crate::live::Live;
 use crate::live::rows::{
-    DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow, SourceCostRow,
+    DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, NeighbourRow, NicRow, OpticsRow,
+    PeerAccountRow, QueuePairRow, SourceCostRow,
 };
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -43,6 +44,10 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/drops", get(drops))
         .route("/v1/drops/accounts", get(drop_accounts))
         .route("/v1/optics", get(optics))
+        .route("/v1/neighbours", get(neighbours))
+        .route("/v1/queue-pairs", get(queue_pairs))
+        .route("/v1/flows", get(flows))
+        .route("/v1/peers/accounts", get(peer_accounts))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/incidents/{id}/tape", get(super::tape::kept))
@@ -138,6 +143,22 @@ async fn drop_accounts(State(api): State<ApiState>, query: HostQueried) -> Resul
 
 async fn optics(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<OpticsRow>>, Problem> {
     live_rows(api, query, Live::optics, |row| &row.host).await
+}
+
+async fn neighbours(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<NeighbourRow>>, Problem> {
+    live_rows(api, query, Live::neighbours, |row| &row.host).await
+}
+
+async fn queue_pairs(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<QueuePairRow>>, Problem> {
+    live_rows(api, query, Live::queue_pairs, |row| &row.host).await
+}
+
+async fn flows(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<FlowRow>>, Problem> {
+    live_rows(api, query, Live::flows, |row| &row.host).await
+}
+
+async fn peer_accounts(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<PeerAccountRow>>, Problem> {
+    live_rows(api, query, Live::peer_accounts, |row| &row.host).await
 }
 
 #[derive(Clone, Copy, Deserialize)]

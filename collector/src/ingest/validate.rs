@@ -113,6 +113,9 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
     if let Some(drops) = &snapshot.drops {
         drop_state(drops)?;
     }
+    if let Some(peers) = &snapshot.peers {
+        peer_state(peers)?;
+    }
     if let Some(gpu) = &snapshot.gpu {
         if gpu.processes.len() > limits::PROCESSES_PER_HOST_MAX {
             return Err(Refusal::StateTooLong);
@@ -146,6 +149,42 @@ fn drop_state(drops: &v1::DropState) -> Result<(), Refusal> {
         lines(account.dropped.len())?;
         account.dropped.keys().try_for_each(|reason| name(reason))?;
     }
+    off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
+}
+
+fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
+    let v1::PeerState { neighbours, queue_pairs, flows, off, beyond } = peers;
+    for (count, count_max) in [
+        (neighbours.len(), limits::NEIGHBOURS_PER_HOST_MAX),
+        (queue_pairs.len(), limits::QUEUE_PAIRS_PER_HOST_MAX),
+        (flows.len(), limits::FLOWS_PER_HOST_MAX),
+        (beyond.len(), limits::LABELS_MAX),
+    ] {
+        (count <= count_max).then_some(()).ok_or(Refusal::StateTooLong)?;
+    }
+    lines(off.len())?;
+    for neighbour in neighbours {
+        name(&neighbour.interface)?;
+        [&neighbour.chassis_id, &neighbour.port_id].into_iter().try_for_each(|text| name(text))?;
+        let v1::Neighbour { chassis_id_subtype, port_id_subtype, system_name, port_description, .. } = neighbour;
+        [chassis_id_subtype, port_id_subtype, system_name, port_description]
+            .into_iter()
+            .try_for_each(|text| optional_name(text))?;
+        text(&neighbour.system_description)?;
+        let addresses = &neighbour.management_addresses;
+        (addresses.len() <= limits::MANAGEMENT_ADDRESSES_MAX).then_some(()).ok_or(Refusal::StateTooLong)?;
+        addresses.iter().try_for_each(|address| name(address))?;
+    }
+    for pair in queue_pairs {
+        name(&pair.device)?;
+        let v1::QueuePair { r#type, state, comm, source, destination, .. } = pair;
+        [r#type, state, comm, source, destination].into_iter().try_for_each(|text| optional_name(text))?;
+    }
+    for flow in flows {
+        [&flow.protocol, &flow.source, &flow.destination].into_iter().try_for_each(|text| name(text))?;
+        [&flow.comm, &flow.interface, &flow.state].into_iter().try_for_each(|text| optional_name(text))?;
+    }
+    beyond.keys().try_for_each(|what| name(what))?;
     off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
 }
 
@@ -301,6 +340,70 @@ mod tests {
             (v1::ModuleState { vcc_v: Some(f64::INFINITY), ..good() }, Refusal::NotFinite),
         ] {
             assert_eq!(check(bad.clone()), Err(expected), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn peers_are_bounded_in_number_and_in_what_each_says() {
+        let check = |peers| snapshot(&v1::Snapshot { peers: Some(peers), ..v1::Snapshot::default() });
+        let neighbour = || v1::Neighbour {
+            interface: "eth0".into(),
+            chassis_id: "c".into(),
+            port_id: "p".into(),
+            ..v1::Neighbour::default()
+        };
+        let pair = || v1::QueuePair { device: "mlx5_0".into(), ..v1::QueuePair::default() };
+        let flow = || v1::Flow {
+            protocol: "tcp".into(),
+            source: "10.0.0.1".into(),
+            destination: "10.0.0.2".into(),
+            ..v1::Flow::default()
+        };
+        let neighbours = |neighbours| v1::PeerState { neighbours, ..v1::PeerState::default() };
+        let pairs = |queue_pairs| v1::PeerState { queue_pairs, ..v1::PeerState::default() };
+        let flows = |flows| v1::PeerState { flows, ..v1::PeerState::default() };
+        let addresses = |count| v1::Neighbour { management_addresses: vec!["10.0.0.1".into(); count], ..neighbour() };
+        let beyond = |count: usize| v1::PeerState {
+            beyond: (0..count).map(|n| (format!("k{n}"), 1)).collect(),
+            ..v1::PeerState::default()
+        };
+        for (good, bad, expected) in [
+            (
+                neighbours(vec![neighbour(); limits::NEIGHBOURS_PER_HOST_MAX]),
+                neighbours(vec![neighbour(); limits::NEIGHBOURS_PER_HOST_MAX + 1]),
+                Refusal::StateTooLong,
+            ),
+            (
+                pairs(vec![pair(); limits::QUEUE_PAIRS_PER_HOST_MAX]),
+                pairs(vec![pair(); limits::QUEUE_PAIRS_PER_HOST_MAX + 1]),
+                Refusal::StateTooLong,
+            ),
+            (
+                flows(vec![flow(); limits::FLOWS_PER_HOST_MAX]),
+                flows(vec![flow(); limits::FLOWS_PER_HOST_MAX + 1]),
+                Refusal::StateTooLong,
+            ),
+            (
+                neighbours(vec![addresses(limits::MANAGEMENT_ADDRESSES_MAX)]),
+                neighbours(vec![addresses(limits::MANAGEMENT_ADDRESSES_MAX + 1)]),
+                Refusal::StateTooLong,
+            ),
+            (beyond(limits::LABELS_MAX), beyond(limits::LABELS_MAX + 1), Refusal::StateTooLong),
+            (
+                neighbours(vec![neighbour()]),
+                neighbours(vec![v1::Neighbour { chassis_id: String::new(), ..neighbour() }]),
+                Refusal::Name,
+            ),
+            (
+                neighbours(vec![v1::Neighbour { system_description: long(1024), ..neighbour() }]),
+                neighbours(vec![v1::Neighbour { system_description: long(1025), ..neighbour() }]),
+                Refusal::Text,
+            ),
+            (pairs(vec![pair()]), pairs(vec![v1::QueuePair { comm: long(256), ..pair() }]), Refusal::Name),
+            (flows(vec![flow()]), flows(vec![v1::Flow { destination: String::new(), ..flow() }]), Refusal::Name),
+        ] {
+            assert_eq!(check(good), Ok(()));
+            assert_eq!(check(bad), Err(expected));
         }
     }
 }

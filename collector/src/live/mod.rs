@@ -8,6 +8,7 @@
 mod definitions;
 mod drops;
 mod host;
+mod peers;
 mod port_health;
 mod render;
 pub mod rows;
@@ -23,6 +24,7 @@ use crate::clock::Timeline;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
 use rows::{Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow, SourceCostRow};
+use rows::{FlowRow, NeighbourRow, PeerAccountRow, QueuePairRow};
 use std::{
     collections::HashMap,
     sync::{
@@ -203,6 +205,26 @@ impl Live {
     /// One row per optical module, by host and interface.
     pub fn optics(&self) -> Vec<OpticsRow> {
         self.cells().iter().flat_map(|cell| render::optics(&cell.lock())).collect()
+    }
+
+    /// One row per LLDP neighbour, by host and interface.
+    pub fn neighbours(&self) -> Vec<NeighbourRow> {
+        self.cells().iter().flat_map(|cell| peers::neighbours(&cell.lock())).collect()
+    }
+
+    /// One row per RDMA queue pair, by host, device and number.
+    pub fn queue_pairs(&self) -> Vec<QueuePairRow> {
+        self.cells().iter().flat_map(|cell| peers::queue_pairs(&cell.lock())).collect()
+    }
+
+    /// One row per TCP connection of a GPU process, by host and process.
+    pub fn flows(&self) -> Vec<FlowRow> {
+        self.cells().iter().flat_map(|cell| peers::flows(&cell.lock())).collect()
+    }
+
+    /// One row per host: what of its peers is not listed, and why.
+    pub fn peer_accounts(&self) -> Vec<PeerAccountRow> {
+        self.cells().iter().map(|cell| peers::account(&cell.lock())).collect()
     }
 }
 

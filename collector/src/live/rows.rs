@@ -345,6 +345,119 @@ pub struct DropAccountRow {
     pub off: Vec<LimitationRow>,
 }
 
+/// A line of `railwatch neighbours`: what the other end of a cable says of itself by LLDP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourRow {
+    /// Its host.
+    pub host: String,
+    /// The host's port.
+    pub interface: String,
+    /// Null where it gives none.
+    pub system_name: Option<String>,
+    /// Its chassis.
+    pub chassis_id: String,
+    /// "mac", "local", "interface_name", ...
+    pub chassis_id_subtype: String,
+    /// Its port.
+    pub port_id: String,
+    /// "interface_name", "mac", "local", ...
+    pub port_id_subtype: String,
+    /// Null where it gives none.
+    pub port_description: Option<String>,
+    /// Null where it gives none.
+    pub system_description: Option<String>,
+    /// Where it can be reached.
+    pub management_addresses: Vec<String>,
+    /// How long what it says holds, seconds.
+    pub ttl_s: u32,
+    /// RFC 3339.
+    pub first_heard: String,
+    /// RFC 3339; told twice a minute at most.
+    pub last_heard: String,
+}
+
+/// A line of `railwatch queue-pairs`: an RDMA queue pair and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePairRow {
+    /// Its host.
+    pub host: String,
+    /// "mlx5_0".
+    pub device: String,
+    /// From 1; null before it has one.
+    pub port: Option<u32>,
+    /// Its number on the device.
+    pub number: u32,
+    /// The other end's; null where the type has none.
+    pub remote_number: Option<u32>,
+    /// "RC", "UD", ...
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// "RTS", ...
+    pub state: String,
+    /// In the host's pid namespace; null where it is the kernel's, or its process is not known.
+    pub pid: Option<u32>,
+    /// Of the process, or of the kernel's module; null where not known.
+    pub comm: Option<String>,
+    /// Null where the connection manager does not know.
+    pub source: Option<String>,
+    /// Null where the connection manager does not know.
+    pub source_port: Option<u32>,
+    /// Null where the connection manager does not know.
+    pub destination: Option<String>,
+    /// Null where the connection manager does not know.
+    pub destination_port: Option<u32>,
+}
+
+/// A line of `railwatch flows`: a TCP connection of a process that uses a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// Its host.
+    pub host: String,
+    /// In the host's pid namespace.
+    pub pid: u32,
+    /// The first 15 bytes of its name.
+    pub comm: String,
+    /// "tcp".
+    pub protocol: String,
+    /// Address of this end.
+    pub source: String,
+    /// Port of this end.
+    pub source_port: u32,
+    /// Address of the other end.
+    pub destination: String,
+    /// Port of the other end.
+    pub destination_port: u32,
+    /// That it leaves by, in the process's network namespace; null where its ends do not decide.
+    pub interface: Option<String>,
+    /// "established", ...
+    pub state: String,
+    /// Acknowledged by the other end; null where the process's network namespace could not be entered.
+    pub sent_bytes: Option<u64>,
+    /// Null likewise.
+    pub received_bytes: Option<u64>,
+    /// Segments; null likewise.
+    pub retransmits: Option<u64>,
+    /// Smoothed round trip; null likewise, and before it was measured.
+    pub rtt_ns: Option<u64>,
+}
+
+/// What of a host's peers is not listed, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerAccountRow {
+    /// Its host.
+    pub host: String,
+    /// Neighbours listed.
+    pub neighbours: u64,
+    /// Queue pairs listed.
+    pub queue_pairs: u64,
+    /// Flows listed.
+    pub flows: u64,
+    /// What is in no list because of a bound, by what it is.
+    pub beyond: BTreeMap<String, u64>,
+    /// What is not seen on it.
+    pub off: Vec<LimitationRow>,
+}
+
 /// One series of a port in its newest window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SeriesRow {

@@ -473,6 +473,12 @@ pub struct PeerState {
     /// what is not seen on this host, and why
     #[prost(message, repeated, tag = "4")]
     pub off: ::prost::alloc::vec::Vec<Limitation>,
+    /// what is in no list because of a bound, by what it is: "flows", "queue_pairs", ...
+    #[prost(btree_map = "string, uint64", tag = "5")]
+    pub beyond: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
 }
 /// What the other end of a cable says of itself (IEEE 802.1AB).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -483,7 +489,7 @@ pub struct Neighbour {
     /// printed as its subtype asks: "52:54:00:12:34:56", "leaf1"
     #[prost(string, tag = "2")]
     pub chassis_id: ::prost::alloc::string::String,
-    /// "mac", "name", "address", ...
+    /// "mac", "local", "interface_name", "address", ...
     #[prost(string, tag = "3")]
     pub chassis_id_subtype: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
@@ -563,17 +569,19 @@ pub struct Flow {
     /// "established", ...
     #[prost(string, tag = "9")]
     pub state: ::prost::alloc::string::String,
+    /// Absent where the process's network namespace could not be entered.
+    ///
     /// acknowledged by the other end
-    #[prost(uint64, tag = "10")]
-    pub sent_bytes: u64,
-    #[prost(uint64, tag = "11")]
-    pub received_bytes: u64,
+    #[prost(uint64, optional, tag = "10")]
+    pub sent_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "11")]
+    pub received_bytes: ::core::option::Option<u64>,
     /// segments
-    #[prost(uint64, tag = "12")]
-    pub retransmits: u64,
-    /// smoothed
-    #[prost(uint64, tag = "13")]
-    pub rtt_ns: u64,
+    #[prost(uint64, optional, tag = "12")]
+    pub retransmits: ::core::option::Option<u64>,
+    /// smoothed; absent before it was measured
+    #[prost(uint64, optional, tag = "13")]
+    pub rtt_ns: ::core::option::Option<u64>,
 }
 /// How devices sit on this host, and what runs where. Each list is whole.
 #[derive(Clone, PartialEq, ::prost::Message)]
