@@ -20,3 +20,7 @@ pub const TAPE_SERIES_MAX: usize = 512;
 pub const TAPE_READINGS_MAX: usize = 200_000;
 /// Readings in one `TapePiece`: small, so that a signal never stands behind much of a tape.
 pub const TAPE_PIECE_READINGS_MAX: usize = 4096;
+/// Items of one host's inventory.
+pub const INVENTORY_ITEMS_MAX: usize = 4096;
+/// Longest value of an inventory item, bytes.
+pub const INVENTORY_VALUE_BYTES_MAX: usize = 512;
