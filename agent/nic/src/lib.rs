@@ -28,11 +28,13 @@ mod rdma_hw;
 mod rdma_link;
 mod rdma_netlink;
 mod rdma_pma;
+mod settings;
 mod sources;
 mod sysfs;
 mod vocabulary;
 
 pub use generic_netlink::{Ethtool, GenericNetlink};
 pub use ports::{PortInfo, PortKind, Ports};
+pub use settings::{Ets, Fec, Pause, Settings, SettingsReader};
 pub use sources::{NicConfig, NicSources};
 pub use vocabulary::RULES;
