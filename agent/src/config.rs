@@ -61,6 +61,8 @@ pub struct Config {
     pub health: Health,
     /// Every reading of the last minutes, in memory.
     pub tape: Tape,
+    /// What is installed and set on the host.
+    pub inventory: Inventory,
 }
 
 /// GPU accounting.
@@ -166,11 +168,14 @@ pub enum SourceName {
     /// The kernel's log.
     #[serde(rename = "kmsg")]
     Kmsg,
+    /// What is installed and set.
+    #[serde(rename = "inventory")]
+    Inventory,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -191,6 +196,7 @@ impl SourceName {
         Self::GpuNvml,
         Self::NpuHccn,
         Self::Kmsg,
+        Self::Inventory,
     ];
 
     /// As the source calls itself.
@@ -216,6 +222,7 @@ impl SourceName {
             Self::GpuNvml => "gpu.nvml",
             Self::NpuHccn => "npu.hccn",
             Self::Kmsg => "kmsg",
+            Self::Inventory => "inventory",
         }
     }
 }
@@ -318,6 +325,7 @@ impl Default for Config {
             drops: Drops::default(),
             health: Health::default(),
             tape: Tape::default(),
+            inventory: Inventory::default(),
         }
     }
 }
@@ -356,6 +364,20 @@ impl Default for Drops {
 impl Default for Spool {
     fn default() -> Self {
         Self { bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
+/// What is installed and set on the host. It is read where `sampling.sysfs_root` and `health.procfs_root` say.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Inventory {
+    /// Whether it is read.
+    pub enabled: bool,
+}
+
+impl Default for Inventory {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Drops, Gpu, Health, Sampling, Spool, Tape};
+use super::{Config, Drops, Gpu, Health, Inventory, Sampling, Spool, Tape};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         drops,
         health,
         tape,
+        inventory,
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -88,5 +89,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let Tape { enabled, bytes_max } = tape;
     compare(*enabled != old.tape.enabled, "tape.enabled", Effect::AfterRestart);
     compare(*bytes_max != old.tape.bytes_max, "tape.bytes_max", Effect::AfterRestart);
+    let Inventory { enabled } = inventory;
+    compare(*enabled != old.inventory.enabled, "inventory.enabled", Effect::AfterRestart);
     found
 }
