@@ -65,6 +65,8 @@ pub struct Config {
     pub probe: Probe,
     /// Whom this host talks to.
     pub peers: Peers,
+    /// What is installed and set on the host.
+    pub inventory: Inventory,
 }
 
 /// GPU accounting.
@@ -179,11 +181,14 @@ pub enum SourceName {
     /// TCP connections of GPU processes.
     #[serde(rename = "tcp.flows")]
     TcpFlows,
+    /// What is installed and set.
+    #[serde(rename = "inventory")]
+    Inventory,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -207,6 +212,7 @@ impl SourceName {
         Self::Lldp,
         Self::RdmaQp,
         Self::TcpFlows,
+        Self::Inventory,
     ];
 
     /// As the source calls itself.
@@ -235,6 +241,7 @@ impl SourceName {
             Self::Lldp => "lldp",
             Self::RdmaQp => "rdma.qp",
             Self::TcpFlows => "tcp.flows",
+            Self::Inventory => "inventory",
         }
     }
 }
@@ -347,6 +354,7 @@ impl Default for Config {
             tape: Tape::default(),
             probe: Probe::default(),
             peers: Peers::default(),
+            inventory: Inventory::default(),
         }
     }
 }
@@ -391,6 +399,20 @@ impl Default for Peers {
 impl Default for Spool {
     fn default() -> Self {
         Self { bytes_max: 256 * 1024 * 1024 }
+    }
+}
+
+/// What is installed and set on the host. It is read where `sampling.sysfs_root` and `health.procfs_root` say.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Inventory {
+    /// Whether it is read.
+    pub enabled: bool,
+}
+
+impl Default for Inventory {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

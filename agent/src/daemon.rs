@@ -7,6 +7,7 @@ use crate::cli::Options;
 use crate::config::Config;
 use crate::drops;
 use crate::gpu::{GpuRoom, MemorySource};
+use crate::inventory;
 use crate::job::JobTap;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
@@ -161,8 +162,9 @@ impl Agent {
         let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
         let (of_peers, peers) = peers::sources(config, &nic_config, &shared);
         let optics = Box::new(optics) as Box<dyn Source>;
-        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(health).chain(of_peers)
-        {
+        let inventory = inventory::source(config, &shared);
+        let of_the_host = health.into_iter().chain(of_peers).chain(inventory);
+        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(of_the_host) {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());

@@ -11,6 +11,7 @@ mod daemon;
 mod drops;
 mod error_names;
 mod gpu;
+mod inventory;
 mod job;
 mod logging;
 mod loss;

@@ -181,6 +181,8 @@ pub enum Command {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+    /// What is installed and set on hosts: firmware, drivers, kernel, links, flow control
+    Inventory(Inventory),
     /// A host's readings to the millisecond, from its memory, around an instant
     Tape(Tape),
     /// Stop all acting, at once; works when the collector is down
@@ -232,6 +234,82 @@ pub enum OpticsInstead {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+}
+
+/// What is installed and set.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Inventory {
+    /// Instead of what holds now.
+    #[command(subcommand)]
+    pub instead: Option<InventoryInstead>,
+    /// Only of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Only of entities of this name or kind; * and ? stand for any characters: 'eth*', rdma
+    #[arg(long, value_name = "GLOB")]
+    pub entity: Option<String>,
+    /// Only this key; * and ? stand for any characters: mtu, 'sysctl.*'
+    #[arg(long, value_name = "GLOB")]
+    pub key: Option<String>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+    pub shape: Shape,
+}
+
+/// What `inventory` shows instead.
+#[derive(Clone, Debug, Subcommand)]
+pub enum InventoryInstead {
+    /// What changed, newest first
+    History {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// Only this key; * and ? stand for any characters
+        #[arg(long, value_name = "GLOB")]
+        key: Option<String>,
+        /// Around when: an RFC 3339 time, an age such as -30s, or incident:NUMBER; the newest where it is left out
+        #[arg(long, value_name = "INSTANT", allow_hyphen_values = true)]
+        around: Option<String>,
+        /// How much time, half of it before the instant
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "20m", requires = "around")]
+        span: Duration,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// What differs from what most peers have
+    Drift {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        /// With whom hosts are compared
+        #[arg(long, value_enum, default_value_t)]
+        by: Peers,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+}
+
+/// With whom hosts are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Peers {
+    /// All hosts
+    #[default]
+    Fleet,
+    /// Hosts that run the same job; libraries are compared here alone
+    Job,
+}
+
+impl Peers {
+    /// As the API says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fleet => "fleet",
+            Self::Job => "job",
+        }
+    }
 }
 
 /// A piece of a host's tape.

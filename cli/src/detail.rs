@@ -1,7 +1,7 @@
 //! One incident or one decision, in full, for a person who has to judge it. Pure: rows in, text out.
 
 use crate::human;
-use crate::listings::{ALTERNATIVES, DECISIONS, GUARDS, SIGNALS, decision_tone, severity_tone};
+use crate::listings::{ALTERNATIVES, DECISIONS, GUARDS, INVENTORY_CHANGES, SIGNALS, decision_tone, severity_tone};
 use crate::row::Row;
 use crate::table::{Tone, visible};
 use std::fmt::Write;
@@ -31,6 +31,14 @@ pub fn incident(row: &Row, now_ns: u64, colour: bool) -> String {
     if let Some(since) = row.number("incomplete_since") {
         let text = format!("some evidence was lossy since {}: no action rests on it", human::instant(since));
         fact(&mut out, "incomplete", &Tone::Warn.paint(&text, colour));
+    }
+    let changes = row.rows("changes");
+    if !changes.is_empty() {
+        section(
+            &mut out,
+            "Changed on its host, from 10 minutes before to one after",
+            &INVENTORY_CHANGES.table(&changes, now_ns, colour),
+        );
     }
     for hypothesis in row.rows("hypotheses") {
         let posterior = hypothesis.real("posterior").unwrap_or_default();

@@ -12,6 +12,7 @@ pub mod events;
 pub mod failure;
 pub mod halt;
 pub mod human;
+pub mod inventory;
 pub mod listings;
 pub mod locate;
 pub mod optics;
@@ -145,6 +146,7 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Reject(verdict) => judge(asker, verdict, false, out),
         Command::Audit { limit, shape } => newest(asker, &listings::AUDIT, limit, "", shape.output, out),
         Command::Watch { for_, shape } => watch::watch(asker.connect()?, shape.output, for_, out),
+        Command::Inventory(asked) => inventory::inventory(&asker.connect()?, &asked, out),
         Command::Tape(tape) => tape::tape(&asker.connect()?, &tape, out),
         Command::Halt(halt) => set_halt(asker, &halt, true, out),
         Command::Resume(halt) => set_halt(asker, &halt, false, out),

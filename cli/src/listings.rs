@@ -575,6 +575,88 @@ pub static SIGNALS: Listing = Listing {
     nothing: "no signal of it is kept",
 };
 
+/// `railwatch inventory`.
+pub static INVENTORY: Listing = Listing {
+    path: "/v1/inventory",
+    fields: &["host", "entity_kind", "entity", "role", "key", "value", "source", "since"],
+    fixed: false,
+    heads: &["HOST", "ENTITY", "KEY", "VALUE", "SINCE"],
+    line: |row, now_ns| {
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(entity(row)),
+            Cell::text(row.text("key")),
+            Cell::text(row.text("value")),
+            Cell::number(row.number("since").map_or("-".into(), |then| human::ago(then, now_ns))),
+        ]
+    },
+    nothing: "No host told what is installed and set on it, or none of it fits. `railwatch sources` says whether `inventory` is on.",
+};
+
+/// `railwatch inventory history`, and what changed before an incident.
+pub static INVENTORY_CHANGES: Listing = Listing {
+    path: "/v1/inventory/history",
+    fields: &["at", "host", "entity_kind", "entity", "key", "before", "after", "over_reboot", "source"],
+    fixed: false,
+    heads: &["AT", "HOST", "ENTITY", "KEY", "BEFORE", "AFTER", ""],
+    line: |row, _| {
+        let value = |field| match row.text(field) {
+            "" => Cell::text("").tone(Tone::Faint),
+            value => Cell::text(value),
+        };
+        vec![
+            Cell::text(row.number("at").map(human::instant).unwrap_or_default()),
+            Cell::text(row.text("host")),
+            Cell::text(entity(row)),
+            Cell::text(row.text("key")),
+            value("before"),
+            value("after"),
+            Cell::text(if row.flag("over_reboot") { "over a reboot" } else { "while running" }),
+        ]
+    },
+    nothing: "Nothing changed.",
+};
+
+/// `railwatch inventory drift`.
+pub static INVENTORY_DRIFT: Listing = Listing {
+    path: "/v1/inventory/drift",
+    fields: &[
+        "host",
+        "entity_kind",
+        "entity",
+        "key",
+        "value",
+        "expected",
+        "group",
+        "role",
+        "peers",
+        "agree",
+        "severity",
+        "meaning",
+    ],
+    fixed: false,
+    heads: &["HOST", "ENTITY", "KEY", "VALUE", "PEERS HAVE", "AGREE", "AMONG"],
+    line: |row, _| {
+        let among = [row.text("group"), row.text("role")].join(" ");
+        let of = |field| row.number(field).map_or("?".into(), |number| number.to_string());
+        vec![
+            Cell::text(row.text("host")),
+            Cell::text(entity(row)),
+            Cell::text(row.text("key")),
+            Cell::text(row.text("value")).tone(severity_tone(row.text("severity"))),
+            Cell::text(row.text("expected")),
+            Cell::number(format!("{} of {}", of("agree"), of("peers"))),
+            Cell::text(among.trim()),
+        ]
+    },
+    nothing: "Nothing differs from what most peers have (or there are too few peers: `drift` in the collector's configuration).",
+};
+
+/// "port eth0", or "host" where the host is the entity.
+fn entity(row: &Row) -> String {
+    [row.text("entity_kind"), row.text("entity")].join(" ").trim().to_owned()
+}
+
 /// Alternatives of a decision, within its detail.
 pub static ALTERNATIVES: Listing = Listing {
     path: "",

@@ -78,6 +78,28 @@ fn list(client: &Client, host: &str, format: Option<TapeFormat>, out: &mut Outpu
 
 /// The part of the query that says when.
 fn around(client: &Client, text: &str) -> Result<Vec<String>, Failure> {
+    Ok(match when(client, text)? {
+        When::Instant(unix_ns) => vec![format!("around={unix_ns}")],
+        When::Ago(ms) => vec![format!("ago_ms={ms}")],
+    })
+}
+
+/// An instant as a person gave it, in Unix nanoseconds; an age counts from `now_ns`, by this host's clock.
+pub fn instant_of(client: &Client, text: &str, now_ns: u64) -> Result<u64, Failure> {
+    Ok(match when(client, text)? {
+        When::Instant(unix_ns) => unix_ns,
+        When::Ago(ms) => now_ns.saturating_sub(ms.saturating_mul(1_000_000)),
+    })
+}
+
+enum When {
+    /// Unix nanoseconds.
+    Instant(u64),
+    /// Milliseconds before now.
+    Ago(u64),
+}
+
+fn when(client: &Client, text: &str) -> Result<When, Failure> {
     if let Some(id) = text.strip_prefix("incident:") {
         let Ok(id) = id.parse::<u64>() else {
             return Err(Failure::new(Kind::Usage, format!("--around {text}: expected incident:NUMBER"), ""));
@@ -88,19 +110,18 @@ fn around(client: &Client, text: &str) -> Result<Vec<String>, Failure> {
             let what = format!("the collector's answer to {path} lacks the field \"started\"");
             return Err(Failure::new(Kind::Unexpected, what, "compare versions with `railwatch version`"));
         };
-        return Ok(vec![format!("around={started_ns}")]);
+        return Ok(When::Instant(started_ns));
     }
     if let Some(ago_ms) = instant::ago_ms(text) {
-        return Ok(vec![format!("ago_ms={ago_ms}")]);
+        return Ok(When::Ago(ago_ms));
     }
-    match instant::unix_ns(text) {
-        Some(unix_ns) => Ok(vec![format!("around={unix_ns}")]),
-        None => Err(Failure::new(
+    instant::unix_ns(text).map(When::Instant).ok_or_else(|| {
+        Failure::new(
             Kind::Usage,
             format!("--around {text:?} is no instant"),
             "give an RFC 3339 time such as 2026-11-22T08:24:38.250Z, an age such as -30s, or incident:NUMBER",
-        )),
-    }
+        )
+    })
 }
 
 /// What the answer lacks is said on standard error, beside it.

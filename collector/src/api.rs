@@ -8,6 +8,7 @@
 pub mod counters;
 mod feed;
 mod guard;
+mod inventory;
 mod problem;
 mod readers;
 mod routes;

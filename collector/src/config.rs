@@ -4,6 +4,7 @@
 //! column and field. Never: an unknown field passed over, a value corrected in silence, or a half-taken file.
 
 use crate::executor::WebhookConfig;
+use crate::inventory::drift::DriftOptions;
 use railwatch_store::Retention;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
@@ -74,6 +75,9 @@ pub struct Config {
     pub webhook: Option<WebhookConfig>,
     /// Export to an OTLP endpoint.
     pub otlp: Otlp,
+    /// When hosts that differ from their peers are told.
+    #[serde(deserialize_with = "drift")]
+    pub drift: DriftOptions,
 }
 
 /// How log lines are written.
@@ -147,8 +151,14 @@ impl Default for Config {
             retention: Retention::default(),
             webhook: None,
             otlp: Otlp::default(),
+            drift: DriftOptions::default(),
         }
     }
+}
+
+fn drift<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DriftOptions, D::Error> {
+    let options = DriftOptions::deserialize(deserializer)?;
+    options.check().map(|()| options).map_err(D::Error::custom)
 }
 
 /// Why a configuration is not taken.
@@ -282,6 +292,7 @@ impl Config {
             retention: _,
             webhook,
             otlp: _,
+            drift: _,
         } = self;
         [
             ("state_dir", *state_dir != running.state_dir),

@@ -13,7 +13,7 @@ use crate::clock::Timeline;
 use crate::executor::halt::{self, Halt, HaltError};
 use crate::executor::{WebhookConfig, WebhookError};
 use railwatch_engine::{Decision, Effect, OptionError, Options, Outcome, Timestamp};
-use railwatch_store::{Frame, Reader, Retention, Store, StoreError, StreamId};
+use railwatch_store::{Frame, InventoryItem, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -156,6 +156,12 @@ pub(crate) enum Request {
     Release {
         actor: String,
         reply: oneshot::Sender<Result<bool, ReleaseError>>,
+    },
+    /// What is installed and set on a host, whole.
+    Inventory {
+        link: Arc<Link>,
+        items: Vec<InventoryItem>,
+        at: Timestamp,
     },
     Reconfigure {
         engine: Box<Options>,
@@ -354,6 +360,12 @@ impl Attachment {
         self.heard();
         let arrived = Arrived { link: self.link.clone(), frame, at: Timeline::now() };
         self.frames.send(arrived).await.map_err(|_| CoreError::Stopped)
+    }
+
+    /// Gives the host's whole inventory to the core; waits while the core has too much to do. What differs from the stored one is written.
+    pub async fn inventory(&self, items: Vec<InventoryItem>) -> Result<(), CoreError> {
+        let request = Request::Inventory { link: self.link.clone(), items, at: Timeline::now() };
+        self.requests.send(request).await.map_err(|_| CoreError::Stopped)
     }
 
     /// The stream ended; `orderly` where the agent said goodbye.

@@ -13,6 +13,7 @@ use crate::{
     config::{Config, ConfigError, Overrides},
     core::{CoreConfig, CoreHandle},
     ingest::{self, streams::Streams},
+    inventory,
     live::Live,
     logging::Logging,
     metrics::{self, Counters, Inside, OpenIncidents},
@@ -138,6 +139,9 @@ impl Daemon {
         tasks.spawn(certificates::keep(config.clone(), Arc::clone(&credentials), stop.clone()));
         tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
+        let standing = live.inventories().standing();
+        standing.configure(config.drift);
+        tasks.spawn(inventory::follow(live.clone(), standing.clone(), stop.clone()));
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();
         // Without the file everything works; only the operator's command must be told the address.
@@ -175,6 +179,7 @@ impl Daemon {
             tracing::error!("{error:#}");
         }
         self.live.set_forget_after(wanted.forget_hosts_after());
+        self.live.inventories().standing().configure(wanted.drift);
         if let Err(error) = self.core.reconfigure(wanted.engine.clone(), wanted.retention).await {
             tracing::error!("the engine's settings are not changed: {error}");
         }

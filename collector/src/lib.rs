@@ -14,6 +14,7 @@ pub mod core;
 pub mod daemon;
 pub mod executor;
 pub mod ingest;
+pub mod inventory;
 pub mod live;
 pub mod logging;
 pub mod metrics;

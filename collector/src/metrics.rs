@@ -503,6 +503,18 @@ impl Collector for Fleet {
         gpu_bytes.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
         gpu_failed.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
         nic_up.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        let found = self.live.inventories().standing().found();
+        let mut drift = Table::new(
+            "config_drift_items",
+            "Values of the fleet's inventory that differ from what most peers have, by key; looked at once a minute",
+        );
+        for (key, count) in found.items {
+            drift.push(vec![("key", key.to_owned())], i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        drift.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        let hosts = ConstGauge::new(i64::try_from(found.hosts).unwrap_or(i64::MAX));
+        let help = "Hosts with any such value";
+        hosts.encode(encoder.encode_descriptor("config_drift_hosts", help, None, MetricType::Gauge)?)?;
         nic.into_iter().try_for_each(|table| table.write(&mut encoder, MetricType::Gauge, ConstGauge::new))
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod flags;
+pub mod inventory;
 pub mod limits;
 pub mod series;
 pub mod tape;

@@ -28,3 +28,7 @@ pub const QUEUE_PAIRS_PER_HOST_MAX: usize = 4096;
 pub const FLOWS_PER_HOST_MAX: usize = 2048;
 /// Addresses of one LLDP neighbour.
 pub const MANAGEMENT_ADDRESSES_MAX: usize = 8;
+/// Items of one host's inventory.
+pub const INVENTORY_ITEMS_MAX: usize = 4096;
+/// Longest value of an inventory item, bytes.
+pub const INVENTORY_VALUE_BYTES_MAX: usize = 512;

@@ -133,6 +133,7 @@ fn kernels(environment: &Environment) -> Result<()> {
         "railwatch-drops",
         "railwatch-probe",
         "railwatch-peers",
+        "railwatch-inventory",
     ];
     for package in PACKAGES {
         let binaries = test_binaries(package, "kernel_")?;

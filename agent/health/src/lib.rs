@@ -23,5 +23,7 @@ mod sources;
 mod thermal;
 pub mod xid;
 
+pub use nvml::{GpuModes, NvmlModes};
+pub use pcie::kind as pci_kind;
 pub use rules::RULES;
 pub use sources::{HealthConfig, HealthSources};

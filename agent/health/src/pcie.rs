@@ -182,8 +182,9 @@ impl Device {
     }
 }
 
-/// What a device is to training; `None` for all others and for virtual functions.
-fn kind(folder: &Path) -> Option<&'static str> {
+/// What the device of this sysfs folder is to training: `gpu`, `npu`, `nic`, `nvme`; `None` for all others and for virtual functions.
+#[must_use]
+pub fn kind(folder: &Path) -> Option<&'static str> {
     let class = line(folder.join("class"))?;
     let class = u32::from_str_radix(class.strip_prefix("0x")?, 16).ok()? >> 8;
     let (_, kind) = CLASSES.into_iter().find(|(known, _)| *known == class)?;

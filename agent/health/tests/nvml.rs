@@ -185,3 +185,12 @@ fn a_library_without_driver_or_gpus_or_that_is_none_is_off_with_its_own_words() 
     let (_, text) = Driven::new(&other, "gpu.nvml").off();
     assert!(text.contains("nvmlInit_v2 is missing"), "{text}");
 }
+
+#[test]
+fn modes_are_told_where_a_gpu_has_them_and_nothing_where_there_is_no_library() {
+    let double = Double::new(&[], "count 2\npersistence.0 1\necc_mode.0 0\npersistence.1 0\n");
+    let mut modes = railwatch_health::NvmlModes::new(double.tree.config().nvml_library);
+    let told: Vec<_> = modes.read().into_iter().map(|gpu| (gpu.pci_address, gpu.persistence, gpu.ecc)).collect();
+    assert_eq!(told, [("0000:10:00.0".into(), Some(true), Some(false)), ("0000:11:00.0".into(), Some(false), None)]);
+    assert_eq!(railwatch_health::NvmlModes::new("/nowhere/libnvidia-ml.so.1".into()).read(), []);
+}

@@ -30,6 +30,15 @@ const DRVINFO_STATISTICS: usize = 180;
 /// Statistics of one interface beyond which it is not read (mlx5 with 128 queues has about 8,000).
 const STATISTICS_MAX: usize = 32_768;
 
+/// The first fields of `struct ethtool_drvinfo`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) driver: String,
+    pub(crate) driver_version: String,
+    /// Empty where the driver does not say.
+    pub(crate) firmware_version: String,
+}
+
 /// A socket for the ioctl, with its buffer.
 pub(crate) struct EthtoolIoctl {
     socket: OwnedFd,
@@ -40,6 +49,13 @@ impl EthtoolIoctl {
     pub(crate) fn open() -> io::Result<Self> {
         let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
         Ok(Self { socket, buffer: Guarded::new(12 + STATISTICS_MAX * NAME_BYTES)? })
+    }
+
+    /// What `ethtool -i` shows first.
+    pub(crate) fn identity(&mut self, interface: &str) -> io::Result<Identity> {
+        let info = self.ask(interface, &[GDRVINFO], DRVINFO_BYTES)?;
+        let field = |place: usize| text(&info[place * NAME_BYTES + 4..][..NAME_BYTES]).trim().to_owned();
+        Ok(Identity { driver: field(0), driver_version: field(1), firmware_version: field(2) })
     }
 
     /// The name that the interface's driver gives itself.

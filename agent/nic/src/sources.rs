@@ -71,7 +71,7 @@ impl NicSources {
 }
 
 /// A mount of this kernel's sysfs, wherever it is mounted.
-fn is_sysfs(root: &Path) -> bool {
+pub(crate) fn is_sysfs(root: &Path) -> bool {
     statfs(root).is_ok_and(|filesystem| filesystem.filesystem_type() == SYSFS_MAGIC)
 }
 

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Drops, Gpu, Health, Peers, Probe, Sampling, Spool, Tape};
+use super::{Config, Drops, Gpu, Health, Inventory, Peers, Probe, Sampling, Spool, Tape};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         tape,
         probe,
         peers,
+        inventory,
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -98,5 +99,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*answers_per_source_per_s != old_answers, "probe.answers_per_source_per_s", Effect::AfterRestart);
     let Peers { enabled } = peers;
     compare(*enabled != old.peers.enabled, "peers.enabled", Effect::AfterRestart);
+    let Inventory { enabled } = inventory;
+    compare(*enabled != old.inventory.enabled, "inventory.enabled", Effect::AfterRestart);
     found
 }

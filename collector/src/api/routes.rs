@@ -15,7 +15,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use railwatch_engine::{AuditEntry, Decision, DecisionState, Incident, Timestamp};
-use railwatch_store::{AuditFilter, DecisionFilter, IncidentFilter, SignalFilter, StoredSignal};
+use railwatch_store::{AuditFilter, DecisionFilter, IncidentFilter, InventoryChange, SignalFilter, StoredSignal};
 use serde::{Deserialize, Serialize};
 
 /// Largest request body, bytes.
@@ -48,6 +48,9 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/queue-pairs", get(queue_pairs))
         .route("/v1/flows", get(flows))
         .route("/v1/peers/accounts", get(peer_accounts))
+        .route("/v1/inventory", get(super::inventory::inventory))
+        .route("/v1/inventory/history", get(super::inventory::history))
+        .route("/v1/inventory/drift", get(super::inventory::drift))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/incidents/{id}/tape", get(super::tape::kept))
@@ -208,6 +211,8 @@ struct IncidentInFull {
     signals: Vec<SignalRow>,
     /// A piece of the host's tape around the incident is kept: GET /v1/incidents/ID/tape.
     tape_kept: bool,
+    /// What changed on its host from 10 minutes before it began to the minute in which such a change becomes known.
+    changes: Vec<InventoryChange>,
 }
 
 #[derive(Serialize)]
@@ -236,7 +241,8 @@ async fn incident(
         let of_it = SignalFilter { incident: Some(id), limit: WITH_INCIDENT_MAX, ..SignalFilter::default() };
         let signals = reader.signals(&of_it)?.into_iter().map(SignalRow::from).collect();
         let tape_kept = kept.find(id).is_some();
-        Ok(Some(IncidentInFull { incident, decisions, signals, tape_kept }))
+        let changes = super::inventory::before_incident(reader, &incident)?;
+        Ok(Some(IncidentInFull { incident, decisions, signals, tape_kept, changes }))
     });
     found
         .await?

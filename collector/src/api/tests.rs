@@ -419,3 +419,61 @@ async fn a_watcher_sees_incidents_decisions_and_hosts_and_resumes_without_a_gap(
     assert_eq!(refused.status, 400);
     collector.core.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inventories_show_what_holds_what_changed_and_who_differs() {
+    let mut collector = Collector::start().await;
+    let state = |mtu: &str| v1::InventoryState {
+        items: [("mtu", mtu), ("driver", "mlx5_core")]
+            .map(|(key, value)| v1::InventoryItem {
+                entity_kind: "port".into(),
+                entity: "eth0".into(),
+                key: key.into(),
+                value: value.into(),
+                role: "rdma mlx5_core".into(),
+                source: "RTM_GETLINK".into(),
+            })
+            .into(),
+    };
+    for (n, mtu) in ["9000", "9000", "9000", "1500"].into_iter().enumerate() {
+        let live = &collector.live;
+        live.host(&format!("host-{n}")).lock().inventory = live.inventories().share(&state(mtu));
+    }
+    let drift = collector.get("/v1/inventory/drift").await;
+    assert_eq!(drift.as_array().unwrap().len(), 1);
+    for (field, expected) in [
+        ("host", json!("host-3")),
+        ("entity", json!("eth0")),
+        ("key", json!("mtu")),
+        ("value", json!("1500")),
+        ("expected", json!("9000")),
+        ("group", json!("fleet")),
+        ("agree", json!(3)),
+        ("peers", json!(4)),
+        ("severity", json!("warning")),
+    ] {
+        assert_eq!(drift[0][field], expected, "{field}");
+    }
+    assert_eq!(collector.get("/v1/inventory/drift?by=job").await, json!([]));
+    for mtu in ["9000", "1500"] {
+        collector.host.inventory(crate::inventory::stored(state(mtu))).await.unwrap();
+    }
+    // What came before a frame is stored with it or before it.
+    let decision = collector.link_falls("eth0").await;
+    let rows = collector.get("/v1/inventory?host=host-1&key=m*").await;
+    assert_eq!((rows[0]["value"].clone(), rows.as_array().unwrap().len()), (json!("1500"), 1));
+    let history = collector.get("/v1/inventory/history?host=host-1").await;
+    assert_eq!(history.as_array().unwrap().len(), 1, "{history}");
+    assert_eq!((&history[0]["before"], &history[0]["after"]), (&json!("9000"), &json!("1500")));
+    let incident = collector.get(&format!("/v1/incidents/{}", decision["incident"])).await;
+    assert_eq!(incident["changes"], history, "what changed before it began");
+    for (path, status) in [
+        ("/v1/inventory?limit=0", 400),
+        ("/v1/inventory?limit=10001", 400),
+        ("/v1/inventory?nosuch=1", 400),
+        ("/v1/inventory/drift?by=rack", 400),
+        ("/v1/inventory/history?since=x", 400),
+    ] {
+        assert_eq!(collector.call("GET", path, Some(&collector.token("read")), "").await.status, status, "{path}");
+    }
+}

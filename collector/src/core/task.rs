@@ -11,7 +11,10 @@ use railwatch_engine::{
     AuditEntry, Decision, DecisionState, Effect, Engine, Event, KnownHost, Logged, Options, Order, Outcome, Recorder,
     Timestamp,
 };
-use railwatch_store::{AuditFilter, Batch, FrameBody, FrameVerdict, OrderState, Retention, Store, StoreError};
+use railwatch_store::{
+    AuditFilter, Batch, FrameBody, FrameVerdict, HostInventory, InventoryItem, OrderState, Retention, Store, StoreError,
+};
+use railwatch_wire::inventory;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,7 +60,7 @@ pub(super) struct Task {
     ticks: u64,
     last_tick: Instant,
     more_to_prune: bool,
-    /// Streams that ended while nothing could be stored.
+    /// Streams that ended, and inventories told, while nothing could be stored.
     deferred: Vec<Request>,
 }
 
@@ -231,7 +234,8 @@ impl Task {
     /// Returns the asker's reply where it asked to stop.
     fn request(&mut self, request: Request) -> Option<oneshot::Sender<()>> {
         let now = Timeline::now();
-        self.pending.urgent = true;
+        // Nobody waits for an inventory.
+        self.pending.urgent |= !matches!(request, Request::Inventory { .. });
         match request {
             Request::Attach { host, boot_id, stream, first_sequence, reply } => {
                 self.generation += 1;
@@ -286,9 +290,21 @@ impl Task {
                 self.order_finished(key, attempts, outcome, now);
                 self.pending.done.push((reply, Ok(())));
             }
+            Request::Inventory { link, items, at } => self.inventory(&link, items, at),
             Request::Stop { reply } => return Some(reply),
         }
         None
+    }
+
+    /// In no hurry: it shares the next commit.
+    fn inventory(&mut self, link: &Link, items: Vec<InventoryItem>, at: Timestamp) {
+        // A connection that a newer one took over says nothing about the host any more.
+        let Some(connection) = self.connections.get(&link.host).filter(|c| c.link.generation == link.generation) else {
+            return;
+        };
+        let (host, boot_id) = (link.host.clone(), connection.boot_id.clone());
+        self.pending.batch.inventory(HostInventory { host, boot_id, at, items, is_kept: inventory::is_kept });
+        self.pending.since.get_or_insert_with(Instant::now);
     }
 
     fn detach(&mut self, link: &Arc<Link>, orderly: bool, now: Timestamp) {
@@ -559,6 +575,16 @@ async fn refuse(
             | Request::Sending { reply, .. }
             | Request::Finished { reply, .. }
             | Request::Reconfigure { reply, .. } => drop(reply.send(Err(error.clone()))),
+            // Of each connection the last, and before its end.
+            told @ Request::Inventory { .. } => {
+                let of = |request: &Request| match request {
+                    Request::Inventory { link, .. } => Some(link.generation),
+                    _ => None,
+                };
+                let generation = of(&told);
+                deferred.retain(|earlier| of(earlier) != generation);
+                deferred.push(told);
+            }
             // Bounded by the hosts that are connected: none can attach meanwhile.
             ended @ Request::Detach { .. } => deferred.push(ended),
             Request::Stop { reply } => return Some(reply),

@@ -8,7 +8,8 @@ use railwatch_engine::{
     DecisionState, Effect, Element, IncidentState, Logged, Options, Severity, Signal, Timestamp, replay,
 };
 use railwatch_store::{
-    AuditFilter, Frame, FrameBody, IncidentFilter, OrderState, Retention, SignalFilter, Store, StreamId,
+    AuditFilter, Frame, FrameBody, IncidentFilter, InventoryFilter, InventoryItem, OrderState, Retention, SignalFilter,
+    Store, StreamId,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -269,6 +270,11 @@ async fn while_the_store_cannot_be_written_nothing_is_acknowledged_and_nothing_i
     host.submit(failed("h1", 2)).await.unwrap();
     eventually(|| core.store_error()).await;
     assert!(core.store_error().unwrap().contains("locked"), "{:?}", core.store_error());
+    for mtu in ["9000", "1500"] {
+        let (entity_kind, key, value) = ("port".to_owned(), "mtu".to_owned(), mtu.to_owned());
+        let item = InventoryItem { entity_kind, key, value, ..InventoryItem::default() };
+        host.inventory(vec![item]).await.unwrap();
+    }
     assert!(matches!(core.verdict(1, "ana", true, "").await, Err(VerdictError::Core(CoreError::Store(_)))));
     assert_eq!(*host.acknowledged().borrow(), 1);
     assert_eq!(core.reader().unwrap().incidents(&IncidentFilter::default()).unwrap(), []);
@@ -278,6 +284,10 @@ async fn while_the_store_cannot_be_written_nothing_is_acknowledged_and_nothing_i
     let of_process = incidents.iter().filter(|incident| incident.element.name == "4242").count();
     assert_eq!(of_process, 1, "{incidents:?}");
     assert_eq!(core.store_error(), None);
+    let reader = core.reader().unwrap();
+    let inventory = || reader.inventory(&InventoryFilter::default()).unwrap();
+    let stored = eventually(|| Some(inventory()).filter(|rows| !rows.is_empty())).await;
+    assert_eq!(stored.iter().map(|row| row.value.as_str()).collect::<Vec<_>>(), ["1500"], "the last that was told");
     core.stop().await;
 }
 

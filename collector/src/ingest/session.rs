@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock::{Estimate, Timeline},
     core::Attachment,
+    inventory,
     live::{HostCell, rows::Change},
     metrics::{KindLabel, ReasonLabel},
     tape::Ask,
@@ -368,7 +369,7 @@ impl Session<'_> {
         match message.body {
             Some(Body::Frame(frame)) => self.frame(frame, now).await?,
             Some(Body::Definitions(definitions)) => self.definitions(definitions, now),
-            Some(Body::Snapshot(snapshot)) => self.snapshot(snapshot),
+            Some(Body::Snapshot(snapshot)) => self.snapshot(snapshot).await?,
             Some(Body::ClockReply(reply)) => return self.clock_reply(&reply, now).await,
             // Directives are answered when there are any; a version that knows more may say more.
             Some(Body::DirectiveResult(_)) => {}
@@ -399,9 +400,19 @@ impl Session<'_> {
         }
     }
 
-    fn snapshot(&self, snapshot: v1::Snapshot) {
+    async fn snapshot(&self, mut snapshot: v1::Snapshot) -> Result<(), End> {
         if let Err(refusal) = validate::snapshot(&snapshot) {
-            return self.refuse(refusal, 1);
+            self.refuse(refusal, 1);
+            return Ok(());
+        }
+        if let Some(inventory) = snapshot.inventory.take() {
+            self.cell.lock().inventory = self.shared.live.inventories().share(&inventory);
+            // An agent that has not read it yet, or does not, has nothing to say about what was there before.
+            let has_some = !inventory.items.is_empty();
+            let stopping = |error| End::Failed(Status::unavailable(format!("the inventory is not taken: {error}")));
+            if has_some {
+                self.core.inventory(inventory::stored(inventory)).await.map_err(stopping)?;
+            }
         }
         let (gpu_changed, ports) = self.cell.lock().take(snapshot);
         if gpu_changed {
@@ -410,6 +421,7 @@ impl Session<'_> {
         for (port, state) in ports {
             self.shared.live.announce(Change::Port { host: self.host.to_string(), port, state });
         }
+        Ok(())
     }
 
     async fn clock_reply(&mut self, reply: &v1::ClockReply, now: Timestamp) -> Result<bool, End> {

@@ -116,6 +116,9 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
     if let Some(peers) = &snapshot.peers {
         peer_state(peers)?;
     }
+    if let Some(inventory) = &snapshot.inventory {
+        inventory_state(inventory)?;
+    }
     if let Some(gpu) = &snapshot.gpu {
         if gpu.processes.len() > limits::PROCESSES_PER_HOST_MAX {
             return Err(Refusal::StateTooLong);
@@ -186,6 +189,20 @@ fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
     }
     beyond.keys().try_for_each(|what| name(what))?;
     off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
+}
+
+fn inventory_state(inventory: &v1::InventoryState) -> Result<(), Refusal> {
+    if inventory.items.len() > limits::INVENTORY_ITEMS_MAX {
+        return Err(Refusal::StateTooLong);
+    }
+    for v1::InventoryItem { entity_kind, entity, key, value, source, role } in &inventory.items {
+        name(entity_kind)?;
+        name(key)?;
+        [entity, role].into_iter().try_for_each(|text| optional_name(text))?;
+        let is_short = |text: &String| text.len() <= limits::INVENTORY_VALUE_BYTES_MAX;
+        (is_short(value) && is_short(source)).then_some(()).ok_or(Refusal::Text)?;
+    }
+    Ok(())
 }
 
 fn module(module: &v1::ModuleState) -> Result<(), Refusal> {
@@ -404,6 +421,26 @@ mod tests {
         ] {
             assert_eq!(check(good), Ok(()));
             assert_eq!(check(bad), Err(expected));
+        }
+    }
+
+    #[test]
+    fn an_inventory_is_bounded_in_items_names_and_values() {
+        let item =
+            || v1::InventoryItem { entity_kind: "port".into(), key: "mtu".into(), ..v1::InventoryItem::default() };
+        let check = |items| {
+            let inventory = Some(v1::InventoryState { items });
+            snapshot(&v1::Snapshot { inventory, ..v1::Snapshot::default() })
+        };
+        assert_eq!(check(vec![item(); limits::INVENTORY_ITEMS_MAX]), Ok(()));
+        assert_eq!(check(vec![item(); limits::INVENTORY_ITEMS_MAX + 1]), Err(Refusal::StateTooLong));
+        for (bad, expected) in [
+            (v1::InventoryItem { key: String::new(), ..item() }, Refusal::Name),
+            (v1::InventoryItem { entity: long(limits::NAME_BYTES_MAX + 1), ..item() }, Refusal::Name),
+            (v1::InventoryItem { role: long(limits::NAME_BYTES_MAX + 1), ..item() }, Refusal::Name),
+            (v1::InventoryItem { value: long(limits::INVENTORY_VALUE_BYTES_MAX + 1), ..item() }, Refusal::Text),
+        ] {
+            assert_eq!(check(vec![bad.clone()]), Err(expected), "{bad:?}");
         }
     }
 }

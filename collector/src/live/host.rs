@@ -2,9 +2,11 @@
 
 use super::SeriesTable;
 use crate::clock::Estimator;
+use crate::inventory::Compact;
 use railwatch_engine::Timestamp;
 use railwatch_wire::v1;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// seen = delivered + the sum of dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,8 +67,8 @@ pub struct Host {
     pub peers: v1::PeerState,
     /// How its devices sit, and what runs where.
     pub placement: v1::PlacementState,
-    /// What is installed and set on it.
-    pub inventory: v1::InventoryState,
+    /// What is installed and set on it, as far as it is compared with others.
+    pub inventory: Arc<Compact>,
     /// Frames refused since the collector started, by reason.
     pub rejected_frames: BTreeMap<&'static str, u64>,
 }
@@ -90,7 +92,7 @@ impl Host {
             drops: v1::DropState::default(),
             peers: v1::PeerState::default(),
             placement: v1::PlacementState::default(),
-            inventory: v1::InventoryState::default(),
+            inventory: Arc::default(),
             rejected_frames: BTreeMap::new(),
         }
     }
@@ -132,9 +134,6 @@ impl Host {
         }
         if let Some(placement) = snapshot.placement {
             self.placement = placement;
-        }
-        if let Some(inventory) = snapshot.inventory {
-            self.inventory = inventory;
         }
         if !snapshot.sources.is_empty() {
             self.sources = snapshot.sources;

@@ -21,6 +21,7 @@ pub use series::{Applied, Reading, Series, SeriesTable, Undefined};
 pub use text::rfc3339;
 
 use crate::clock::Timeline;
+use crate::inventory::Inventories;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
 use rows::{Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow, SourceCostRow};
@@ -46,6 +47,7 @@ pub struct Live(Arc<Inner>);
 struct Inner {
     hosts: RwLock<HashMap<String, Arc<HostCell>>>,
     definitions: Definitions,
+    inventories: Inventories,
     changes: broadcast::Sender<Change>,
     forget_after_ms: AtomicU64,
 }
@@ -67,6 +69,7 @@ impl Live {
         Self(Arc::new(Inner {
             hosts: RwLock::default(),
             definitions: Definitions::default(),
+            inventories: Inventories::default(),
             changes: broadcast::Sender::new(CHANGES_KEPT),
             forget_after_ms: AtomicU64::new(milliseconds(forget_after)),
         }))
@@ -122,6 +125,11 @@ impl Live {
         &self.0.definitions
     }
 
+    /// Inventories, sharing what they have in common.
+    pub fn inventories(&self) -> &Inventories {
+        &self.0.inventories
+    }
+
     /// Changes from now on. A listener that falls behind gets `RecvError::Lagged` with how many it missed.
     pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.0.changes.subscribe()
@@ -150,6 +158,7 @@ impl Live {
         });
         if !forgotten.is_empty() {
             self.0.definitions.prune();
+            self.0.inventories.prune();
         }
         let count = forgotten.len();
         for host in forgotten {

@@ -1,5 +1,6 @@
 //! What one transaction will hold, gathered in memory first, so that it can be tried again as it is when the disk was full.
 
+use crate::inventory::HostInventory;
 use crate::reader::OrderState;
 use crate::writer::Store;
 use railwatch_engine::{Decision, Effect, Incident, KnownHost, Logged, Order, Signal, Timestamp};
@@ -73,6 +74,7 @@ pub struct Batch {
     pub(crate) hosts: BTreeMap<String, KnownHost>,
     pub(crate) log: Vec<(Timestamp, Logged)>,
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    pub(crate) inventories: Vec<HostInventory>,
     pub(crate) used: Timestamp,
 }
 
@@ -91,6 +93,7 @@ impl Batch {
             hosts,
             log,
             counts,
+            inventories,
             used: _,
         } = self;
         streams.is_empty()
@@ -104,6 +107,7 @@ impl Batch {
             && hosts.is_empty()
             && log.is_empty()
             && counts.is_empty()
+            && inventories.is_empty()
     }
 
     /// Takes a frame, unless it was taken before. `first_sequence` is where the agent says its spool begins: a stream of which nothing is stored begins there
@@ -199,6 +203,11 @@ impl Batch {
     /// Notes how far an order came.
     pub fn order_state(&mut self, key: String, state: OrderState, attempts: u32, detail: String) {
         self.order_states.push((key, state, attempts, detail));
+    }
+
+    /// Takes a host's whole inventory: what differs from the stored one will be written.
+    pub fn inventory(&mut self, inventory: HostInventory) {
+        self.inventories.push(inventory);
     }
 
     /// Adds to a counter that outlives the process.

@@ -7,6 +7,7 @@
 
 mod batch;
 mod error;
+mod inventory;
 mod prune;
 mod reader;
 mod schema;
@@ -14,6 +15,7 @@ mod writer;
 
 pub use batch::{Batch, Frame, FrameBody, FrameVerdict, StreamId};
 pub use error::StoreError;
+pub use inventory::{ChangeFilter, HostInventory, InventoryChange, InventoryFilter, InventoryItem, InventoryRow};
 pub use prune::{Pruned, Retention};
 pub use reader::{
     AuditFilter, DecisionFilter, IncidentFilter, OrderRow, OrderState, Reader, SignalFilter, StoredSignal, Totals,

@@ -4,7 +4,7 @@ use crate::error::StoreError;
 use crate::reader::signed;
 use crate::writer::{Store, add_counts};
 use railwatch_engine::Timestamp;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 /// How much is kept, and how long.
@@ -25,6 +25,10 @@ pub struct Retention {
     pub events_bytes_max: u64,
     /// Streams that one host may have had; the oldest beyond are forgotten.
     pub streams_per_host_max: u64,
+    /// Values of an inventory that ceased to hold longer ago than this go; those that hold always stay.
+    pub inventory_days: u64,
+    /// The newest so many values that ceased to hold stay.
+    pub inventory_max: u64,
 }
 
 impl Default for Retention {
@@ -37,6 +41,8 @@ impl Default for Retention {
             events_max: 100_000,
             events_bytes_max: 256 << 20,
             streams_per_host_max: 8,
+            inventory_days: 365,
+            inventory_max: 1_000_000,
         }
     }
 }
@@ -52,6 +58,8 @@ pub struct Pruned {
     pub events: u64,
     /// Streams.
     pub streams: u64,
+    /// Values of inventories.
+    pub inventory: u64,
     /// There is more to prune: call again.
     pub more: bool,
 }
@@ -85,6 +93,35 @@ impl Store {
             )?;
         }
         delete("DELETE FROM hosts WHERE last_heard < ?1", params![before(retention.signals_days)])?;
+        // The inventory of a host goes with the host, one host at a time.
+        let gone: Option<String> = transaction
+            .query_row(
+                "SELECT host FROM inventory_hosts WHERE host NOT IN (SELECT host FROM hosts) LIMIT 1",
+                [],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(failed)?;
+        let mut inventory_of_host = 0;
+        if let Some(gone) = &gone {
+            inventory_of_host = delete(
+                "DELETE FROM inventory WHERE id IN (SELECT id FROM inventory WHERE host = ?1 LIMIT ?2)",
+                params![gone, CHUNK],
+            )?;
+            if inventory_of_host < CHUNK as u64 {
+                delete("DELETE FROM inventory_hosts WHERE host = ?1", params![gone])?;
+            }
+        }
+        let inventory = delete(
+            "DELETE FROM inventory WHERE id IN (SELECT id FROM inventory WHERE valid_to IS NOT NULL AND valid_to < ?1
+             ORDER BY valid_to LIMIT ?2)",
+            params![before(retention.inventory_days), CHUNK],
+        )?;
+        let over_many = delete(
+            "DELETE FROM inventory WHERE id IN (SELECT id FROM inventory WHERE valid_to IS NOT NULL ORDER BY valid_to, id
+             LIMIT max(0, min(?2, (SELECT count(*) FROM inventory WHERE valid_to IS NOT NULL) - ?1)))",
+            params![signed(retention.inventory_max), CHUNK],
+        )?;
         let over = "SELECT id FROM incidents WHERE NOT open AND (id <= (SELECT coalesce(max(id), 0) FROM incidents) - ?1
              OR updated < ?2) AND id NOT IN (SELECT incident FROM decisions WHERE state = 'ordered') ORDER BY id LIMIT ?3";
         let bounds = params![signed(retention.incidents_max), before(retention.incidents_days), CHUNK];
@@ -124,13 +161,17 @@ impl Store {
             incidents,
             events,
             streams: streams.len() as u64,
-            more: heavy > 0 || [signals, incidents, events].contains(&(CHUNK as u64)),
+            inventory: inventory + inventory_of_host + over_many,
+            more: heavy > 0
+                || gone.is_some()
+                || [signals, incidents, events, inventory, over_many].contains(&(CHUNK as u64)),
         };
         let counts = [
             ("signals_pruned", signals),
             ("incidents_pruned", incidents),
             ("events_pruned", events),
             ("streams_pruned", pruned.streams),
+            ("inventory_pruned", pruned.inventory),
         ];
         add_counts(&transaction, counts.into_iter().filter(|(_, by)| *by > 0)).map_err(failed)?;
         transaction.commit().map_err(failed)?;

@@ -364,7 +364,7 @@ impl Reader {
             .collect()
     }
 
-    fn rows<T>(
+    pub(crate) fn rows<T>(
         &self,
         sql: &str,
         params: impl Params,
@@ -413,7 +413,7 @@ pub(crate) fn state_name(state: &DecisionState) -> &'static str {
     }
 }
 
-fn rows(limit: u64) -> i64 {
+pub(crate) fn rows(limit: u64) -> i64 {
     signed(if limit == 0 { ROWS_MAX } else { limit.min(ROWS_MAX) })
 }
 

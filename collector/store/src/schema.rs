@@ -7,7 +7,8 @@ use std::path::Path;
 /// "RLWT": marks the file as ours.
 const APPLICATION_ID: i64 = 0x524c_5754;
 
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 
@@ -82,7 +83,31 @@ CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit BEGIN SELECT RAISE(AB
 
 CREATE TABLE event_log (id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, now INTEGER NOT NULL,
     bytes INTEGER NOT NULL, body TEXT NOT NULL);
-"];
+",
+    "
+CREATE TABLE inventory_hosts (host TEXT PRIMARY KEY, boot_id TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE inventory (
+    id INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    entity_kind TEXT NOT NULL,
+    entity TEXT NOT NULL,
+    key TEXT NOT NULL,
+    role TEXT NOT NULL,
+    value TEXT,
+    before TEXT,
+    source TEXT NOT NULL,
+    initial INTEGER NOT NULL,
+    over_reboot INTEGER NOT NULL,
+    valid_from INTEGER NOT NULL,
+    valid_to INTEGER
+);
+CREATE UNIQUE INDEX inventory_now ON inventory (host, entity_kind, entity, key) WHERE valid_to IS NULL;
+CREATE INDEX inventory_changes_of_host ON inventory (host, valid_from) WHERE initial = 0;
+CREATE INDEX inventory_changes ON inventory (valid_from) WHERE initial = 0;
+CREATE INDEX inventory_ended ON inventory (valid_to) WHERE valid_to IS NOT NULL;
+",
+];
 
 pub(crate) const KNOWN: i64 = MIGRATIONS.len() as i64;
 

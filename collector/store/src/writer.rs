@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, StreamId, frame_name};
 use crate::error::StoreError;
+use crate::inventory;
 use crate::reader::{self, OrderState, Reader};
 use crate::schema;
 use railwatch_engine::{IncidentState, Order, Restored, Timestamp};
@@ -41,6 +42,8 @@ pub struct Committed {
     pub streams: usize,
     /// Signals stored.
     pub signals: usize,
+    /// Changes of inventories stored; those of hosts heard of for the first time are none.
+    pub inventory_changes: u64,
 }
 
 impl Store {
@@ -159,6 +162,14 @@ impl Store {
         let mut new_rows = Vec::new();
         let transaction = self.connection.transaction().map_err(|source| StoreError::of(&path, source))?;
         write(&transaction, batch, &self.streams, self.epoch, &path, &mut new_rows)?;
+        let mut inventory_changes = 0;
+        for inventory in &batch.inventories {
+            inventory_changes += inventory::write(&transaction, inventory, &path)?;
+        }
+        if inventory_changes > 0 {
+            let count = [("inventory_changes", inventory_changes)];
+            add_counts(&transaction, count.into_iter()).map_err(|source| StoreError::of(&path, source))?;
+        }
         transaction.commit().map_err(|source| StoreError::of(&path, source))?;
         for ((host, stream), through) in &batch.streams {
             let known = self.streams.entry(host.clone()).or_default();
@@ -168,7 +179,7 @@ impl Store {
                 known.push(Stream { stream: *stream, row: *row, through: *through });
             }
         }
-        Ok(Committed { streams: batch.streams.len(), signals: batch.signals.len() })
+        Ok(Committed { streams: batch.streams.len(), signals: batch.signals.len(), inventory_changes })
     }
 
     pub(crate) fn forget_streams(&mut self, rows: &[i64]) {

@@ -693,6 +693,9 @@ pub struct InventoryItem {
     /// where it was read
     #[prost(string, tag = "5")]
     pub source: ::prost::alloc::string::String,
+    /// what entities of this kind it is compared with: "rdma", "rdma:400G", a product
+    #[prost(string, tag = "6")]
+    pub role: ::prost::alloc::string::String,
 }
 /// An optical module as it was read last. What it does not give is absent.
 #[derive(Clone, PartialEq, ::prost::Message)]

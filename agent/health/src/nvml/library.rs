@@ -99,6 +99,8 @@ pub(super) struct Library {
     nvlink_state: Option<OfDeviceAnd<c_uint>>,
     nvlink_errors: Option<unsafe extern "C" fn(*mut c_void, c_uint, c_uint, *mut c_ulonglong) -> c_int>,
     pcie_replays: Option<OfDevice<c_uint>>,
+    persistence: Option<OfDevice<c_int>>,
+    ecc_mode: Option<unsafe extern "C" fn(*mut c_void, *mut c_int, *mut c_int) -> c_int>,
     event_set_create: Option<Out<*mut c_void>>,
     event_set_free: Option<Call1>,
     register_events: Option<unsafe extern "C" fn(*mut c_void, c_ulonglong, *mut c_void) -> c_int>,
@@ -146,6 +148,8 @@ impl Library {
                 nvlink_state: find(handle, c"nvmlDeviceGetNvLinkState"),
                 nvlink_errors: find(handle, c"nvmlDeviceGetNvLinkErrorCounter"),
                 pcie_replays: find(handle, c"nvmlDeviceGetPcieReplayCounter"),
+                persistence: find(handle, c"nvmlDeviceGetPersistenceMode"),
+                ecc_mode: find(handle, c"nvmlDeviceGetEccMode"),
                 event_set_create: find(handle, c"nvmlEventSetCreate"),
                 event_set_free: find(handle, c"nvmlEventSetFree"),
                 register_events: find(handle, c"nvmlDeviceRegisterEvents"),
@@ -304,6 +308,20 @@ impl Library {
 
     pub(super) fn pcie_replays(&self, device: Device) -> Result<u64, Code> {
         of_device(self.pcie_replays, device).map(u64::from)
+    }
+
+    /// The driver stays loaded while nobody uses the GPU.
+    pub(super) fn persistence(&self, device: Device) -> Result<bool, Code> {
+        of_device(self.persistence, device).map(|mode| mode == 1)
+    }
+
+    /// Error correction is on, as it is now and not as it will be after the next reset.
+    pub(super) fn ecc_mode(&self, device: Device) -> Result<bool, Code> {
+        let call = self.ecc_mode.ok_or(Code::FUNCTION_NOT_FOUND)?;
+        let [mut current, mut pending] = [0; 2];
+        // SAFETY: a handle of this library, and two valid places for the answers.
+        done(unsafe { call(device.0, &raw mut current, &raw mut pending) })?;
+        Ok(current == 1)
     }
 
     /// Asks for the XIDs of a GPU from now on. One that gives none is left.

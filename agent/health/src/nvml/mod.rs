@@ -7,9 +7,11 @@
 
 #[expect(unsafe_code, reason = "a C library without a header for Rust: all of its calls are in this one module")]
 mod library;
+mod modes;
 mod readings;
 
 use library::{Code, Device, Library};
+pub use modes::{GpuModes, NvmlModes};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Declare, Entity, ErrorReason, Kind, Moment, ReadError, Reading, SeriesDef, SeriesHandle,

@@ -1,0 +1,112 @@
+//! How many values of the fleet differ from their peers', looked at once a minute, for the metrics page.
+
+use super::drift::{By, DriftOptions, DriftRow, Peer, drift};
+use crate::live::Live;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Time between two looks: to compare 10,000 hosts is some seconds' work of one processor.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// What was found last, and how to look.
+#[derive(Clone, Debug, Default)]
+pub struct Standing(Arc<Mutex<(DriftOptions, Found)>>);
+
+/// Differing values by key, and hosts that have any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// By key.
+    pub items: BTreeMap<&'static str, u64>,
+    /// Hosts.
+    pub hosts: u64,
+}
+
+impl Standing {
+    /// Goes on with other settings.
+    pub fn configure(&self, options: DriftOptions) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = options;
+    }
+
+    /// The settings.
+    pub fn options(&self) -> DriftOptions {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// What the last look found.
+    pub fn found(&self) -> Found {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// All differences as they are now.
+    pub fn look(&self, live: &Live, by: By) -> Vec<DriftRow> {
+        let peers: Vec<Peer> = live
+            .cells()
+            .iter()
+            .map(|cell| {
+                let host = cell.lock();
+                let jobs = host.placement.tasks.iter().filter(|task| !task.job.is_empty());
+                let jobs = jobs.filter(|task| task.exited_unix_ns.is_none()).map(|task| task.job.clone()).collect();
+                Peer { host: host.name.clone(), inventory: Arc::clone(&host.inventory), jobs }
+            })
+            .collect();
+        drift(&peers, by, &self.options())
+    }
+
+    fn note(&self, rows: &[DriftRow]) {
+        let mut found = Found::default();
+        let mut hosts: Vec<&str> = rows.iter().map(|row| row.host.as_str()).collect();
+        hosts.dedup();
+        found.hosts = hosts.len() as u64;
+        for row in rows {
+            *found.items.entry(row.key).or_default() += 1;
+        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = found;
+    }
+}
+
+/// Looks until told to stop.
+pub async fn follow(live: Live, standing: Standing, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let (live, looking) = (live.clone(), standing.clone());
+        let look = tokio::task::spawn_blocking(move || looking.note(&looking.look(&live, By::Fleet)));
+        if let Err(error) = look.await {
+            tracing::error!(%error, "inventories were not compared");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use railwatch_wire::v1;
+
+    #[test]
+    fn what_differs_is_counted_by_key_and_by_host() {
+        let live = Live::new(Duration::from_secs(60));
+        for n in 0..8 {
+            let item = |key: &str, value: &str| v1::InventoryItem {
+                entity_kind: "port".into(),
+                entity: "eth0".into(),
+                key: key.into(),
+                value: value.into(),
+                ..v1::InventoryItem::default()
+            };
+            let mtu = if n < 2 { "1500" } else { "9000" };
+            let speed = if n == 1 { "200000" } else { "400000" };
+            let state = v1::InventoryState { items: vec![item("mtu", mtu), item("link.speed", speed)] };
+            live.host(&format!("h{n}")).lock().inventory = live.inventories().share(&state);
+        }
+        let standing = Standing::default();
+        standing.note(&standing.look(&live, By::Fleet));
+        assert_eq!(standing.found(), Found { items: [("mtu", 2), ("link.speed", 1)].into(), hosts: 2 });
+        standing.configure(DriftOptions { majority_percent: 100, ..DriftOptions::default() });
+        standing.note(&standing.look(&live, By::Fleet));
+        assert_eq!(standing.found(), Found::default());
+    }
+}
