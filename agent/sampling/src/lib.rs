@@ -26,6 +26,7 @@ mod slot;
 mod source;
 mod stats;
 mod tape;
+mod watch;
 
 pub use batch::{Batch, Reading, Value};
 pub use bounds::Bounds;

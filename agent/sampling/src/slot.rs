@@ -8,7 +8,8 @@ use crate::clock::Moment;
 use crate::counter::{Step, step};
 use crate::frame::{Flags, WindowFrame};
 use crate::series::{AtLimit, Counter, Kind, SeriesDef, SeriesId};
-use crate::signal::{Edge, Rule, Signal, Watch};
+use crate::signal::{Rule, Signal};
+use crate::watch::{Edge, Watch};
 use std::sync::Arc;
 use std::time::Duration;
 
