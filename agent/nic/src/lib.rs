@@ -30,6 +30,7 @@ mod rdma_netlink;
 mod rdma_pma;
 mod sources;
 mod sysfs;
+mod together;
 mod vocabulary;
 
 pub use generic_netlink::{Ethtool, GenericNetlink};
