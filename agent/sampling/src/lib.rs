@@ -25,6 +25,7 @@ mod signal;
 mod slot;
 mod source;
 mod stats;
+mod still;
 mod tape;
 mod watch;
 

@@ -156,6 +156,26 @@ impl Watch {
         })
     }
 
+    /// Readings that show a counter standing still change nothing, and nothing waits for one to be told.
+    pub(crate) fn is_asleep(&self) -> bool {
+        !self.pace.has_untold()
+            && match &self.machine {
+                Machine::Moves(_) => true,
+                Machine::RateAbove(rule) => rule.is_asleep(),
+                Machine::Floods(rule) => rule.is_asleep(),
+                Machine::StateFalls(_) | Machine::BelowBest(_) | Machine::Leaves(_) | Machine::LevelAbove(_) => false,
+            }
+    }
+
+    /// Its counter was last read, still the same, at that instant.
+    pub(crate) fn was_still_until(&mut self, at_ns: u64) {
+        match &mut self.machine {
+            Machine::RateAbove(rule) => rule.was_still_until(at_ns),
+            Machine::Floods(rule) => rule.was_still_until(at_ns),
+            _ => {}
+        }
+    }
+
     /// Takes the bounds its series was declared with.
     pub(crate) fn set_bounds(&mut self, bounds: Option<Bounds>) {
         if let Machine::Leaves(rule) = &mut self.machine {

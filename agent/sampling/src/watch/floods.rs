@@ -18,6 +18,15 @@ impl Floods {
         Self { raised, per_s, burst, bucket: 0.0, bucket_at_ns: 0, growth_untold: 0 }
     }
 
+    /// The bucket is empty.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.bucket <= 0.0 && self.growth_untold == 0
+    }
+
+    pub(super) fn was_still_until(&mut self, at_ns: u64) {
+        self.bucket_at_ns = at_ns;
+    }
+
     pub(super) fn observe(&mut self, seen: &Seen<'_>, pace: &mut Pace, delta: u64, total: u64) -> Option<Told> {
         let at_ns = seen.moment.at_ns;
         let passed_s = Duration::from_nanos(at_ns.saturating_sub(self.bucket_at_ns)).as_secs_f64();

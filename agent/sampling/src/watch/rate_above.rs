@@ -45,6 +45,15 @@ impl RateAbove {
         Some(Told { name, severity, value: per_s, previous: self.limit_per_s, summary, cause: None })
     }
 
+    /// A reading without movement begins the time anew.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.growth == 0 && !self.is_above
+    }
+
+    pub(super) fn was_still_until(&mut self, at_ns: u64) {
+        self.since_ns = Some(at_ns);
+    }
+
     /// Takes a movement. The rate since `since_ns`, and whether it is above (`Some(true)`) or, over a whole `over_ns`,
     /// below half of the limit (`Some(false)`). Nothing of an earlier time is told as if it were of this one: a gap between
     /// readings counts as time.
@@ -53,6 +62,10 @@ impl RateAbove {
             self.since_ns = Some(now_ns);
             return None;
         };
+        if delta == 0 && self.is_asleep() {
+            self.since_ns = Some(now_ns);
+            return None;
+        }
         self.growth = self.growth.saturating_add(delta);
         let elapsed_ns = now_ns.saturating_sub(since_ns);
         let per_s = as_f64(self.growth) * 1e9 / as_f64(elapsed_ns.max(over_ns));
