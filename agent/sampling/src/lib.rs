@@ -15,6 +15,7 @@ mod burst;
 mod catalog;
 pub mod clock;
 mod counter;
+pub mod files;
 mod frame;
 mod governor;
 mod reader;
