@@ -60,12 +60,19 @@ pub struct Recorder {
     still: Vec<Still>,
     by_id: HashMap<SeriesId, u32>,
     free: Vec<u32>,
+    /// Series that this source may hold.
+    series_max: usize,
+    /// Declared in this probe beyond that.
+    left_out: u64,
     probe: u64,
     probed_before: bool,
     rules: &'static [Rule],
     catalog: Arc<Catalog>,
     rejects: Rejects,
 }
+
+/// Memory of one series, bytes: its slot, and what it is called (here and in the catalog).
+pub const SERIES_BYTES: usize = size_of::<Option<Slot>>() + size_of::<Still>() + 512;
 
 /// Takes the declarations of one probe.
 pub struct Declare<'a> {
@@ -94,12 +101,20 @@ impl Recorder {
             still: Vec::new(),
             by_id: HashMap::new(),
             free: Vec::new(),
+            series_max: usize::MAX,
+            left_out: 0,
             probe: 0,
             probed_before: false,
             rules,
             catalog,
             rejects: Rejects::default(),
         }
+    }
+
+    /// The same, for at most so many series: those beyond are refused and counted.
+    #[must_use]
+    pub fn with_series_max(self, series_max: usize) -> Self {
+        Self { series_max, ..self }
     }
 
     /// Runs a probe; where it succeeds, retires the series it no longer declares. A retired series whose rule watches
@@ -115,6 +130,7 @@ impl Recorder {
         declare: impl FnOnce(&mut Declare<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.probe += 1;
+        self.left_out = 0;
         declare(&mut Declare { recorder: self })?;
         self.probed_before = true;
         self.retire(now_ns, out);
@@ -138,6 +154,11 @@ impl Recorder {
             }
             slot.declare_again(self.probe, def.bounds(), &mut self.still[index as usize]);
             return Some(SeriesHandle(index));
+        }
+        if self.by_id.len() >= self.series_max {
+            self.left_out += 1;
+            self.catalog.refuse();
+            return None;
         }
         let def = self.catalog.admit(def)?;
         let id = def.id();
@@ -204,6 +225,12 @@ impl Recorder {
         (0u32..).zip(&self.slots).filter_map(|(index, slot)| {
             slot.as_ref().filter(|slot| !slot.retired).map(|slot| (SeriesHandle(index), &*slot.def))
         })
+    }
+
+    /// How many series it holds, and how many its last probe declared beyond its bound.
+    #[must_use]
+    pub fn held(&self) -> (usize, u64) {
+        (self.by_id.len(), self.left_out)
     }
 
     /// Readings that did not reach a window so far.

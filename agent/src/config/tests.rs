@@ -57,6 +57,7 @@ fn a_full_file_is_taken_as_written() {
         software_interfaces = ["veth"]
         series_max = 100
         cpu_budget_percent = 1.5
+        rtnl_budget_percent = 2.5
         cadence_ms = { netdev = 10, "rdma.hw" = 1000 }
         [spool]
         bytes_max = 1048576

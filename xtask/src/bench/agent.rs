@@ -360,7 +360,8 @@ fn burst(home: &Path) -> Result<Burst> {
         &configuration,
         format!(
             "collector = \"127.0.0.1:9\"\n[gpu]\nenabled = false\n[sampling]\nsoftware_interfaces = [\"veth\"]\n\
-             cpu_budget_percent = 100.0\ncadence_ms = {{ netdev = {BURST_MS} }}\n"
+             cpu_budget_percent = 100.0\nrtnl_budget_percent = 100.0\n\
+             cadence_ms = {{ netdev = {BURST_MS} }}\n"
         ),
     )?;
     let mut agent = Daemon::start(
