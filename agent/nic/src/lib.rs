@@ -9,6 +9,7 @@
 //! Never: a write to a device, a counter cleared, a reading of an interface nobody asked for.
 #![deny(unsafe_code)]
 
+mod counter_files;
 mod dcb;
 mod driver_vocabulary;
 #[expect(unsafe_code, reason = "drivers' own statistics are told by an ioctl alone")]

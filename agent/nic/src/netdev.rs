@@ -1,11 +1,12 @@
 //! Statistics of network interfaces.
 //!
 //! In: RTM_GETSTATS with IFLA_STATS_LINK_64: one dump where at least half of all interfaces are wanted, else a request per
-//! interface, sent together (or, without rtnetlink or for another host's tree, `class/net/*/statistics`). Out: bytes, packets, errors and drops per direction. Readings are of the network
-//! namespace the agent runs in. The kernel answers RTM_GETSTATS under its RTNL lock: a holder of that lock delays the
-//! reading, and the delay shows as its half width. Drivers that refresh in the background (mlx5, bnxt: 1 s) get their
-//! rates over that time. Never: an interface nobody asked for, the loopback.
+//! interface, sent together (or, without rtnetlink or for another host's tree, `class/net/*/statistics`). Out: bytes, packets,
+//! errors and drops per direction. Readings are of the network namespace the agent runs in. The kernel answers RTM_GETSTATS
+//! under its RTNL lock: a holder of that lock delays the reading, and the delay shows as its half width. Drivers that refresh
+//! in the background (mlx5, bnxt: 1 s) get their rates over that time. Never: an interface nobody asked for, the loopback.
 
+use crate::counter_files::CounterFiles;
 use crate::link::Link;
 use crate::netdev_choice::NetdevChoice;
 use crate::netlink::{Attributes, Netlink, Request, Requests, number, number64};
@@ -40,7 +41,7 @@ pub(crate) struct NetdevSource {
 
 enum Backend {
     Netlink(Asked),
-    Sysfs,
+    Sysfs(CounterFiles<SeriesHandle>),
 }
 
 /// How interfaces are asked for their statistics.
@@ -58,7 +59,6 @@ struct Asked {
 struct Interface {
     index: u32,
     series: [Option<SeriesHandle>; FIELDS],
-    files: Vec<(usize, NumberFile)>,
     /// What one read brought, until its moment is known.
     answer: Option<Result<[Option<u64>; FIELDS], ErrorReason>>,
 }
@@ -66,14 +66,15 @@ struct Interface {
 impl NetdevSource {
     pub(crate) fn new(root: PathBuf, choice: NetdevChoice, ports: Arc<Ports>) -> Self {
         let netlink = if choice.may_use_netlink { Netlink::open(SockProtocol::NetlinkRoute).ok() } else { None };
-        let backend = netlink.map_or(Backend::Sysfs, |netlink| Backend::Netlink(Asked::new(netlink)));
+        let backend = netlink
+            .map_or_else(|| Backend::Sysfs(CounterFiles::default()), |netlink| Backend::Netlink(Asked::new(netlink)));
         Self { root, choice, ports, backend, interfaces: Vec::new() }
     }
 
     fn found(&mut self) -> Result<Vec<Link>, Unavailable> {
         let netlink = match &mut self.backend {
             Backend::Netlink(asked) => Some(&mut asked.netlink),
-            Backend::Sysfs => None,
+            Backend::Sysfs(_) => None,
         };
         self.choice.links(&self.root, netlink)
     }
@@ -87,7 +88,7 @@ impl Source for NetdevSource {
     fn kernel_path(&self) -> &str {
         match self.backend {
             Backend::Netlink(_) => "rtnetlink RTM_GETSTATS IFLA_STATS_LINK_64",
-            Backend::Sysfs => "sysfs class/net/*/statistics",
+            Backend::Sysfs(_) => "sysfs class/net/*/statistics (a counter that lies still: every 400 ms)",
         }
     }
 
@@ -101,27 +102,33 @@ impl Source for NetdevSource {
         }
     }
 
+    fn holds_rtnl(&self) -> bool {
+        matches!(self.backend, Backend::Netlink(_))
+    }
+
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let links = self.found()?;
         self.interfaces.clear();
-        if let Backend::Netlink(asked) = &mut self.backend {
-            asked.expect(&links);
+        match &mut self.backend {
+            Backend::Netlink(asked) => asked.expect(&links),
+            Backend::Sysfs(files) => files.begin_again(),
         }
         let mut ports = Vec::with_capacity(links.len());
         for link in &links {
             let driver = sysfs::driver(&self.root, "net", &link.name);
             let directory = sysfs::device_path(&self.root, "net", &link.name);
             let refresh = STALE_STATISTICS.iter().find(|(name, _)| *name == driver).map(|(_, refresh)| *refresh);
-            let mut interface =
-                Interface { index: link.index, series: [None; FIELDS], files: Vec::new(), answer: None };
+            let mut interface = Interface { index: link.index, series: [None; FIELDS], answer: None };
             for (place, (_, word)) in NETDEV.iter().enumerate() {
-                if matches!(self.backend, Backend::Sysfs) {
-                    match NumberFile::open(&directory.join("statistics").join(word.kernel)) {
-                        Ok(file) => interface.files.push((place, file)),
-                        Err(_) => continue,
-                    }
+                let Backend::Sysfs(files) = &mut self.backend else {
+                    interface.series[place] = declare.series(series(&link.name, word, refresh));
+                    continue;
+                };
+                if let Ok(file) = NumberFile::open(&directory.join("statistics").join(word.kernel))
+                    && let Some(series) = declare.series(series(&link.name, word, refresh))
+                {
+                    files.push(file, series);
                 }
-                interface.series[place] = declare.series(series(&link.name, word, refresh));
             }
             self.interfaces.push(interface);
             let speed_mbit = sysfs::line(directory.join("speed")).and_then(|text| text.parse::<u64>().ok());
@@ -141,22 +148,16 @@ impl Source for NetdevSource {
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let Self { backend, interfaces, .. } = self;
-        if let Backend::Netlink(asked) = backend {
-            return asked.read(interfaces, batch);
-        }
-        for Interface { series, files, .. } in interfaces {
-            for (place, file) in files {
-                let before_ns = monotonic_ns();
-                match (file.read(), series[*place]) {
-                    (Ok(value), Some(series)) => {
-                        batch.counter(series, value, Moment::between(before_ns, monotonic_ns()));
-                    }
-                    (Ok(_), None) => {}
-                    (Err(reason), _) => fault(batch, reason),
-                }
+        match backend {
+            Backend::Netlink(asked) => asked.read(interfaces, batch),
+            Backend::Sysfs(files) => {
+                files.read(batch.in_full(), |series, value, moment| match value {
+                    Ok(value) => batch.counter(*series, value, moment),
+                    Err(reason) => fault(batch, reason),
+                });
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 

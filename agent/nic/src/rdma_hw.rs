@@ -4,6 +4,7 @@
 //! that is quick; for a port or a host where that does not work, `ports/N/hw_counters/` (which the kernel refreshes only every `lifespan` milliseconds). Out: one series
 //! per counter, by the vocabulary.
 
+use crate::counter_files::CounterFiles;
 use crate::netlink::Requests;
 use crate::rdma::{self, RdmaPort};
 use crate::rdma_netlink::{Layout, RdmaNetlink, counters_of};
@@ -31,7 +32,7 @@ pub(crate) struct RdmaHwSource {
     by_message: Vec<Port>,
     together: Together,
     values: Vec<u64>,
-    files: Vec<(NumberFile, Column)>,
+    files: CounterFiles<Column>,
     path: String,
 }
 
@@ -44,7 +45,7 @@ struct Port {
     outcome: Result<(), ErrorReason>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Column {
     series: SeriesHandle,
     shape: Shape,
@@ -60,7 +61,7 @@ impl RdmaHwSource {
             by_message: Vec::new(),
             together: Together::default(),
             values: Vec::new(),
-            files: Vec::new(),
+            files: CounterFiles::default(),
             path: "RDMA netlink, sysfs hw_counters".to_owned(),
         }
     }
@@ -90,7 +91,7 @@ impl RdmaHwSource {
             if file.read() != Err(ErrorReason::NotAvailable)
                 && let Some(column) = column(port, name, Some(lifespan), declare)
             {
-                self.files.push((file, column));
+                self.files.push(file, column);
             }
         }
         self.files.len() > before
@@ -121,7 +122,7 @@ impl Source for RdmaHwSource {
         let devices = self.netlink.as_mut().and_then(|netlink| netlink.devices().ok()).unwrap_or_default();
         (self.requests, self.together) = (Requests::default(), Together::default());
         self.by_message.clear();
-        self.files.clear();
+        self.files.begin_again();
         let mut by_files = 0;
         for port in &found {
             if self.by_netlink(&devices, port, declare).is_none() {
@@ -129,7 +130,8 @@ impl Source for RdmaHwSource {
             }
         }
         self.path = format!(
-            "RDMA netlink RDMA_NLDEV_CMD_STAT_GET (ports: {}), sysfs class/infiniband/*/ports/*/hw_counters (ports: {by_files})",
+            "RDMA netlink RDMA_NLDEV_CMD_STAT_GET (ports: {}), sysfs class/infiniband/*/ports/*/hw_counters (ports: {by_files}; a counter \
+             that lies still: every 400 ms)",
             self.by_message.len()
         );
         if self.by_message.is_empty() && by_files == 0 {
@@ -143,16 +145,13 @@ impl Source for RdmaHwSource {
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         self.read_messages(batch)?;
-        for (file, column) in &self.files {
-            let before_ns = monotonic_ns();
-            match file.read() {
-                Ok(value) => push(batch, *column, value, Moment::between(before_ns, monotonic_ns())),
-                Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
-                }
+        self.files.read(batch.in_full(), |column, value, moment| match value {
+            Ok(value) => push(batch, *column, value, moment),
+            Err(reason) => {
+                batch.fault(reason);
+                batch.ask_for_probe();
             }
-        }
+        });
         Ok(())
     }
 }
