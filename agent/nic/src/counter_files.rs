@@ -1,7 +1,7 @@
 //! Counters that are a file each: what moves is read every time, what lies still in turn.
 //!
 //! In: files of one number. Out: their values, each with the moment of its own read. Reading a file of a cold cache costs one
-//! to two microseconds, and most counters of a healthy host never move: one that did not move for 5 s is read once
+//! to two microseconds, and most counters of a healthy host never move: one that did not move for 2 s is read once
 //! in 400 ms, spread over the reads between, until it moves. Never: a value that was not read, or a still
 //! counter left longer than that and one read.
 
@@ -10,7 +10,7 @@ use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{ErrorReason, Moment};
 
 /// A counter that shows the same for so long, nanoseconds, lies still.
-const STILL_AFTER_NS: u64 = 5_000_000_000;
+const STILL_AFTER_NS: u64 = 2_000_000_000;
 /// How often such a counter is read, nanoseconds: with a read every 100 ms no movement waits longer than 500 ms to be seen.
 const STILL_EVERY_NS: u64 = 400_000_000;
 /// Parts of that time over which still counters are spread.

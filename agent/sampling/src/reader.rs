@@ -77,6 +77,7 @@ pub(crate) struct Reader {
     tape: Option<Box<dyn TapeWriter>>,
     governor: Arc<Governor>,
     burst: Arc<Burst>,
+    settled_at_ns: u64,
     judged_at_ns: u64,
     judged_cpu_ns: u64,
     /// Spent on probes since then.
@@ -95,6 +96,8 @@ pub(crate) struct Reader {
     slowed: Slowed,
 }
 
+/// A source is not slowed down for what its first seconds cost.
+const SETTLE_NS: u64 = 5_000_000_000;
 /// Time between two looks at the CPU budget.
 const JUDGE_EVERY_NS: u64 = 1_000_000_000;
 /// A source that fails this often in a row is probed again at once.
@@ -123,6 +126,7 @@ impl Reader {
             tape: None,
             governor: Arc::clone(governor),
             burst: Arc::clone(burst),
+            settled_at_ns: 0,
             judged_at_ns: 0,
             judged_cpu_ns: 0,
             probes_cpu_ns: 0,
@@ -169,6 +173,7 @@ impl Reader {
         let mut cadence_ns = self.cadence_ns();
         let mut deadline_ns = monotonic_ns();
         (self.judged_at_ns, self.judged_cpu_ns) = (deadline_ns, thread_cpu_ns());
+        self.settled_at_ns = deadline_ns + SETTLE_NS;
         self.probe(deadline_ns);
         loop {
             let wake_ns = if self.on { deadline_ns } else { self.next_probe_ns };
@@ -229,6 +234,10 @@ impl Reader {
         let share = share_of(spent_ns.saturating_sub(std::mem::take(&mut self.probes_cpu_ns)));
         (self.judged_at_ns, self.judged_cpu_ns) = (now_ns, cpu_ns);
         self.stats.set_cpu(cpu_ns, share_of(spent_ns));
+        // Its first seconds are no measure: caches are cold, and what lies still is not known yet.
+        if now_ns < self.settled_at_ns {
+            return;
+        }
         // A burst is bounded in time, and its cost is no reason to read less often before or after it.
         if self.burst.is_on(now_ns) {
             return;
