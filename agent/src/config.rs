@@ -105,6 +105,10 @@ pub struct Sampling {
     /// Processor time that all sources together may use, in percent of one core; beyond it the dearest is read less often.
     #[serde(deserialize_with = "share_percent")]
     pub cpu_budget_percent: f64,
+    /// Time for which the reads of one source may hold RTNL, the kernel's lock on network interfaces, in percent; beyond it the
+    /// source is read less often. Ten times as much in a burst.
+    #[serde(deserialize_with = "share_percent")]
+    pub rtnl_budget_percent: f64,
     /// Milliseconds between reads, by source; each source has its own default and range.
     pub cadence_ms: BTreeMap<SourceName, CadenceMs>,
 }
@@ -378,7 +382,8 @@ impl Default for Sampling {
             sysfs_root: "/sys".into(),
             software_interfaces: Vec::new(),
             series_max: 10_000,
-            cpu_budget_percent: 0.5,
+            cpu_budget_percent: 0.7,
+            rtnl_budget_percent: 1.0,
             cadence_ms: BTreeMap::new(),
         }
     }

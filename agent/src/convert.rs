@@ -180,8 +180,14 @@ mod tests {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
         let of_rules = crate::rules::all().iter().flat_map(|rule| rule.when.signals());
         let of_the_log = railwatch_health::kmsg::PATTERNS.iter().map(|pattern| pattern.signal);
-        let of_sources = [&crate::job::SIGNALS[..], &railwatch_peers::SIGNALS, &railwatch_inventory::SIGNALS].concat();
-        for signal in of_rules.chain(of_the_log).chain(of_sources).chain(["gpu.alloc.failed"]) {
+        let others = [
+            &crate::job::SIGNALS[..],
+            &railwatch_peers::SIGNALS,
+            &railwatch_inventory::SIGNALS,
+            &[railwatch_sampling::SLOWED, railwatch_sampling::RESTORED, "gpu.alloc.failed"],
+        ]
+        .concat();
+        for signal in of_rules.chain(of_the_log).chain(others) {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
             for part in [
                 format!("# {signal}\n").as_str(),

@@ -127,7 +127,9 @@ impl Agent {
             gpu.run(&shared, &outbox)?;
         }
         let cpu_budget_share = config.sampling.cpu_budget_percent / 100.0;
-        let sampler_config = SamplerConfig { rules: rules::all(), cpu_budget_share, ..SamplerConfig::default() };
+        let rtnl_budget_share = config.sampling.rtnl_budget_percent / 100.0;
+        let sampler_config =
+            SamplerConfig { rules: rules::all(), cpu_budget_share, rtnl_budget_share, ..SamplerConfig::default() };
         let sink: Arc<dyn Sink> = match config.health.enabled {
             true => Arc::new(JobTap::new(Arc::clone(&outbox), Arc::clone(&shared))),
             false => Arc::clone(&outbox) as Arc<dyn Sink>,

@@ -224,6 +224,16 @@ fn sources(page: &mut Page, reports: &[SourceReport]) {
     #[expect(clippy::cast_precision_loss, reason = "a duration for a graph")]
     let cpu = reports.iter().map(|r| (labels([("source", r.source)]), r.cpu_ns as f64 / 1e9)).collect::<Vec<_>>();
     page.counter("source_cpu", "Processor time of the source's thread", Some(Unit::Seconds), cpu);
+    #[expect(clippy::cast_precision_loss, reason = "a duration for a graph")]
+    let rtnl = reports.iter().map(|r| (labels([("source", r.source)]), r.rtnl_ns as f64 / 1e9)).collect::<Vec<_>>();
+    page.counter("source_rtnl", "Time for which reads held RTNL or waited for it", Some(Unit::Seconds), rtnl);
+    page.gauge("source_series_memory", "Memory of its series", Some(Unit::Bytes), by_source(|r| r.series_bytes));
+    page.gauge(
+        "source_series_left_out",
+        "Series beyond the memory that a source may take",
+        None,
+        by_source(|r| r.series_left_out),
+    );
     page.counter(
         "source_missed_deadlines",
         "Deadlines that passed without a read",

@@ -4,6 +4,7 @@ use crate::convert;
 use crate::daemon::wire;
 use crate::drops;
 use crate::outbox::Outbox;
+use crate::privileges::Limitation;
 use crate::shared::{Part, Shared};
 use railwatch_drops::Drops;
 use railwatch_sampling::SourceReport;
@@ -25,6 +26,7 @@ pub struct StateSender {
     ports: Option<Vec<v1::PortState>>,
     modules: Option<Vec<v1::ModuleState>>,
     limitations: Vec<v1::Limitation>,
+    left_out: Vec<(&'static str, u64)>,
     sources_at: Instant,
     drops: Option<Arc<Drops>>,
     drops_generation: Option<u64>,
@@ -61,6 +63,7 @@ impl StateSender {
             ports: None,
             modules: None,
             limitations: Vec::new(),
+            left_out: Vec::new(),
             sources_at: Instant::now(),
             drops,
             drops_generation: None,
@@ -103,7 +106,9 @@ impl StateSender {
         }
         if Instant::now() >= self.sources_at {
             self.sources_at = Instant::now() + SOURCES_EVERY;
-            snapshot.sources = (self.reports)().into_iter().map(convert::source).collect();
+            let reports = (self.reports)();
+            self.tell_left_out(&reports);
+            snapshot.sources = reports.into_iter().map(convert::source).collect();
             let limitations = wire(&self.shared.limitations());
             if self.limitations != limitations {
                 self.limitations.clone_from(&limitations);
@@ -149,5 +154,19 @@ impl StateSender {
         {
             self.outbox.snapshot(snapshot);
         }
+    }
+    /// Series beyond the memory that their source may take are a thing this host cannot do.
+    fn tell_left_out(&mut self, reports: &[SourceReport]) {
+        let beyond = reports.iter().filter(|report| report.series_left_out > 0);
+        let left_out: Vec<_> = beyond.map(|report| (report.source, report.series_left_out)).collect();
+        if self.left_out == left_out {
+            return;
+        }
+        let limitation = |(source, series): &(&'static str, u64)| {
+            let why = format!("{series} series are beyond the memory that one source may take: they are not read");
+            Limitation::new(format!("source {source}"), why)
+        };
+        self.shared.set_limitations("sampling.memory", left_out.iter().map(limitation).collect());
+        self.left_out = left_out;
     }
 }

@@ -5,8 +5,8 @@
 //! network behind them (`/sys/block/NAME/device`) and software RAIDs are read; partitions and loop devices are not.
 //! Never: the latency of one operation; that needs the block tracepoints, which this source does not use.
 
-use crate::files::{KeptFile, names};
 use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::files::{KeptFile, names};
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
     Source, Unavailable,
@@ -132,7 +132,7 @@ impl Source for DiskSource {
             seen += 1;
             let mut field = 0;
             for ((place, _, _, _, shape), series) in FIELDS.iter().zip(series) {
-                let value = words.nth(place - field).and_then(|word| crate::files::number(word).ok());
+                let value = words.nth(place - field).and_then(|word| railwatch_sampling::files::number(word).ok());
                 field = place + 1;
                 match (value, series) {
                     #[expect(clippy::cast_precision_loss, reason = "operations in flight, few")]

@@ -5,8 +5,8 @@
 //! the controller could not place. Never: a counter reset, or the controllers' own totals beside their parts.
 //! Corrected errors hidden by the firmware (firmware first, ACPI GHES) arrive here only where the platform reports them.
 
-use crate::files::{KeptFile, failed, line, numbered};
 use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::files::{KeptFile, failed, line, numbered};
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
     Source, Unavailable,

@@ -199,7 +199,7 @@ fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
 fn parse_statistics(text: &str) -> Vec<(Key, Found)> {
     let one = |(key, value): (&str, &str)| {
         let (_, name, unit, direction) = COUNTERS.iter().find(|(word, ..)| *word == key)?;
-        let count = crate::files::number(value.as_bytes()).ok()?;
+        let count = railwatch_sampling::files::number(value.as_bytes()).ok()?;
         Some(((*name, *unit, (*direction).to_owned()), Found::Count(count)))
     };
     pairs(text).filter_map(one).collect()

@@ -10,7 +10,6 @@
 
 mod disk;
 mod edac;
-mod files;
 mod hccn;
 pub mod kmsg;
 mod mce;

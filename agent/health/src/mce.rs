@@ -5,8 +5,8 @@
 //! and is not read. On a host of many processors the file is megabytes long and is made anew at each read: hence the slow
 //! cadence; the helper that reads the kernel's log tells of a machine check at once. Other architectures have no such rows.
 
-use crate::files::{KeptFile, number};
 use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::files::{KeptFile, number};
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
     Source, Unavailable,

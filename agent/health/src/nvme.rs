@@ -5,8 +5,8 @@
 //! cadence. Never: an admin command of our own: the SMART and error logs need a helper with more privilege, which does not
 //! exist yet.
 
-use crate::files::{KeptFile, failed, line, names, numbered};
 use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::files::{KeptFile, failed, line, names, numbered};
 use railwatch_sampling::{
     Batch, CadenceRange, Declare, Entity, ErrorReason, Kind, Moment, ReadError, Reading, SeriesDef, SeriesHandle,
     Source, Unavailable, Value,

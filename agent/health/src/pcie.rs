@@ -6,8 +6,8 @@
 //! fallen off the bus though sysfs still names it. Speed below the maximum is no fault by itself: idle GPUs lower it.
 //! Never: a link retrained, a counter cleared, a sleeping device woken: one in runtime suspend is left out until it wakes.
 
-use crate::files::{KeptFile, failed, line, names, number};
 use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::files::{KeptFile, failed, line, names, number};
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
     Source, Unavailable,

@@ -5,8 +5,8 @@
 //! one task waited) and `full` (all did). The averages that the kernel computes are not read: windows hold the exact rate.
 //! A kernel without PSI, or one booted with `psi=0`, has the source off.
 
-use crate::files::{KeptFile, failed, number};
 use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::files::{KeptFile, failed, number};
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
     Source, Unavailable,

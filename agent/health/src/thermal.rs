@@ -4,8 +4,8 @@
 //! temperature from the hwmon drivers of processors. Out: throttle events per package, and its temperature. Only one
 //! temperature per package is read: on Intel each core's costs an interrupt of that core. Never: a fan or a limit set.
 
-use crate::files::{KeptFile, failed, line, numbered};
 use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::files::{KeptFile, failed, line, numbered};
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, SeriesDef, SeriesHandle,
     Source, Unavailable,

@@ -10,6 +10,7 @@
 //! Never: a write to a device, a counter cleared, a reading of an interface nobody asked for.
 #![deny(unsafe_code)]
 
+mod counter_files;
 mod dcb;
 mod driver_vocabulary;
 #[expect(unsafe_code, reason = "drivers' own statistics are told by an ioctl alone")]
@@ -34,6 +35,7 @@ mod rdma_resources;
 mod settings;
 mod sources;
 mod sysfs;
+mod together;
 mod vocabulary;
 
 pub use generic_netlink::{Ethtool, GenericNetlink};

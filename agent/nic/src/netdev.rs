@@ -1,16 +1,18 @@
 //! Statistics of network interfaces.
 //!
-//! In: RTM_GETSTATS with IFLA_STATS_LINK_64, one request per interface (or, without rtnetlink or for another
-//! host's tree, `class/net/*/statistics`). Out: bytes, packets, errors and drops per direction. Readings are of the network
-//! namespace the agent runs in. The kernel answers RTM_GETSTATS under its RTNL lock: a holder of that lock delays the
-//! reading, and the delay shows as its half width. Drivers that refresh in the background (mlx5, bnxt: 1 s) get their
-//! rates over that time. Never: an interface nobody asked for, the loopback.
+//! In: RTM_GETSTATS with IFLA_STATS_LINK_64: one dump where at least half of all interfaces are wanted, else a request per
+//! interface, sent together (or, without rtnetlink or for another host's tree, `class/net/*/statistics`). Out: bytes, packets,
+//! errors and drops per direction. Readings are of the network namespace the agent runs in. The kernel answers RTM_GETSTATS
+//! under its RTNL lock: a holder of that lock delays the reading, and the delay shows as its half width. Drivers that refresh
+//! in the background (mlx5, bnxt: 1 s) get their rates over that time. Never: an interface nobody asked for, the loopback.
 
+use crate::counter_files::CounterFiles;
 use crate::link::Link;
 use crate::netdev_choice::NetdevChoice;
-use crate::netlink::{Attributes, Netlink, Request, number, number64};
+use crate::netlink::{Attributes, Netlink, Request, Requests, number, number64};
 use crate::ports::{PortInfo, PortKind, Ports};
 use crate::sysfs::{self, NumberFile};
+use crate::together::Together;
 use crate::vocabulary::{NETDEV, STALE_STATISTICS, Word};
 use nix::sys::socket::SockProtocol;
 use railwatch_sampling::clock::monotonic_ns;
@@ -38,27 +40,41 @@ pub(crate) struct NetdevSource {
 }
 
 enum Backend {
-    Netlink(Netlink),
-    Sysfs,
+    Netlink(Asked),
+    Sysfs(CounterFiles<SeriesHandle>),
+}
+
+/// How interfaces are asked for their statistics.
+struct Asked {
+    netlink: Netlink,
+    /// For all at once.
+    dump: Request,
+    /// For each, in the order of the interfaces.
+    requests: Requests,
+    /// Interfaces in the last dump that nobody wants; 0 before the first.
+    unwanted: usize,
+    together: Together,
 }
 
 struct Interface {
     index: u32,
-    request: Request,
     series: [Option<SeriesHandle>; FIELDS],
-    files: Vec<(usize, NumberFile)>,
+    /// What one read brought, until its moment is known.
+    answer: Option<Result<[Option<u64>; FIELDS], ErrorReason>>,
 }
 
 impl NetdevSource {
     pub(crate) fn new(root: PathBuf, choice: NetdevChoice, ports: Arc<Ports>) -> Self {
         let netlink = if choice.may_use_netlink { Netlink::open(SockProtocol::NetlinkRoute).ok() } else { None };
-        Self { root, choice, ports, backend: netlink.map_or(Backend::Sysfs, Backend::Netlink), interfaces: Vec::new() }
+        let backend = netlink
+            .map_or_else(|| Backend::Sysfs(CounterFiles::default()), |netlink| Backend::Netlink(Asked::new(netlink)));
+        Self { root, choice, ports, backend, interfaces: Vec::new() }
     }
 
     fn found(&mut self) -> Result<Vec<Link>, Unavailable> {
         let netlink = match &mut self.backend {
-            Backend::Netlink(netlink) => Some(netlink),
-            Backend::Sysfs => None,
+            Backend::Netlink(asked) => Some(&mut asked.netlink),
+            Backend::Sysfs(_) => None,
         };
         self.choice.links(&self.root, netlink)
     }
@@ -72,7 +88,7 @@ impl Source for NetdevSource {
     fn kernel_path(&self) -> &str {
         match self.backend {
             Backend::Netlink(_) => "rtnetlink RTM_GETSTATS IFLA_STATS_LINK_64",
-            Backend::Sysfs => "sysfs class/net/*/statistics",
+            Backend::Sysfs(_) => "sysfs class/net/*/statistics (a counter that lies still: every 400 ms)",
         }
     }
 
@@ -86,24 +102,33 @@ impl Source for NetdevSource {
         }
     }
 
+    fn holds_rtnl(&self) -> bool {
+        matches!(self.backend, Backend::Netlink(_))
+    }
+
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let links = self.found()?;
         self.interfaces.clear();
+        match &mut self.backend {
+            Backend::Netlink(asked) => asked.expect(&links),
+            Backend::Sysfs(files) => files.begin_again(),
+        }
         let mut ports = Vec::with_capacity(links.len());
         for link in &links {
             let driver = sysfs::driver(&self.root, "net", &link.name);
             let directory = sysfs::device_path(&self.root, "net", &link.name);
             let refresh = STALE_STATISTICS.iter().find(|(name, _)| *name == driver).map(|(_, refresh)| *refresh);
-            let request = request(link.index);
-            let mut interface = Interface { index: link.index, request, series: [None; FIELDS], files: Vec::new() };
+            let mut interface = Interface { index: link.index, series: [None; FIELDS], answer: None };
             for (place, (_, word)) in NETDEV.iter().enumerate() {
-                if matches!(self.backend, Backend::Sysfs) {
-                    match NumberFile::open(&directory.join("statistics").join(word.kernel)) {
-                        Ok(file) => interface.files.push((place, file)),
-                        Err(_) => continue,
-                    }
+                let Backend::Sysfs(files) = &mut self.backend else {
+                    interface.series[place] = declare.series(series(&link.name, word, refresh));
+                    continue;
+                };
+                if let Ok(file) = NumberFile::open(&directory.join("statistics").join(word.kernel))
+                    && let Some(series) = declare.series(series(&link.name, word, refresh))
+                {
+                    files.push(file, series);
                 }
-                interface.series[place] = declare.series(series(&link.name, word, refresh));
             }
             self.interfaces.push(interface);
             let speed_mbit = sysfs::line(directory.join("speed")).and_then(|text| text.parse::<u64>().ok());
@@ -122,41 +147,104 @@ impl Source for NetdevSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        for Interface { index, request, series, files } in &mut self.interfaces {
-            match &mut self.backend {
-                Backend::Netlink(netlink) => {
-                    let before_ns = monotonic_ns();
-                    match netlink.ask(request, |message| decode(message.body, *index)) {
-                        Ok(values) => {
-                            let moment = Moment::between(before_ns, monotonic_ns());
-                            for (series, value) in series.iter().zip(values) {
-                                if let (Some(series), Some(value)) = (series, value) {
-                                    batch.counter(*series, value, moment);
-                                }
-                            }
-                        }
-                        // Somebody holds RTNL: the next interfaces would wait as long.
-                        Err(error) if ErrorReason::from(&error) == ErrorReason::TimedOut => {
-                            return Err(ReadError::io("asking rtnetlink for statistics", &error));
-                        }
-                        Err(error) => fault(batch, ErrorReason::from(&error)),
-                    }
+        let Self { backend, interfaces, .. } = self;
+        match backend {
+            Backend::Netlink(asked) => asked.read(interfaces, batch),
+            Backend::Sysfs(files) => {
+                files.read(batch.in_full(), |series, value, moment| match value {
+                    Ok(value) => batch.counter(*series, value, moment),
+                    Err(reason) => fault(batch, reason),
+                });
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Asked {
+    fn new(netlink: Netlink) -> Self {
+        Self { netlink, dump: request(0), requests: Requests::default(), unwanted: 0, together: Together::default() }
+    }
+
+    /// Will ask for these.
+    fn expect(&mut self, links: &[Link]) {
+        self.requests = Requests::default();
+        for link in links {
+            self.requests.push(&request(link.index));
+        }
+        // The next dump tells how many interfaces there are now.
+        self.unwanted = 0;
+    }
+
+    fn read(&mut self, interfaces: &mut [Interface], batch: &mut Batch) -> Result<(), ReadError> {
+        let begun_ns = monotonic_ns();
+        let asked = if self.together.is_on() && self.unwanted <= interfaces.len() {
+            self.read_all(interfaces, batch)
+        } else {
+            self.read_each(interfaces, batch)
+        };
+        self.together.took(monotonic_ns() - begun_ns);
+        // Somebody may hold RTNL: the next interfaces would wait as long.
+        asked.map_err(|error| ReadError::io("asking rtnetlink for statistics", &error))
+    }
+
+    fn read_all(&mut self, interfaces: &mut [Interface], batch: &mut Batch) -> std::io::Result<()> {
+        let Self { netlink, dump, unwanted, .. } = self;
+        interfaces.iter_mut().for_each(|interface| interface.answer = Some(Err(ErrorReason::Missing)));
+        *unwanted = 0;
+        let mut next = 0;
+        let before_ns = monotonic_ns();
+        netlink.dump(dump, |message| {
+            // Both are in the order in which the kernel lists interfaces, unless some came or went.
+            let index = number(message.body.get(4..8));
+            let is_it = |interface: &Interface| Some(interface.index) == index;
+            let expected = interfaces.get(next).is_some_and(is_it).then_some(next);
+            match expected.or_else(|| interfaces.iter().position(is_it)) {
+                Some(place) => {
+                    interfaces[place].answer = Some(Ok(decode(message.body, interfaces[place].index)));
+                    next = place + 1;
                 }
-                Backend::Sysfs => {
-                    for (place, file) in files {
-                        let before_ns = monotonic_ns();
-                        match (file.read(), series[*place]) {
-                            (Ok(value), Some(series)) => {
-                                batch.counter(series, value, Moment::between(before_ns, monotonic_ns()));
-                            }
-                            (Ok(_), None) => {}
-                            (Err(reason), _) => fault(batch, reason),
-                        }
+                None => *unwanted += 1,
+            }
+        })?;
+        let moment = Moment::between(before_ns, monotonic_ns());
+        interfaces.iter_mut().for_each(|interface| interface.tell(moment, batch));
+        Ok(())
+    }
+
+    fn read_each(&mut self, interfaces: &mut [Interface], batch: &mut Batch) -> std::io::Result<()> {
+        let Self { netlink, requests, together, .. } = self;
+        let mut place = 0;
+        while place < interfaces.len() {
+            let places = place..interfaces.len().min(place + together.per_call());
+            place = places.end;
+            let before_ns = monotonic_ns();
+            netlink.ask_each(requests, places.clone(), |place, answer| {
+                let Interface { index, answer: told, .. } = &mut interfaces[place];
+                let values = answer.map(|message| decode(message.body, *index));
+                *told = Some(values.map_err(|error| ErrorReason::from(&error)));
+            })?;
+            let moment = Moment::between(before_ns, monotonic_ns());
+            interfaces[places].iter_mut().for_each(|interface| interface.tell(moment, batch));
+        }
+        Ok(())
+    }
+}
+
+impl Interface {
+    /// Hands over what the read at this moment brought.
+    fn tell(&mut self, moment: Moment, batch: &mut Batch) {
+        match self.answer.take() {
+            Some(Ok(values)) => {
+                for (series, value) in self.series.iter().zip(values) {
+                    if let (Some(series), Some(value)) = (series, value) {
+                        batch.counter(*series, value, moment);
                     }
                 }
             }
+            Some(Err(reason)) => fault(batch, reason),
+            None => {}
         }
-        Ok(())
     }
 }
 

@@ -42,6 +42,29 @@ impl NetdevChoice {
         Ok(chosen)
     }
 
+    /// What a source asks the running kernel by, opened at the first call and kept. `by` is that way's name: "DCB netlink".
+    pub(crate) fn opened<'s, T>(
+        &self,
+        kept: &'s mut Option<T>,
+        by: &str,
+        open: impl FnOnce() -> std::io::Result<T>,
+    ) -> Result<&'s mut T, Unavailable> {
+        if !self.may_use_netlink {
+            return Err(Unavailable::new(
+                ErrorReason::Missing,
+                format!("another host's tree is read, and {by} tells of the running kernel alone"),
+            ));
+        }
+        match kept {
+            Some(kept) => Ok(kept),
+            none => {
+                let opened =
+                    open().map_err(|error| Unavailable::new((&error).into(), format!("opening {by}: {error}")))?;
+                Ok(none.insert(opened))
+            }
+        }
+    }
+
     /// This interface is read.
     pub(crate) fn wants(&self, root: &Path, link: &Link) -> bool {
         // Kernels before 5.14 do not say that there is a parent. Under another network namespace's sysfs, a software

@@ -62,20 +62,14 @@ impl Source for NetdevDcbSource {
         CadenceRange { min: Duration::from_millis(100), default: Duration::from_secs(1), max: Duration::from_secs(60) }
     }
 
+    fn holds_rtnl(&self) -> bool {
+        true
+    }
+
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        if !self.choice.may_use_netlink {
-            return Err(Unavailable::new(
-                ErrorReason::Missing,
-                "another host's tree is read, and DCB netlink tells of the running kernel alone",
-            ));
-        }
-        if self.sockets.is_none() {
-            let open = || Ok((Netlink::open(SockProtocol::NetlinkRoute)?, EthtoolIoctl::open()?));
-            self.sockets = Some(open().map_err(|error: std::io::Error| {
-                Unavailable::new((&error).into(), format!("opening DCB netlink: {error}"))
-            })?);
-        }
-        let Self { root, choice, sockets: Some((route, ioctl)), interfaces } = self else { return Ok(()) };
+        let Self { root, choice, sockets, interfaces } = self;
+        let open = || Ok((Netlink::open(SockProtocol::NetlinkRoute)?, EthtoolIoctl::open()?));
+        let (route, ioctl) = choice.opened(sockets, "DCB netlink", open)?;
         let links = choice.links(root, Some(route))?;
         interfaces.clear();
         for link in links {

@@ -55,23 +55,6 @@ impl NetdevDriverSource {
         let path = "ethtool SIOCETHTOOL ETHTOOL_GSTATS".to_owned();
         Self { root, choice, sockets: None, interfaces: Vec::new(), path }
     }
-
-    fn open(&mut self) -> Result<&mut (Netlink, EthtoolIoctl), Unavailable> {
-        if !self.choice.may_use_netlink {
-            return Err(Unavailable::new(
-                ErrorReason::Missing,
-                "another host's tree is read, and drivers' statistics are told by the running kernel alone",
-            ));
-        }
-        if self.sockets.is_none() {
-            let open = || Ok((Netlink::open(SockProtocol::NetlinkRoute)?, EthtoolIoctl::open()?));
-            let sockets = open().map_err(|error: std::io::Error| {
-                Unavailable::new((&error).into(), format!("opening sockets for drivers' statistics: {error}"))
-            })?;
-            self.sockets = Some(sockets);
-        }
-        self.sockets.as_mut().ok_or_else(|| Unavailable::new(ErrorReason::Internal, "no socket"))
-    }
 }
 
 impl Source for NetdevDriverSource {
@@ -87,9 +70,14 @@ impl Source for NetdevDriverSource {
         CadenceRange { min: Duration::from_millis(100), default: Duration::from_secs(1), max: Duration::from_secs(60) }
     }
 
+    fn holds_rtnl(&self) -> bool {
+        true
+    }
+
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        self.open()?;
-        let Self { root, choice, sockets: Some((route, ioctl)), interfaces, .. } = self else { return Ok(()) };
+        let Self { root, choice, sockets, interfaces, .. } = self;
+        let open = || Ok((Netlink::open(SockProtocol::NetlinkRoute)?, EthtoolIoctl::open()?));
+        let (route, ioctl) = choice.opened(sockets, "ETHTOOL_GSTATS", open)?;
         let links = choice.links(root, Some(route))?;
         let mut before = std::mem::take(interfaces);
         let mut unknown = Vec::new();

@@ -183,6 +183,10 @@ impl Source for NetdevLinkSource {
         CadenceRange { min: Duration::from_millis(100), default: Duration::from_secs(1), max: Duration::from_secs(60) }
     }
 
+    fn holds_rtnl(&self) -> bool {
+        self.sockets.is_some()
+    }
+
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         self.open()?;
         let links = self.choice.links(&self.root, self.sockets.as_mut().map(|sockets| &mut sockets.requests))?;

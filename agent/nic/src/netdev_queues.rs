@@ -113,23 +113,6 @@ impl NetdevQueuesSource {
     pub(crate) fn new(root: PathBuf, choice: NetdevChoice) -> Self {
         Self { root, choice, sockets: None, interfaces: Vec::new() }
     }
-
-    fn open(&mut self) -> Result<(), Unavailable> {
-        if !self.choice.may_use_netlink {
-            return Err(Unavailable::new(
-                ErrorReason::Missing,
-                "another host's tree is read, and ethtool netlink tells of the running kernel alone",
-            ));
-        }
-        if self.sockets.is_none() {
-            let open = || Ok((Netlink::open(SockProtocol::NetlinkRoute)?, Ethtool::open()?));
-            let sockets = open().map_err(|error: std::io::Error| {
-                Unavailable::new((&error).into(), format!("opening ethtool netlink: {error}"))
-            })?;
-            self.sockets = Some(sockets);
-        }
-        Ok(())
-    }
 }
 
 impl Source for NetdevQueuesSource {
@@ -145,9 +128,14 @@ impl Source for NetdevQueuesSource {
         CadenceRange { min: Duration::from_millis(100), default: Duration::from_secs(1), max: Duration::from_secs(60) }
     }
 
+    fn holds_rtnl(&self) -> bool {
+        true
+    }
+
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        self.open()?;
-        let Self { root, choice, sockets: Some((route, ethtool)), interfaces } = self else { return Ok(()) };
+        let Self { root, choice, sockets, interfaces } = self;
+        let open = || Ok((Netlink::open(SockProtocol::NetlinkRoute)?, Ethtool::open()?));
+        let (route, ethtool) = choice.opened(sockets, "ethtool netlink", open)?;
         let links = choice.links(root, Some(route))?;
         let before = std::mem::take(interfaces);
         for link in links {

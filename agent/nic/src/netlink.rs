@@ -11,6 +11,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 const HEADER: usize = 16;
@@ -21,6 +22,9 @@ const NLM_F_DUMP: u16 = 0x300;
 const ANSWER_TIMEOUT_S: i64 = 2;
 /// The kernel answers dumps in pieces of at most 32 KiB (net/netlink/af_netlink.c, `netlink_dump`).
 const BUFFER: usize = 32 * 1024;
+/// Requests that may be sent together: their answers must fit into a socket's buffer (net.core.rmem_default, 208 KiB),
+/// an RDMA port's with all its counters in up to 8 KiB each.
+pub const TOGETHER_MAX: usize = 16;
 
 /// A netlink socket with its buffer.
 pub struct Netlink {
@@ -98,10 +102,57 @@ impl Request {
     }
 
     fn seal(&mut self, flags: u16, sequence: u32) {
-        let length = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        self.0[0..4].copy_from_slice(&length.to_ne_bytes());
-        self.0[6..8].copy_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
-        self.0[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        seal(&mut self.0, flags, sequence);
+    }
+}
+
+fn seal(request: &mut [u8], flags: u16, sequence: u32) {
+    let length = u32::try_from(request.len()).unwrap_or(u32::MAX);
+    request[0..4].copy_from_slice(&length.to_ne_bytes());
+    request[6..8].copy_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+    request[8..12].copy_from_slice(&sequence.to_ne_bytes());
+}
+
+/// Requests for one object each, that can be sent by one system call.
+#[derive(Default)]
+pub struct Requests {
+    bytes: Vec<u8>,
+    /// Where each begins.
+    starts: Vec<usize>,
+}
+
+impl Requests {
+    /// Adds a request; returns its place.
+    pub fn push(&mut self, request: &Request) -> usize {
+        self.starts.push(self.bytes.len());
+        self.bytes.extend_from_slice(&request.0);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        self.starts.len() - 1
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    /// Those of these places, each sealed with a sequence number of its own, counted from `sequence`.
+    fn sealed(&mut self, places: Range<usize>, sequence: u32) -> &[u8] {
+        let Self { bytes, starts } = self;
+        let end = bytes.len();
+        let start = |place: usize| starts.get(place).copied().unwrap_or(end);
+        let whole = start(places.start)..start(places.end);
+        for (number, place) in (0..).zip(places) {
+            let one = start(place)..start(place + 1);
+            seal(&mut bytes[one], 0, sequence.wrapping_add(number));
+        }
+        &bytes[whole]
     }
 }
 
@@ -167,6 +218,40 @@ impl Netlink {
                 }
             }
         }
+    }
+
+    /// Sends the requests of these places by one system call, 16 at most, and hands each answer to `take`, with its place.
+    /// The kernel reads all objects within that call: its answers wait before it returns.
+    ///
+    /// # Errors
+    /// The requests could not be sent, or not all answers came within two seconds.
+    pub fn ask_each(
+        &mut self,
+        requests: &mut Requests,
+        places: Range<usize>,
+        mut take: impl FnMut(usize, io::Result<Message<'_>>),
+    ) -> io::Result<()> {
+        debug_assert!(places.len() <= TOGETHER_MAX);
+        if places.is_empty() {
+            return Ok(());
+        }
+        let first = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.wrapping_add(u32::try_from(places.len()).unwrap_or(u32::MAX));
+        send(self.fd.as_raw_fd(), requests.sealed(places.clone(), first), MsgFlags::empty())?;
+        let mut missing = places.len();
+        while missing > 0 {
+            let length = self.receive()?;
+            for (sequence, message) in Messages(&self.buffer[..length]).take(missing) {
+                // What is left over from a request that timed out lies outside.
+                let number = sequence.wrapping_sub(first) as usize;
+                if number < places.len() {
+                    missing -= 1;
+                    let answer = if message.kind == NLMSG_ERROR { Err(error_of(message.body)) } else { Ok(message) };
+                    take(places.start + number, answer);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Hands every message that waits to `take`, without blocking.
@@ -303,6 +388,28 @@ mod tests {
             .ask(&mut link::request(loopback.index), Link::decode)
             .unwrap()
             .expect("an error leaves the socket usable");
+    }
+
+    #[test]
+    fn requests_sent_together_are_answered_each_in_its_place_and_an_error_is_of_its_own_alone() {
+        let mut netlink = Netlink::open(SockProtocol::NetlinkRoute).unwrap();
+        let mut links = Vec::new();
+        netlink.dump(&mut link::request(0), |message| links.extend(Link::decode(message))).unwrap();
+        let (loopback, nobody) = (links.iter().find(|link| link.is_loopback).unwrap().index, 0x7fff_ffff);
+        let mut requests = Requests::default();
+        for index in [loopback, nobody, loopback, nobody] {
+            requests.push(&link::request(index));
+        }
+        for places in [0..4, 1..3, 3..4, 0..0, 0..4] {
+            let mut answers = Vec::new();
+            let take = |place: usize, answer: io::Result<Message<'_>>| {
+                let index = answer.map(|message| Link::decode(message).unwrap().index);
+                answers.push((place, index.map_err(|error| error.raw_os_error().unwrap())));
+            };
+            netlink.ask_each(&mut requests, places.clone(), take).unwrap();
+            let expected = |place| (place, if place % 2 == 0 { Ok(loopback) } else { Err(Errno::ENODEV as i32) });
+            assert_eq!(answers, places.map(expected).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Hardware counters of RDMA ports: the millisecond path.
 //!
-//! In: RDMA netlink STAT_GET, all counters of a port in one message, fresh at every call; for a port or a host where that
-//! does not work, `ports/N/hw_counters/` (which the kernel refreshes only every `lifespan` milliseconds). Out: one series
+//! In: RDMA netlink STAT_GET, all counters of a port in one message, fresh at every call, several ports by one call where
+//! that is quick; for a port or a host where that does not work, `ports/N/hw_counters/` (which the kernel refreshes only every `lifespan` milliseconds). Out: one series
 //! per counter, by the vocabulary.
 
+use crate::counter_files::CounterFiles;
+use crate::netlink::Requests;
 use crate::rdma::{self, RdmaPort};
-use crate::rdma_netlink::{CountersOf, RdmaNetlink};
+use crate::rdma_netlink::{Layout, RdmaNetlink, counters_of};
 use crate::sysfs::{self, NumberFile};
+use crate::together::Together;
 use crate::vocabulary::{Shape, VENDOR, Word, hw_word};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
@@ -24,17 +27,25 @@ const LIFESPAN_DEFAULT: Duration = Duration::from_millis(10);
 pub(crate) struct RdmaHwSource {
     root: PathBuf,
     netlink: Option<RdmaNetlink>,
-    ports: Vec<Counters>,
-    values: Vec<(Column, u64)>,
+    /// For the ports that answer by message, in their order.
+    requests: Requests,
+    by_message: Vec<Port>,
+    together: Together,
+    values: Vec<u64>,
+    files: CounterFiles<Column>,
     path: String,
 }
 
-enum Counters {
-    Netlink { request: CountersOf, series: Vec<(String, Option<Column>)> },
-    Sysfs { files: Vec<(NumberFile, Column)> },
+/// A port whose counters come by message.
+struct Port {
+    layout: Layout,
+    /// Of each counter of the layout.
+    columns: Vec<Option<Column>>,
+    /// Whether the last message brought them, or why not.
+    outcome: Result<(), ErrorReason>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Column {
     series: SeriesHandle,
     shape: Shape,
@@ -46,45 +57,44 @@ impl RdmaHwSource {
         Self {
             root,
             netlink,
-            ports: Vec::new(),
+            requests: Requests::default(),
+            by_message: Vec::new(),
+            together: Together::default(),
             values: Vec::new(),
+            files: CounterFiles::default(),
             path: "RDMA netlink, sysfs hw_counters".to_owned(),
         }
     }
 
-    fn by_netlink(
-        &mut self,
-        devices: &[(u32, String)],
-        port: &RdmaPort,
-        declare: &mut Declare<'_>,
-    ) -> Option<Counters> {
+    /// The port answers by message: it will be asked so.
+    fn by_netlink(&mut self, devices: &[(u32, String)], port: &RdmaPort, declare: &mut Declare<'_>) -> Option<()> {
         let netlink = self.netlink.as_mut()?;
         let device = devices.iter().find(|(_, name)| *name == port.device)?.0;
-        let mut request = CountersOf::new(device, port.number);
-        let mut series = Vec::new();
-        let outcome = netlink.counters(&mut request, |name, _| {
-            if series.len() < COUNTERS_MAX {
-                series.push((name.to_owned(), column(port, name, None, declare)));
-            }
-        });
-        (outcome.is_ok() && !series.is_empty()).then_some(Counters::Netlink { request, series })
+        let mut request = counters_of(device, port.number);
+        let layout = netlink.layout(&mut request).ok().filter(|layout| !layout.names().is_empty())?;
+        let names = layout.names().iter().take(COUNTERS_MAX);
+        let columns = names.map(|name| column(port, name, None, declare)).collect();
+        self.requests.push(&request);
+        self.by_message.push(Port { layout, columns, outcome: Ok(()) });
+        Some(())
     }
 
-    fn by_sysfs(port: &RdmaPort, declare: &mut Declare<'_>) -> Option<Counters> {
+    /// Its counters are files: whether there are any.
+    fn by_sysfs(&mut self, port: &RdmaPort, declare: &mut Declare<'_>) -> bool {
         let directory = port.directory.join("hw_counters");
-        let names = sysfs::names(&directory).ok()?;
+        let names = sysfs::names(&directory).unwrap_or_default();
         let lifespan = sysfs::line(directory.join("lifespan")).and_then(|text| text.parse().ok());
         let lifespan = lifespan.map_or(LIFESPAN_DEFAULT, Duration::from_millis);
-        let mut files = Vec::new();
+        let before = self.files.len();
         for name in names.iter().filter(|name| *name != "lifespan").take(COUNTERS_MAX) {
             let Ok(file) = NumberFile::open(&directory.join(name)) else { continue };
             if file.read() != Err(ErrorReason::NotAvailable)
                 && let Some(column) = column(port, name, Some(lifespan), declare)
             {
-                files.push((file, column));
+                self.files.push(file, column);
             }
         }
-        (!files.is_empty()).then_some(Counters::Sysfs { files })
+        self.files.len() > before
     }
 }
 
@@ -99,8 +109,7 @@ impl Source for RdmaHwSource {
 
     fn cadence(&self) -> CadenceRange {
         // One message brings all counters of a port; of files each is a system call of its own.
-        let is_by_message = self.ports.iter().any(|port| matches!(port, Counters::Netlink { .. }));
-        let (min_ms, default_ms) = if is_by_message { (1, 10) } else { (10, 100) };
+        let (min_ms, default_ms) = if self.by_message.is_empty() { (10, 100) } else { (1, 10) };
         CadenceRange {
             min: Duration::from_millis(min_ms),
             default: Duration::from_millis(default_ms),
@@ -111,17 +120,21 @@ impl Source for RdmaHwSource {
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let found = rdma::ports(&self.root)?;
         let devices = self.netlink.as_mut().and_then(|netlink| netlink.devices().ok()).unwrap_or_default();
-        self.ports.clear();
+        (self.requests, self.together) = (Requests::default(), Together::default());
+        self.by_message.clear();
+        self.files.begin_again();
+        let mut by_files = 0;
         for port in &found {
-            let counters = self.by_netlink(&devices, port, declare).or_else(|| Self::by_sysfs(port, declare));
-            self.ports.extend(counters);
+            if self.by_netlink(&devices, port, declare).is_none() {
+                by_files += usize::from(self.by_sysfs(port, declare));
+            }
         }
-        let by_netlink = self.ports.iter().filter(|port| matches!(port, Counters::Netlink { .. })).count();
         self.path = format!(
-            "RDMA netlink RDMA_NLDEV_CMD_STAT_GET (ports: {by_netlink}), sysfs class/infiniband/*/ports/*/hw_counters (ports: {})",
-            self.ports.len() - by_netlink
+            "RDMA netlink RDMA_NLDEV_CMD_STAT_GET (ports: {}), sysfs class/infiniband/*/ports/*/hw_counters (ports: {by_files}; a counter \
+             that lies still: every 400 ms)",
+            self.by_message.len()
         );
-        if self.ports.is_empty() {
+        if self.by_message.is_empty() && by_files == 0 {
             return Err(Unavailable::new(
                 ErrorReason::NotAvailable,
                 "no RDMA port has hardware counters: neither RDMA netlink STAT_GET nor hw_counters/ gives any",
@@ -131,48 +144,57 @@ impl Source for RdmaHwSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        let Self { netlink, ports, values, .. } = self;
-        for counters in ports {
-            match counters {
-                Counters::Netlink { request, series } => {
-                    let Some(netlink) = netlink else { continue };
-                    values.clear();
-                    let mut expected = series.iter();
-                    let mut is_as_probed = true;
-                    let before_ns = monotonic_ns();
-                    let outcome = netlink.counters(request, |name, value| match expected.next() {
-                        Some((known, column)) if known == name => values.extend(column.map(|column| (column, value))),
-                        _ => is_as_probed = false,
-                    });
-                    let moment = Moment::between(before_ns, monotonic_ns());
-                    if let Err(error) = outcome {
-                        if ErrorReason::from(&error) == ErrorReason::TimedOut {
-                            return Err(ReadError::io("asking RDMA netlink for hardware counters", &error));
-                        }
-                        batch.fault(ErrorReason::from(&error));
-                        batch.ask_for_probe();
-                        continue;
-                    }
-                    if !is_as_probed || expected.next().is_some() {
-                        batch.ask_for_probe();
-                    }
-                    for (column, value) in values.iter() {
-                        push(batch, *column, *value, moment);
-                    }
+        self.read_messages(batch)?;
+        self.files.read(batch.in_full(), |column, value, moment| match value {
+            Ok(value) => push(batch, *column, value, moment),
+            Err(reason) => {
+                batch.fault(reason);
+                batch.ask_for_probe();
+            }
+        });
+        Ok(())
+    }
+}
+
+impl RdmaHwSource {
+    fn read_messages(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let Self { netlink: Some(netlink), requests, by_message: ports, together, values, .. } = self else {
+            return Ok(());
+        };
+        let (begun_ns, mut place) = (monotonic_ns(), 0);
+        while place < ports.len() {
+            let places = place..ports.len().min(place + together.per_call());
+            place = places.end;
+            values.clear();
+            let before_ns = monotonic_ns();
+            let asked = netlink.ask_each(requests, places.clone(), |place, answer| {
+                let Port { layout, outcome, .. } = &mut ports[place];
+                *outcome = match answer {
+                    Ok(message) if layout.read(message.body, values) => Ok(()),
+                    // The driver's counters are others than when it was probed.
+                    Ok(_) => Err(ErrorReason::Malformed),
+                    Err(error) => Err(ErrorReason::from(&error)),
+                };
+            });
+            let moment = Moment::between(before_ns, monotonic_ns());
+            asked.map_err(|error| ReadError::io("asking RDMA netlink for hardware counters", &error))?;
+            // Answers come in the order of their requests: so do the values of the ports that have any.
+            let mut values = values.iter();
+            for Port { layout, columns, outcome } in &ports[places] {
+                if let Err(reason) = outcome {
+                    batch.fault(*reason);
+                    batch.ask_for_probe();
+                    continue;
                 }
-                Counters::Sysfs { files } => {
-                    for (file, column) in files {
-                        let before_ns = monotonic_ns();
-                        match file.read() {
-                            Ok(value) => push(batch, *column, value, Moment::between(before_ns, monotonic_ns())),
-                            Err(reason) => {
-                                batch.fault(reason);
-                                batch.ask_for_probe();
-                            }
-                        }
+                for (counter, value) in values.by_ref().take(layout.names().len()).enumerate() {
+                    if let Some(column) = columns.get(counter).copied().flatten() {
+                        push(batch, column, *value, moment);
                     }
                 }
             }
+        }
+        if !ports.is_empty() {
+            together.took(monotonic_ns() - begun_ns);
         }
         Ok(())
     }

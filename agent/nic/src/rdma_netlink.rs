@@ -5,9 +5,10 @@
 //! Linux 5.3). Its answer is one page: a driver with more counters than fit answers EMSGSIZE.
 //! Numbers: include/uapi/rdma/rdma_netlink.h.
 
-use crate::netlink::{Attributes, Message, Netlink, Request, number, number64, text};
+use crate::netlink::{Attributes, Message, Netlink, Request, Requests, number, number64, text};
 use nix::sys::socket::SockProtocol;
 use std::io;
+use std::ops::Range;
 
 const NLDEV: u16 = 5;
 const CMD_GET: u16 = 1;
@@ -40,20 +41,25 @@ impl RdmaNetlink {
         Ok(devices)
     }
 
-    /// Hands every hardware counter of a port to `take`, in the driver's order, which does not change.
-    pub(crate) fn counters(&mut self, port: &mut CountersOf, take: impl FnMut(&str, u64)) -> io::Result<()> {
-        self.0.ask(&mut port.0, |message| counters(message, take))
+    /// How the answer about a port is laid out: its counters' names and where their values lie, in the driver's order.
+    pub(crate) fn layout(&mut self, port: &mut Request) -> io::Result<Layout> {
+        self.0.ask(port, |message| Layout::of(message.body))
+    }
+
+    /// Asks for the counters of several ports; see [`Netlink::ask_each`].
+    pub(crate) fn ask_each(
+        &mut self,
+        requests: &mut Requests,
+        places: Range<usize>,
+        take: impl FnMut(usize, io::Result<Message<'_>>),
+    ) -> io::Result<()> {
+        self.0.ask_each(requests, places, take)
     }
 }
 
-/// The request for the counters of one port, made once.
-pub(crate) struct CountersOf(Request);
-
-impl CountersOf {
-    /// A device by its index, a port from 1.
-    pub(crate) fn new(device: u32, port: u32) -> Self {
-        Self(Request::new(kind(CMD_STAT_GET), &[]).u32(ATTR_DEV_INDEX, device).u32(ATTR_PORT_INDEX, port))
-    }
+/// Asks for the counters of one port: a device by its index, a port from 1.
+pub(crate) fn counters_of(device: u32, port: u32) -> Request {
+    Request::new(kind(CMD_STAT_GET), &[]).u32(ATTR_DEV_INDEX, device).u32(ATTR_PORT_INDEX, port)
 }
 
 fn device(message: Message<'_>) -> Option<(u32, String)> {
@@ -61,22 +67,65 @@ fn device(message: Message<'_>) -> Option<(u32, String)> {
     Some((number(attribute(ATTR_DEV_INDEX))?, text(attribute(ATTR_DEV_NAME)?).to_owned()))
 }
 
-fn counters(message: Message<'_>, mut take: impl FnMut(&str, u64)) {
-    let tables = Attributes(message.body).filter(|(kind, _)| *kind == ATTR_HWCOUNTERS);
-    for (_, entry) in tables.flat_map(|(_, table)| Attributes(table)).filter(|(kind, _)| *kind == ATTR_HWCOUNTER_ENTRY)
-    {
-        let (mut name, mut value) = (None, None);
-        for (kind, payload) in Attributes(entry) {
-            match kind {
-                ATTR_HWCOUNTER_NAME => name = Some(text(payload)),
-                ATTR_HWCOUNTER_VALUE => value = number64(Some(payload)),
-                _ => {}
+/// An answer as it was once taken apart. Answers to the same request differ in the values alone, as long as the driver's
+/// counters are the same: an answer that is the same everywhere else is read without being taken apart again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// The answer.
+    body: Vec<u8>,
+    /// Where each counter's value of 8 bytes begins in it.
+    values: Vec<usize>,
+    names: Vec<String>,
+}
+
+impl Layout {
+    fn of(body: &[u8]) -> Self {
+        let (mut values, mut names) = (Vec::new(), Vec::new());
+        let tables = Attributes(body).filter(|(kind, _)| *kind == ATTR_HWCOUNTERS);
+        let entries = tables.flat_map(|(_, table)| Attributes(table));
+        for (_, entry) in entries.filter(|(kind, _)| *kind == ATTR_HWCOUNTER_ENTRY) {
+            let (mut name, mut value) = (None, None);
+            for (kind, payload) in Attributes(entry) {
+                match kind {
+                    ATTR_HWCOUNTER_NAME => name = Some(text(payload)),
+                    ATTR_HWCOUNTER_VALUE if payload.len() == 8 => value = place(body, payload),
+                    _ => {}
+                }
+            }
+            if let (Some(name), Some(value)) = (name, value) {
+                names.push(name.to_owned());
+                values.push(value);
             }
         }
-        if let (Some(name), Some(value)) = (name, value) {
-            take(name, value);
-        }
+        Self { body: body.to_vec(), values, names }
     }
+
+    /// Names of the counters.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Appends the counters' values in another answer; `false`, with nothing appended, where anything else differs.
+    pub(crate) fn read(&self, answer: &[u8], values: &mut Vec<u64>) -> bool {
+        let mut from = 0;
+        let is_same = |from: usize, to: usize| answer.get(from..to).is_some_and(|part| part == &self.body[from..to]);
+        for value in &self.values {
+            if !is_same(from, *value) {
+                return false;
+            }
+            from = value + 8;
+        }
+        if answer.len() != self.body.len() || !is_same(from, self.body.len()) {
+            return false;
+        }
+        values.extend(self.values.iter().filter_map(|value| number64(answer.get(*value..))));
+        true
+    }
+}
+
+/// Where a part of a buffer begins in it.
+fn place(whole: &[u8], part: &[u8]) -> Option<usize> {
+    (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)
 }
 
 #[cfg(test)]
@@ -100,8 +149,8 @@ mod tests {
     }
 
     /// An answer as `stat_get_doit_default_counter` puts it together.
-    fn answer() -> Vec<u8> {
-        let table = [entry("out_of_sequence", 7), entry("np_cnp_sent", u64::MAX), entry("x", 0)].concat();
+    fn answer(first: u64, last: &str) -> Vec<u8> {
+        let table = [entry("out_of_sequence", first), entry("np_cnp_sent", u64::MAX), entry(last, 0)].concat();
         [
             attribute(ATTR_DEV_INDEX, &0u32.to_ne_bytes()),
             attribute(ATTR_DEV_NAME, b"mlx5_0\0"),
@@ -112,21 +161,38 @@ mod tests {
     }
 
     fn decoded(body: &[u8]) -> Vec<(String, u64)> {
-        let mut seen = Vec::new();
-        counters(Message { kind: kind(CMD_STAT_GET), body }, |name, value| seen.push((name.to_owned(), value)));
-        seen
+        let (layout, mut values) = (Layout::of(body), Vec::new());
+        assert!(layout.read(body, &mut values), "an answer is laid out like itself");
+        layout.names().iter().cloned().zip(values).collect()
     }
 
     #[test]
     fn all_counters_of_a_port_come_out_of_one_answer_in_order() {
         let expected = [("out_of_sequence", 7), ("np_cnp_sent", u64::MAX), ("x", 0)];
-        assert_eq!(decoded(&answer()), expected.map(|(name, value)| (name.to_owned(), value)));
-        assert_eq!(device(Message { kind: 0, body: &answer() }), Some((0, "mlx5_0".to_owned())));
+        assert_eq!(decoded(&answer(7, "x")), expected.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!(device(Message { kind: 0, body: &answer(7, "x") }), Some((0, "mlx5_0".to_owned())));
+    }
+
+    #[test]
+    fn an_answer_that_differs_in_values_alone_is_read_and_any_other_is_not() {
+        let layout = Layout::of(&answer(7, "x"));
+        let mut values = vec![42];
+        assert!(layout.read(&answer(u64::MAX - 1, "x"), &mut values));
+        assert_eq!(values, [42, u64::MAX - 1, u64::MAX, 0]);
+        let whole = answer(7, "x");
+        let longer = [whole.clone(), attribute(ATTR_DEV_INDEX, &[0; 4])].concat();
+        for other in [answer(7, "y"), answer(7, "another"), longer, Vec::new()] {
+            assert!(!layout.read(&other, &mut values));
+        }
+        for length in 0..whole.len() {
+            assert!(!layout.read(&whole[..length], &mut values), "cut at {length}");
+        }
+        assert_eq!(values.len(), 4, "nothing of them is taken");
     }
 
     #[test]
     fn an_answer_cut_anywhere_yields_only_whole_counters() {
-        let whole = answer();
+        let whole = answer(7, "x");
         for length in 0..whole.len() {
             let seen = decoded(&whole[..length]);
             assert!(seen.iter().all(|pair| decoded(&whole).contains(pair)), "{length}: {seen:?}");

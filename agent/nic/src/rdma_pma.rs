@@ -4,12 +4,12 @@
 //! traffic in bytes and the classic error counters, most of which are narrow and stop at their maximum. A driver without
 //! the directory (bnxt_re) simply has none of these series.
 
+use crate::counter_files::CounterFiles;
 use crate::rdma::{self, RdmaPort};
 use crate::sysfs::{self, NumberFile};
 use crate::vocabulary::{PMA, Shape, Word};
-use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
-    Batch, CadenceRange, Counter, Declare, ErrorReason, Kind, Moment, ReadError, SeriesHandle, Source, Unavailable,
+    Batch, CadenceRange, Counter, Declare, ErrorReason, Kind, ReadError, SeriesHandle, Source, Unavailable,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// PMA counters of all RDMA ports.
 pub(crate) struct RdmaPmaSource {
     root: PathBuf,
-    files: Vec<(NumberFile, SeriesHandle)>,
+    files: CounterFiles<SeriesHandle>,
     path: String,
 }
 
@@ -26,7 +26,7 @@ const PATH: &str = "sysfs class/infiniband/*/ports/*/counters";
 
 impl RdmaPmaSource {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, files: Vec::new(), path: PATH.to_owned() }
+        Self { root, files: CounterFiles::default(), path: PATH.to_owned() }
     }
 }
 
@@ -45,7 +45,7 @@ impl Source for RdmaPmaSource {
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let ports = rdma::ports(&self.root)?;
-        self.files.clear();
+        self.files.begin_again();
         // Whose bytes come by this path: what a file costs is the driver's (mlx5: a firmware command each).
         let mut drivers = BTreeMap::new();
         for port in &ports {
@@ -58,7 +58,9 @@ impl Source for RdmaPmaSource {
                 if file.read() == Err(ErrorReason::NotAvailable) {
                     continue;
                 }
-                self.files.extend(declare.series(series(port, word, is_extended)).map(|series| (file, series)));
+                if let Some(series) = declare.series(series(port, word, is_extended)) {
+                    self.files.push(file, series);
+                }
                 drivers
                     .entry(sysfs::driver(&self.root, "infiniband", &port.device))
                     .or_insert_with(BTreeSet::new)
@@ -78,16 +80,14 @@ impl Source for RdmaPmaSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        for (file, series) in &self.files {
-            let before_ns = monotonic_ns();
-            match file.read() {
-                Ok(value) => batch.counter(*series, value, Moment::between(before_ns, monotonic_ns())),
-                Err(reason) => {
-                    batch.fault(reason);
-                    batch.ask_for_probe();
-                }
+        // At this pace even what lies still is worth its read.
+        self.files.read(true, |series, value, moment| match value {
+            Ok(value) => batch.counter(*series, value, moment),
+            Err(reason) => {
+                batch.fault(reason);
+                batch.ask_for_probe();
             }
-        }
+        });
         Ok(())
     }
 }

@@ -1,28 +1,26 @@
-//! Files of sysfs: opened once, read again and again.
+//! Files of sysfs about NICs.
 //!
-//! In: a path under a configurable root. Out: numbers and words. A kept-open descriptor and `pread` cost a seventh of
-//! open, read and close. Never: a number from text that is not one ("N/A (no PMA)").
+//! In: a path under a configurable root. Out: numbers and words. Never: a number from text that is not one
+//! ("N/A (no PMA)").
 
 use railwatch_sampling::ErrorReason;
-use std::fs::File;
+pub(crate) use railwatch_sampling::files::line;
+use railwatch_sampling::files::{KeptFile, number};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A file of one number, kept open.
 #[derive(Debug)]
-pub(crate) struct NumberFile(File);
+pub(crate) struct NumberFile(KeptFile);
 
 impl NumberFile {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        File::open(path).map(Self)
+        KeptFile::open(path).map(Self)
     }
 
     /// The number it holds now.
     pub(crate) fn read(&self) -> Result<u64, ErrorReason> {
-        let mut buffer = [0; 64];
-        let length = self.0.read_at(&mut buffer, 0).map_err(|error| ErrorReason::from(&error))?;
-        parse_number(&buffer[..length])
+        parse_number(self.0.attribute(&mut [0; 64])?)
     }
 }
 
@@ -33,16 +31,7 @@ pub(crate) fn parse_number(bytes: &[u8]) -> Result<u64, ErrorReason> {
         return Err(ErrorReason::NotAvailable);
     }
     let digits = bytes.iter().position(|byte| *byte == b':').map_or(bytes, |colon| &bytes[..colon]);
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(ErrorReason::Malformed);
-    }
-    std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or(ErrorReason::Malformed)
-}
-
-/// The first line of a file, without its end; `None` where it cannot be read.
-pub(crate) fn line(path: impl AsRef<Path>) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    Some(text.lines().next().unwrap_or_default().trim().to_owned())
+    number(digits)
 }
 
 /// The last part of where a link points to.

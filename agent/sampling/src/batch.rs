@@ -42,6 +42,7 @@ pub struct Batch {
     over_capacity: u32,
     changed: bool,
     signals: Vec<Signal>,
+    in_full: bool,
 }
 
 impl Batch {
@@ -55,7 +56,19 @@ impl Batch {
             over_capacity: 0,
             changed: false,
             signals: Vec::new(),
+            in_full: true,
         }
+    }
+
+    /// Everything is to be read, also what a source reads less often while nothing happens to it: in a burst, and where
+    /// somebody set the source's cadence.
+    #[must_use]
+    pub fn in_full(&self) -> bool {
+        self.in_full
+    }
+
+    pub(crate) fn set_in_full(&mut self, in_full: bool) {
+        self.in_full = in_full;
     }
 
     /// A counter's raw value.
@@ -123,7 +136,7 @@ impl Batch {
 
     /// Empties it for the next read, keeping its memory.
     pub fn clear(&mut self) {
-        let Self { readings, capacity: _, faults, over_capacity, changed, signals } = self;
+        let Self { readings, capacity: _, faults, over_capacity, changed, signals, in_full: _ } = self;
         readings.clear();
         signals.clear();
         *faults = [0; ErrorReason::ALL.len()];

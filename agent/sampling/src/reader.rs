@@ -2,8 +2,9 @@
 //!
 //! In: a source, and nudges. Out: windows and signals to the sink, counts to the source's report. Deadlines are absolute
 //! (timerfd on CLOCK_MONOTONIC, at multiples of the cadence): lateness does not add up, and a deadline that has passed is
-//! counted as missed and never caught up in a burst. Events of the kernel are taken as they come. A budget of CPU time for
-//! all threads together is kept by reading the dearest source less often. Never: a read of a source that is off, or a
+//! counted as missed and never caught up in a burst. Events of the kernel are taken as they come, whatever was spent. A budget
+//! of CPU time for all threads together is kept by reading the dearest source less often, a share of RTNL by letting it rest,
+//! a bound on memory by leaving series out; each is told. Never: a read of a source that is off, or a
 //! panic that leaves the thread.
 
 use crate::batch::Batch;
@@ -11,12 +12,14 @@ use crate::burst::Burst;
 use crate::catalog::Catalog;
 use crate::clock::{monotonic_ns, thread_cpu_ns};
 use crate::governor::{Governor, STEPS_MAX, Verdict};
-use crate::recorder::{Output, Recorder};
+use crate::recorder::{Output, Recorder, SERIES_BYTES};
+use crate::rtnl::{IN_BURST, Rtnl};
 use crate::sampler::{SamplerConfig, Sink, nanos};
 use crate::signal::Severity;
+use crate::slowed::{Budget, Slowed};
 use crate::source::{ErrorReason, ReadError, Source};
 use crate::stats::{SourceState, SourceStats};
-use crate::tape::TapeWriter;
+use crate::tape::{Tape, TapeWriter};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -74,6 +77,7 @@ pub(crate) struct Reader {
     tape: Option<Box<dyn TapeWriter>>,
     governor: Arc<Governor>,
     burst: Arc<Burst>,
+    settled_at_ns: u64,
     judged_at_ns: u64,
     judged_cpu_ns: u64,
     /// Spent on probes since then.
@@ -85,8 +89,15 @@ pub(crate) struct Reader {
     failures_in_a_row: u32,
     events_muted: bool,
     on: bool,
+    source_bytes_max: usize,
+    series_bytes: usize,
+    rtnl: Rtnl,
+    rtnl_share: f64,
+    slowed: Slowed,
 }
 
+/// A source is not slowed down for what its first seconds cost.
+const SETTLE_NS: u64 = 5_000_000_000;
 /// Time between two looks at the CPU budget.
 const JUDGE_EVERY_NS: u64 = 1_000_000_000;
 /// A source that fails this often in a row is probed again at once.
@@ -115,6 +126,7 @@ impl Reader {
             tape: None,
             governor: Arc::clone(governor),
             burst: Arc::clone(burst),
+            settled_at_ns: 0,
             judged_at_ns: 0,
             judged_cpu_ns: 0,
             probes_cpu_ns: 0,
@@ -125,12 +137,21 @@ impl Reader {
             failures_in_a_row: 0,
             events_muted: false,
             on: false,
-        })
+            source_bytes_max: config.source_bytes_max,
+            series_bytes: SERIES_BYTES,
+            rtnl: Rtnl::default(),
+            rtnl_share: config.rtnl_budget_share,
+            slowed: Slowed::default(),
+        }
+        .with_tape(None))
     }
 
     /// The same, keeping every reading.
-    pub(crate) fn with_tape(self, tape: Option<Box<dyn TapeWriter>>) -> Self {
-        Self { tape, ..self }
+    pub(crate) fn with_tape(self, tape: Option<&dyn Tape>) -> Self {
+        let series_bytes = SERIES_BYTES + tape.map_or(0, Tape::bytes_per_series);
+        let recorder = self.recorder.with_series_max(self.source_bytes_max / series_bytes);
+        let tape = tape.map(|tape| tape.writer(self.stats.source));
+        Self { tape, recorder, series_bytes, ..self }
     }
 
     /// Reads until told to stop.
@@ -152,6 +173,7 @@ impl Reader {
         let mut cadence_ns = self.cadence_ns();
         let mut deadline_ns = monotonic_ns();
         (self.judged_at_ns, self.judged_cpu_ns) = (deadline_ns, thread_cpu_ns());
+        self.settled_at_ns = deadline_ns + SETTLE_NS;
         self.probe(deadline_ns);
         loop {
             let wake_ns = if self.on { deadline_ns } else { self.next_probe_ns };
@@ -179,6 +201,11 @@ impl Reader {
             if self.on && now_ns >= deadline_ns {
                 self.read(false);
                 deadline_ns = self.next_deadline(deadline_ns, cadence_ns);
+                let rest_ns = self.stats.rtnl_rest_ns.load(Relaxed);
+                if rest_ns > cadence_ns {
+                    deadline_ns = deadline_ns.max(next_multiple(now_ns + rest_ns - 1, cadence_ns));
+                }
+                self.tell_slowed(now_ns);
             }
             self.recorder.close_due(monotonic_ns(), &mut self.out);
             self.hand_over();
@@ -207,6 +234,10 @@ impl Reader {
         let share = share_of(spent_ns.saturating_sub(std::mem::take(&mut self.probes_cpu_ns)));
         (self.judged_at_ns, self.judged_cpu_ns) = (now_ns, cpu_ns);
         self.stats.set_cpu(cpu_ns, share_of(spent_ns));
+        // Its first seconds are no measure: caches are cold, and what lies still is not known yet.
+        if now_ns < self.settled_at_ns {
+            return;
+        }
         // A burst is bounded in time, and its cost is no reason to read less often before or after it.
         if self.burst.is_on(now_ns) {
             return;
@@ -225,6 +256,22 @@ impl Reader {
             steps,
             "the source used {percent:.2} % of a core: its cadence changes for the CPU budget"
         );
+    }
+
+    /// Says so where a budget keeps the source from being read as often as it was asked to be.
+    fn tell_slowed(&mut self, now_ns: u64) {
+        let Self { stats, slowed, out, burst, .. } = self;
+        let (asked_ns, steps) = (stats.cadence_ns.load(Relaxed), stats.backed_off.load(Relaxed));
+        let rest_ns = stats.rtnl_rest_ns.load(Relaxed);
+        let (by, is_ns) = match steps {
+            // What a burst asks for is more than the source was asked for.
+            _ if burst.is_on(now_ns) => return,
+            _ if rest_ns > asked_ns << steps => (Some(Budget::Rtnl), rest_ns),
+            0 => (None, asked_ns),
+            steps => (Some(Budget::Cpu), asked_ns << steps),
+        };
+        let (asked, is) = (Duration::from_nanos(asked_ns), Duration::from_nanos(is_ns));
+        out.signals.extend(slowed.judge(stats.source, by, asked, is, now_ns));
     }
 
     /// The first deadline after now; those between it and the last one are missed.
@@ -257,7 +304,8 @@ impl Reader {
         if let Some(fd) = event_fd {
             fds[2] = PollFd::new(fd, PollFlags::POLLIN);
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        let listened = if event_fd.is_some() { 3 } else { 2 };
+        match poll(&mut fds[..listened], PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {
                 tracing::error!(source = self.stats.source, %error, "waiting for the next deadline");
@@ -290,6 +338,9 @@ impl Reader {
         if let Some(tape) = tape {
             tape.series(&mut recorder.living());
         }
+        let (held, left_out) = recorder.held();
+        stats.series_bytes.store((held * self.series_bytes) as u64, Relaxed);
+        stats.series_left_out.store(left_out, Relaxed);
         self.probes_cpu_ns += thread_cpu_ns() - before_ns;
         stats.set_kernel_path(source.kernel_path());
         stats.set_range(source.cadence());
@@ -306,12 +357,19 @@ impl Reader {
     }
 
     fn read(&mut self, is_event: bool) {
-        let Self { source, batch, stats, recorder, out, tape, .. } = self;
+        let Self { source, batch, stats, recorder, out, tape, burst, rtnl, rtnl_share, .. } = self;
         batch.clear();
         let before_ns = monotonic_ns();
+        batch.set_in_full(burst.is_on(before_ns) || stats.is_asked());
         let outcome = if is_event { source.on_event(batch) } else { source.read(batch) };
         let after_ns = monotonic_ns();
         stats.count_read(after_ns - before_ns, batch.readings().len(), is_event);
+        if source.holds_rtnl() && !is_event {
+            stats.rtnl_ns.fetch_add(after_ns - before_ns, Relaxed);
+            let share = if burst.is_on(before_ns) { *rtnl_share * IN_BURST } else { *rtnl_share };
+            let rest_ns = rtnl.held(after_ns - before_ns, share.min(1.0), nanos(source.cadence().max));
+            stats.rtnl_rest_ns.store(rest_ns, Relaxed);
+        }
         if let Some(tape) = tape {
             tape.take(batch);
         }
@@ -319,7 +377,9 @@ impl Reader {
         for (reason, times) in batch.faults().filter(|(_, times)| *times > 0) {
             stats.count_error(reason, times);
         }
-        stats.over_capacity.fetch_add(u64::from(batch.over_capacity()), Relaxed);
+        if batch.over_capacity() > 0 {
+            stats.over_capacity.fetch_add(u64::from(batch.over_capacity()), Relaxed);
+        }
         stats.set_rejects(recorder.rejects());
         match outcome {
             Ok(()) => self.failures_in_a_row = 0,

@@ -11,6 +11,7 @@ use crate::frame::WindowFrame;
 use crate::series::{SeriesDef, SeriesId};
 use crate::signal::{Rule, Signal};
 use crate::slot::{Rejected, Slot};
+use crate::still::Still;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,14 +56,23 @@ pub struct Recorder {
     begun_late: bool,
     rows_last: usize,
     slots: Vec<Option<Slot>>,
+    /// The short way of each slot, by the same index: together they are a fraction of the slots.
+    still: Vec<Still>,
     by_id: HashMap<SeriesId, u32>,
     free: Vec<u32>,
+    /// Series that this source may hold.
+    series_max: usize,
+    /// Declared in this probe beyond that.
+    left_out: u64,
     probe: u64,
     probed_before: bool,
     rules: &'static [Rule],
     catalog: Arc<Catalog>,
     rejects: Rejects,
 }
+
+/// Memory of one series, bytes: its slot, and what it is called (here and in the catalog).
+pub const SERIES_BYTES: usize = size_of::<Option<Slot>>() + size_of::<Still>() + 512;
 
 /// Takes the declarations of one probe.
 pub struct Declare<'a> {
@@ -88,14 +98,23 @@ impl Recorder {
             begun_late: true,
             rows_last: 0,
             slots: Vec::new(),
+            still: Vec::new(),
             by_id: HashMap::new(),
             free: Vec::new(),
+            series_max: usize::MAX,
+            left_out: 0,
             probe: 0,
             probed_before: false,
             rules,
             catalog,
             rejects: Rejects::default(),
         }
+    }
+
+    /// The same, for at most so many series: those beyond are refused and counted.
+    #[must_use]
+    pub fn with_series_max(self, series_max: usize) -> Self {
+        Self { series_max, ..self }
     }
 
     /// Runs a probe; where it succeeds, retires the series it no longer declares. A retired series whose rule watches
@@ -111,6 +130,7 @@ impl Recorder {
         declare: impl FnOnce(&mut Declare<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.probe += 1;
+        self.left_out = 0;
         declare(&mut Declare { recorder: self })?;
         self.probed_before = true;
         self.retire(now_ns, out);
@@ -132,8 +152,13 @@ impl Recorder {
                 self.catalog.refuse();
                 return None;
             }
-            slot.declare_again(self.probe, def.bounds());
+            slot.declare_again(self.probe, def.bounds(), &mut self.still[index as usize]);
             return Some(SeriesHandle(index));
+        }
+        if self.by_id.len() >= self.series_max {
+            self.left_out += 1;
+            self.catalog.refuse();
+            return None;
         }
         let def = self.catalog.admit(def)?;
         let id = def.id();
@@ -141,10 +166,12 @@ impl Recorder {
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index as usize] = Some(slot);
+                self.still[index as usize] = Still::default();
                 index
             }
             None => {
                 self.slots.push(Some(slot));
+                self.still.push(Still::default());
                 u32::try_from(self.slots.len() - 1).ok()?
             }
         };
@@ -154,8 +181,10 @@ impl Recorder {
 
     fn retire(&mut self, now_ns: u64, out: &mut Output) {
         let probe = self.probe;
-        for slot in self.slots.iter_mut().flatten().filter(|slot| slot.probe != probe && !slot.retired) {
-            out.signals.extend(slot.retire(now_ns));
+        for (slot, still) in self.slots.iter_mut().zip(&mut self.still) {
+            if let Some(slot) = slot.as_mut().filter(|slot| slot.probe != probe && !slot.retired) {
+                out.signals.extend(slot.retire(now_ns, still));
+            }
         }
         if self.window_start_ns.is_none() {
             self.free_retired();
@@ -198,6 +227,12 @@ impl Recorder {
         })
     }
 
+    /// How many series it holds, and how many its last probe declared beyond its bound.
+    #[must_use]
+    pub fn held(&self) -> (usize, u64) {
+        (self.by_id.len(), self.left_out)
+    }
+
     /// Readings that did not reach a window so far.
     #[must_use]
     pub fn rejects(&self) -> Rejects {
@@ -207,8 +242,10 @@ impl Recorder {
     fn close(&mut self, start_ns: u64, end_ns: u64, cut_short: bool, out: &mut Output) {
         let is_partial = cut_short || std::mem::take(&mut self.begun_late);
         let mut frame = WindowFrame::with_capacity(self.source, start_ns, end_ns, self.rows_last);
-        for slot in self.slots.iter_mut().flatten() {
-            slot.close(start_ns, is_partial, &mut frame);
+        for (slot, still) in self.slots.iter_mut().zip(&mut self.still) {
+            if let Some(slot) = slot {
+                slot.close(start_ns, is_partial, &mut frame, still);
+            }
         }
         self.rows_last = frame.len();
         self.window_start_ns = None;
@@ -216,6 +253,16 @@ impl Recorder {
             out.frames.push(frame);
         }
         self.free_retired();
+    }
+
+    /// Adds what came by the short way to each window, and closes it until the next reading.
+    #[cfg(test)]
+    pub(crate) fn settle_all(&mut self) {
+        for (slot, still) in self.slots.iter_mut().zip(&mut self.still) {
+            if let Some(slot) = slot {
+                slot.settle(still);
+            }
+        }
     }
 
     fn free_retired(&mut self) {
@@ -230,12 +277,20 @@ impl Recorder {
     }
 
     fn take(&mut self, reading: &Reading, out: &mut Output) {
-        let Some(slot) = self.slots.get_mut(reading.series.0 as usize).and_then(Option::as_mut).filter(|s| !s.retired)
-        else {
+        let index = reading.series.0 as usize;
+        let still = self.still.get_mut(index);
+        // Closed with its series: what is retired goes the long way, and is rejected there.
+        if let Some(still) = still
+            && still.take(reading)
+        {
+            return;
+        }
+        let slot = self.slots.get_mut(index).and_then(Option::as_mut).filter(|slot| !slot.retired);
+        let (Some(slot), Some(still)) = (slot, self.still.get_mut(index)) else {
             self.rejects.unknown_series += 1;
             return;
         };
-        match slot.take(reading) {
+        match slot.take(reading, still) {
             Ok(signal) => out.signals.extend(signal),
             Err(Rejected::OutOfOrder) => self.rejects.out_of_order += 1,
             Err(Rejected::WrongKind) => self.rejects.wrong_kind += 1,

@@ -48,6 +48,11 @@ pub struct SamplerConfig {
     pub batch_max: usize,
     /// CPU time that all sources together may use, as share of one core. Beyond it the dearest source is read less often.
     pub cpu_budget_share: f64,
+    /// Share of the time for which the reads of one source may hold RTNL; ten times as much in a burst.
+    pub rtnl_budget_share: f64,
+    /// Memory that one source may take for its series, bytes, their place on the tape included. Series beyond are left out, and
+    /// counted.
+    pub source_bytes_max: usize,
     /// What raises signals.
     pub rules: &'static [Rule],
 }
@@ -58,7 +63,9 @@ impl Default for SamplerConfig {
             window: Duration::from_secs(1),
             reprobe: Duration::from_secs(10),
             batch_max: 4096,
-            cpu_budget_share: 0.005,
+            cpu_budget_share: 0.007,
+            rtnl_budget_share: 0.01,
+            source_bytes_max: 12 << 20,
             rules: &[],
         }
     }
@@ -120,9 +127,7 @@ impl Sampler {
         let control = Arc::new(Control::new().map_err(failed)?);
         let Self { config, catalog, sink, governor, burst, .. } = self;
         let shared = Common { config, catalog, sink, governor, burst };
-        let reader = Reader::new(source, &stats, &control, &shared)
-            .map_err(failed)?
-            .with_tape(self.tape.as_ref().map(|tape| tape.writer(name)));
+        let reader = Reader::new(source, &stats, &control, &shared).map_err(failed)?.with_tape(self.tape.as_deref());
         burst.join(&control);
         let thread = std::thread::Builder::new()
             .name(format!("rw-{name}"))

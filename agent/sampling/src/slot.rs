@@ -8,7 +8,9 @@ use crate::clock::Moment;
 use crate::counter::{Step, step};
 use crate::frame::{Flags, WindowFrame};
 use crate::series::{AtLimit, Counter, Kind, SeriesDef, SeriesId};
-use crate::signal::{Edge, Rule, Signal, Watch};
+use crate::signal::{Rule, Signal};
+use crate::still::{Passed, Still, may_be_still};
+use crate::watch::{Edge, Watch};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -165,7 +167,8 @@ impl Slot {
     }
 
     /// Declared again, perhaps with other bounds: where it was retired meanwhile, it starts anew.
-    pub(crate) fn declare_again(&mut self, probe: u64, bounds: Option<Bounds>) {
+    pub(crate) fn declare_again(&mut self, probe: u64, bounds: Option<Bounds>, still: &mut Still) {
+        self.settle(still);
         self.probe = probe;
         if let Some(watch) = &mut self.watch {
             watch.set_bounds(bounds);
@@ -177,7 +180,8 @@ impl Slot {
     }
 
     /// No longer declared, found so at `now_ns`. A state that was good falls by that: what is gone is not up.
-    pub(crate) fn retire(&mut self, now_ns: u64) -> Option<Signal> {
+    pub(crate) fn retire(&mut self, now_ns: u64, still: &mut Still) -> Option<Signal> {
+        self.settle(still);
         self.retired = true;
         let Self { def, last: Some(Last::Gauge { value, at_ns }), watch: Some(watch), .. } = self else { return None };
         if !watch.falls_with_its_series() {
@@ -189,8 +193,47 @@ impl Slot {
         watch.observe(def, edge, moment, Some("vanished"), self.incomplete_since_ns)
     }
 
-    /// Takes a reading; returns the signal it raises.
-    pub(crate) fn take(&mut self, reading: &Reading) -> Result<Option<Signal>, Rejected> {
+    /// Takes a reading that does not go the short way; returns the signal it raises.
+    pub(crate) fn take(&mut self, reading: &Reading, still: &mut Still) -> Result<Option<Signal>, Rejected> {
+        self.settle(still);
+        let taken = self.take_alone(reading);
+        self.open_short_way(still);
+        taken
+    }
+
+    /// Opens the short way for readings that show the same again, where nothing waits for them.
+    fn open_short_way(&self, still: &mut Still) {
+        if let (Kind::Counter(counter), Some(Last::Counter { raw, at_ns, rate_from_ns, unrated: 0 })) =
+            (self.def.kind(), self.last)
+            && self.window.readings > 0
+            && may_be_still(&counter, raw)
+            && self.watch.as_ref().is_none_or(Watch::is_asleep)
+        {
+            still.open(&counter, raw, at_ns, rate_from_ns);
+        }
+    }
+
+    /// Adds what came by the short way, as if it had come by the long one.
+    pub(crate) fn settle(&mut self, still: &mut Still) {
+        let Some(passed) = still.close() else { return };
+        let Passed { readings, rates, at_ns, rate_from_ns, half_width_ns } = passed;
+        let Some(Last::Counter { raw, at_ns: before_ns, .. }) = self.last else { return };
+        self.last = Some(Last::Counter { raw, at_ns, rate_from_ns, unrated: 0 });
+        let window = &mut self.window;
+        window.readings += readings;
+        window.last_at_ns = at_ns;
+        window.half_width_ns = window.half_width_ns.max(half_width_ns);
+        window.covered_ns += at_ns - before_ns;
+        if rates > 0 {
+            window.add(0.0);
+            window.count += rates - 1;
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.was_still_until(at_ns);
+        }
+    }
+
+    fn take_alone(&mut self, reading: &Reading) -> Result<Option<Signal>, Rejected> {
         let moment = reading.moment;
         if self.last.is_some_and(|last| moment.at_ns <= last.at_ns()) {
             return Err(Rejected::OutOfOrder);
@@ -205,7 +248,8 @@ impl Slot {
     }
 
     /// Ends its window, which began at `start_ns`; adds a row where it says something.
-    pub(crate) fn close(&mut self, start_ns: u64, is_partial: bool, frame: &mut WindowFrame) {
+    pub(crate) fn close(&mut self, start_ns: u64, is_partial: bool, frame: &mut WindowFrame, still: &mut Still) {
+        self.settle(still);
         let mut window = std::mem::take(&mut self.window);
         if window.readings == 0 {
             return;

@@ -145,6 +145,12 @@ pub trait Source: Send {
     /// How often it may be read. A probe that finds another kernel path may change it.
     fn cadence(&self) -> CadenceRange;
 
+    /// Its reads hold RTNL, the kernel's one lock for all changes of network interfaces. They have a budget of time
+    /// ([`SamplerConfig`](crate::SamplerConfig)), and the source is read less often where they would take more.
+    fn holds_rtnl(&self) -> bool {
+        false
+    }
+
     /// Looks for what there is to read and declares a series for each value. Runs before the first read, when the
     /// source asked for it, after errors, and at a slow pace for ever, because ports come and go. Series declared
     /// before and not declared this time are retired.

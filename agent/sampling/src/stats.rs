@@ -72,6 +72,14 @@ pub struct SourceReport {
     pub signals_dropped: u64,
     /// Windows that the sink had no room for.
     pub windows_dropped: u64,
+    /// Memory of its series, bytes, their place on the tape included.
+    pub series_bytes: u64,
+    /// Series that its last probe found beyond the memory it may take.
+    pub series_left_out: u64,
+    /// Time for which its reads held RTNL or waited for it, nanoseconds; 0 for a source that does not take it.
+    pub rtnl_ns: u64,
+    /// How long it lets RTNL alone after a read, from begin to begin; 0: it need not.
+    pub rtnl_rest: Duration,
 }
 
 #[derive(Debug)]
@@ -101,6 +109,10 @@ pub(crate) struct SourceStats {
     rejects: Mutex<Rejects>,
     pub(crate) signals_dropped: AtomicU64,
     pub(crate) windows_dropped: AtomicU64,
+    pub(crate) series_bytes: AtomicU64,
+    pub(crate) series_left_out: AtomicU64,
+    pub(crate) rtnl_ns: AtomicU64,
+    pub(crate) rtnl_rest_ns: AtomicU64,
 }
 
 impl SourceStats {
@@ -128,6 +140,10 @@ impl SourceStats {
             rejects: Mutex::default(),
             signals_dropped: AtomicU64::new(0),
             windows_dropped: AtomicU64::new(0),
+            series_bytes: AtomicU64::new(0),
+            series_left_out: AtomicU64::new(0),
+            rtnl_ns: AtomicU64::new(0),
+            rtnl_rest_ns: AtomicU64::new(0),
         };
         stats.set_range(range);
         stats
@@ -138,6 +154,11 @@ impl SourceStats {
         self.asked_ns.store(nanos(cadence), Relaxed);
         let range = *self.range.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_range(range)
+    }
+
+    /// Somebody asked for a cadence.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked_ns.load(Relaxed) != 0
     }
 
     /// What the source can do now.
@@ -211,13 +232,19 @@ impl SourceStats {
             rejects,
             signals_dropped,
             windows_dropped,
+            series_bytes,
+            series_left_out,
+            rtnl_ns,
+            rtnl_rest_ns,
         } = self;
         let costs: Vec<u64> = cost_histogram.iter().map(|count| count.load(Relaxed)).collect();
         SourceReport {
             source,
             kernel_path: kernel_path.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             state: state.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            cadence: Duration::from_nanos(cadence_ns.load(Relaxed) << backed_off.load(Relaxed)),
+            cadence: Duration::from_nanos(
+                (cadence_ns.load(Relaxed) << backed_off.load(Relaxed)).max(rtnl_rest_ns.load(Relaxed)),
+            ),
             backed_off: backed_off.load(Relaxed),
             cpu_ns: cpu_ns.load(Relaxed),
             cpu_share: cpu_share_ppm.load(Relaxed) as f64 / 1e6,
@@ -235,6 +262,10 @@ impl SourceStats {
             rejects: *rejects.lock().unwrap_or_else(PoisonError::into_inner),
             signals_dropped: signals_dropped.load(Relaxed),
             windows_dropped: windows_dropped.load(Relaxed),
+            series_bytes: series_bytes.load(Relaxed),
+            series_left_out: series_left_out.load(Relaxed),
+            rtnl_ns: rtnl_ns.load(Relaxed),
+            rtnl_rest: Duration::from_nanos(rtnl_rest_ns.load(Relaxed)),
         }
     }
 }

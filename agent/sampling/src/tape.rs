@@ -11,6 +11,11 @@ use crate::series::SeriesDef;
 pub trait Tape: Send + Sync {
     /// For the thread that reads this source.
     fn writer(&self, source: &'static str) -> Box<dyn TapeWriter>;
+
+    /// Memory that a series takes on it before anything is compressed, bytes.
+    fn bytes_per_series(&self) -> usize {
+        0
+    }
 }
 
 /// The tape as one sampling thread sees it. Called on that thread: must return at once.

@@ -1,35 +1,11 @@
 //! Taking a reading costs no allocation.
 
 use railwatch_sampling::{Batch, Catalog, Counter, Entity, Kind, Moment, Output, Recorder, SeriesDef};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is handed on unchanged to the system's allocator; the counter is a thread-local integer without a
-// destructor, so that touching it neither allocates nor fails.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps GlobalAlloc's contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+mod counting;
 
 #[test]
 fn ten_thousand_readings_within_a_window_allocate_nothing() {
@@ -47,7 +23,7 @@ fn ten_thousand_readings_within_a_window_allocate_nothing() {
         })
         .unwrap();
     let mut batch = Batch::with_capacity(100);
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     for tick in 1..=100u64 {
         batch.clear();
         let moment = Moment { at_ns: tick * 1_000_000, half_width_ns: 1 };
@@ -60,7 +36,7 @@ fn ten_thousand_readings_within_a_window_allocate_nothing() {
         }
         recorder.record(&batch, &mut out);
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
+    assert_eq!(counting::allocations() - before, 0);
     recorder.finish(500_000_000, &mut out);
     assert_eq!(out.frames[0].len(), 100, "and the readings did arrive");
 }

@@ -4,9 +4,9 @@
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
-    Batch, CadenceRange, Catalog, Counter, Declare, Entity, ErrorReason, Flags, Kind, Moment, ReadError, Rule, Sampler,
-    SamplerConfig, SeriesDef, SeriesHandle, Severity, Signal, Sink, SinkFull, Source, SourceReport, SourceState,
-    Unavailable, When, WindowFrame,
+    Batch, CadenceRange, Catalog, Counter, Declare, Entity, ErrorReason, Flags, Kind, Moment, RESTORED, ReadError,
+    Rule, SERIES_BYTES, SLOWED, Sampler, SamplerConfig, SeriesDef, SeriesHandle, Severity, Signal, Sink, SinkFull,
+    Source, SourceReport, SourceState, Unavailable, When, WindowFrame,
 };
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -19,6 +19,12 @@ struct Seen {
     windows: Mutex<Vec<WindowFrame>>,
     signals: Mutex<Vec<Signal>>,
     is_full: AtomicBool,
+}
+
+impl Seen {
+    fn names(&self) -> Vec<&'static str> {
+        self.signals.lock().unwrap().iter().map(|signal| signal.name).collect()
+    }
 }
 
 impl Sink for Seen {
@@ -43,6 +49,7 @@ struct Knobs {
     fails: AtomicBool,
     /// It reads by a dear path.
     is_dear: AtomicBool,
+    holds_rtnl: AtomicBool,
     probe_burns_us: AtomicU64,
     read_takes_ms: AtomicU64,
     read_burns_us: AtomicU64,
@@ -58,6 +65,7 @@ impl Knobs {
             panics: AtomicBool::new(false),
             fails: AtomicBool::new(false),
             is_dear: AtomicBool::new(false),
+            holds_rtnl: AtomicBool::new(false),
             probe_burns_us: AtomicU64::new(0),
             read_takes_ms: AtomicU64::new(0),
             read_burns_us: AtomicU64::new(0),
@@ -112,6 +120,10 @@ impl Source for Fake {
             default: Duration::from_millis(if self.knobs.is_dear.load(SeqCst) { 200 } else { 20 }),
             max: Duration::from_millis(500),
         }
+    }
+
+    fn holds_rtnl(&self) -> bool {
+        self.knobs.holds_rtnl.load(SeqCst)
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
@@ -342,12 +354,17 @@ fn stopping_hands_over_the_open_window_marked_partial() {
 }
 
 #[test]
-fn what_a_full_sink_refuses_is_counted() {
+fn a_sink_without_room_for_windows_still_gets_every_signal_and_what_it_refuses_is_counted() {
     let knobs = Knobs::new();
+    knobs.value.store(1, SeqCst);
     let (sampler, seen) = start(&knobs, None);
     seen.is_full.store(true, SeqCst);
     until("three reads", || knobs.reads().len() >= 3);
-    assert!(sampler.stop()[0].windows_dropped >= 1);
+    knobs.value.store(0, SeqCst);
+    until("the link's fall", || seen.names().contains(&"nic.link.down"));
+    let report = sampler.stop().remove(0);
+    assert!(report.windows_dropped >= 1);
+    assert_eq!(report.signals_dropped, 0);
     assert_eq!(seen.windows.lock().unwrap().len(), 0);
 }
 
@@ -356,7 +373,7 @@ fn a_source_beyond_the_cpu_budget_is_read_less_often_never_stopped_and_comes_bac
     let knobs = Knobs::new();
     // 2 ms of every 10: 20 % of a core, four times the budget of these tests.
     knobs.read_burns_us.store(2000, SeqCst);
-    let (sampler, _) = start(&knobs, Some(Duration::from_millis(10)));
+    let (sampler, seen) = start(&knobs, Some(Duration::from_millis(10)));
     until("the source to back off twice", || report(&sampler).backed_off >= 2);
     let backed_off = report(&sampler);
     assert_eq!(backed_off.cadence, Duration::from_millis(10) * 2u32.pow(backed_off.backed_off));
@@ -364,6 +381,49 @@ fn a_source_beyond_the_cpu_budget_is_read_less_often_never_stopped_and_comes_bac
     until("reads, though fewer", || knobs.reads().len() >= before + 3);
     knobs.read_burns_us.store(0, SeqCst);
     until("the source to come back", || report(&sampler).backed_off == 0);
+    until("both to be told", || seen.names() == [SLOWED, RESTORED]);
+    let slowed = seen.signals.lock().unwrap()[0].clone();
+    assert_eq!(slowed.attributes, [("source", "fake".to_owned()), ("cause", "cpu".to_owned())]);
+}
+
+#[test]
+fn a_source_that_holds_rtnl_long_is_let_rest_says_so_and_hears_the_kernel_meanwhile() {
+    let knobs = Knobs::new();
+    knobs.value.store(0, SeqCst);
+    knobs.holds_rtnl.store(true, SeqCst);
+    knobs.read_takes_ms.store(10, SeqCst);
+    let (sampler, seen) = start(&knobs, None);
+    until("the source to rest", || seen.names() == [SLOWED]);
+    // 10 ms would need a second; the longest cadence of the source is half of it.
+    let resting = report(&sampler);
+    assert_eq!(resting.cadence, Duration::from_millis(500));
+    assert!(resting.rtnl_ns >= 20_000_000, "two reads at least: {resting:?}");
+    let slowed = seen.signals.lock().unwrap()[0].clone();
+    assert_eq!((slowed.value, slowed.previous), (0.5, Some(0.02)));
+    assert!(slowed.attributes.contains(&("cause", "rtnl".to_owned())));
+    knobs.value.store(1, SeqCst);
+    knobs.event.write(1).unwrap();
+    until("the link's return", || seen.names().contains(&"nic.link.up"));
+    assert!(report(&sampler).events >= 1, "what the kernel tells waits for no read");
+    knobs.read_takes_ms.store(0, SeqCst);
+    until("the source to come back", || seen.names().contains(&RESTORED));
+    until("its cadence as asked", || report(&sampler).cadence == Duration::from_millis(20));
+}
+
+#[test]
+fn a_source_with_more_series_than_its_memory_allows_keeps_the_first_and_counts_the_others() {
+    let knobs = Knobs::new();
+    knobs.value.store(1, SeqCst);
+    let seen = Arc::new(Seen::default());
+    // Room for one of its two series.
+    let config = SamplerConfig { rules: RULES, source_bytes_max: SERIES_BYTES, ..SamplerConfig::default() };
+    let mut sampler = Sampler::new(config, Arc::new(Catalog::default()), Arc::clone(&seen) as Arc<dyn Sink>);
+    sampler.start(Fake::boxed(&knobs), None).unwrap();
+    until("three reads", || knobs.reads().len() >= 3);
+    let report = report(&sampler);
+    assert_eq!((report.series_bytes, report.series_left_out), (SERIES_BYTES as u64, 1));
+    knobs.value.store(0, SeqCst);
+    until("the signal of the series that is kept", || seen.names() == ["nic.link.down"]);
 }
 
 #[test]
@@ -372,6 +432,6 @@ fn what_a_probe_costs_does_not_make_a_source_read_less_often() {
     // 10 ms in every 50 or so: three times the budget of these tests, all of it in probes.
     knobs.probe_burns_us.store(10_000, SeqCst);
     let (sampler, _) = start(&knobs, None);
-    until("the budget to be judged twice", || report(&sampler).probes >= 60 && report(&sampler).cpu_share > 0.0);
+    until("the budget to be judged twice", || report(&sampler).probes >= 160 && report(&sampler).cpu_share > 0.0);
     assert_eq!(report(&sampler).backed_off, 0, "{:?}", report(&sampler));
 }

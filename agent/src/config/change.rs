@@ -69,13 +69,16 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let old_events_per_s = old.gpu.events_per_process_per_s;
     compare(*events_per_process_per_s != old_events_per_s, "gpu.events_per_process_per_s", Effect::AfterRestart);
     compare(*series_max != old.gpu.series_max, "gpu.series_max", Effect::Now);
-    let Sampling { sysfs_root, software_interfaces, series_max, cpu_budget_percent, cadence_ms } = sampling;
+    let Sampling { sysfs_root, software_interfaces, series_max, cpu_budget_percent, rtnl_budget_percent, cadence_ms } =
+        sampling;
     compare(*sysfs_root != old.sampling.sysfs_root, "sampling.sysfs_root", Effect::AfterRestart);
     let old_interfaces = &old.sampling.software_interfaces;
     compare(software_interfaces != old_interfaces, "sampling.software_interfaces", Effect::AfterRestart);
     compare(*series_max != old.sampling.series_max, "sampling.series_max", Effect::AfterRestart);
     let budget_differs = cpu_budget_percent.to_bits() != old.sampling.cpu_budget_percent.to_bits();
     compare(budget_differs, "sampling.cpu_budget_percent", Effect::AfterRestart);
+    let budget_differs = rtnl_budget_percent.to_bits() != old.sampling.rtnl_budget_percent.to_bits();
+    compare(budget_differs, "sampling.rtnl_budget_percent", Effect::AfterRestart);
     compare(*cadence_ms != old.sampling.cadence_ms, "sampling.cadence_ms", Effect::Now);
     let Spool { bytes_max } = spool;
     compare(*bytes_max != old.spool.bytes_max, "spool.bytes_max", Effect::AfterRestart);

@@ -83,4 +83,9 @@ impl Keeps for Tape {
     fn writer(&self, _source: &'static str) -> Box<dyn TapeWriter> {
         Box::new(writer::Writer::new(Arc::clone(&self.0)))
     }
+
+    fn bytes_per_series(&self) -> usize {
+        // Its column of a sheet of its own, as far as memory allows; times are shared by a group.
+        sheet::ROWS[0] * size_of::<u64>()
+    }
 }

@@ -52,6 +52,8 @@ struct Written {
     /// Brackets of the groups in the row being written.
     brackets: [Option<(u64, u64)>; GROUPS_MAX],
     present: [u64; 2],
+    /// Of the last value put into the row: the next one often is of the same system call.
+    last_put: Option<(usize, Moment)>,
     /// Rows begun because a time could not be shared. Many in a block: the series are grouped anew.
     splits: usize,
     is_to_regroup: bool,
@@ -64,6 +66,8 @@ struct Written {
 pub struct Writer {
     tape: Arc<Inner>,
     places: Vec<Place>,
+    /// Some of them are in no sheet yet.
+    has_new: bool,
     sheets: Vec<Option<Written>>,
     segment: Option<Arc<Segment>>,
     out: BitWriter,
@@ -75,6 +79,7 @@ impl Writer {
         Self {
             tape,
             places: Vec::new(),
+            has_new: false,
             sheets: Vec::new(),
             segment: None,
             out: BitWriter::with_capacity(SEGMENT_WORDS),
@@ -91,7 +96,8 @@ impl Writer {
             (Value::Gauge(value), Values::Real) => value.to_bits(),
             _ => return false,
         };
-        let shares = written.shares_time(column, reading.moment);
+        let of_last = written.last_put == Some((written.sheet.columns[column].group, reading.moment));
+        let shares = of_last || written.shares_time(column, reading.moment);
         written.splits += usize::from(!shares);
         // A second reading of the series in one batch begins another row, too.
         if !shares || written.present[column / 64] >> (column % 64) & 1 == 1 {
@@ -175,6 +181,7 @@ impl Writer {
             row: 0,
             brackets: [None; GROUPS_MAX],
             present: [0; 2],
+            last_put: None,
             splits: 0,
             is_to_regroup: false,
             samples: 0,
@@ -191,7 +198,7 @@ impl Writer {
     /// Ends a sheet. Its series that still are have no place then; they come back as new ones, with the time at which
     /// each was read last.
     fn dissolve(&mut self, sheet: usize) -> Vec<(usize, u64, Values, Moment)> {
-        let Self { sheets, tape, out, memory, segment, places } = self;
+        let Self { sheets, tape, out, memory, segment, places, has_new } = self;
         let Some(mut written) = sheets[sheet].take() else { return Vec::new() };
         written.seal(tape, segment, out, memory);
         written.sheet.close(written.last_ns);
@@ -201,6 +208,7 @@ impl Writer {
         let moment = |group: usize| Moment { at_ns: group as u64 * 4 * GROUP_WIDTH_NS, half_width_ns: 0 };
         drop(open);
         tape.pool.release_sheet(bytes);
+        *has_new = true;
         let living = sheet.columns.iter().zip(handles).filter_map(|(column, index)| {
             let index = index?;
             places[index] = Place::New { series: column.series, values: column.values };
@@ -242,6 +250,7 @@ impl TapeWriter for Writer {
             }
         }
         let before = std::mem::replace(&mut self.places, declared);
+        self.has_new = true;
         for (index, place) in before.into_iter().enumerate() {
             if let Place::At { sheet, column } = place
                 && self.places[index] != place
@@ -261,10 +270,12 @@ impl TapeWriter for Writer {
     }
 
     fn take(&mut self, batch: &Batch) {
-        let is_new =
-            |places: &[Place], reading: &Reading| matches!(places.get(reading.series.index()), Some(Place::New { .. }));
-        if batch.readings().iter().any(|reading| is_new(&self.places, reading)) {
-            self.place_new(batch);
+        if self.has_new {
+            let is_new = |place: Option<&Place>| matches!(place, Some(Place::New { .. }));
+            if batch.readings().iter().any(|reading| is_new(self.places.get(reading.series.index()))) {
+                self.place_new(batch);
+            }
+            self.has_new = self.places.iter().any(|place| is_new(Some(place)));
         }
         let mut taken = 0;
         for reading in batch.readings() {
@@ -306,9 +317,12 @@ impl Written {
 
     fn put(&mut self, column: usize, bits: u64, moment: Moment) {
         let group = self.sheet.columns[column].group;
-        let (from, to) = ends(moment);
-        let bracket = self.brackets[group].get_or_insert((from, to));
-        *bracket = (bracket.0.min(from), bracket.1.max(to));
+        if self.last_put != Some((group, moment)) {
+            let (from, to) = ends(moment);
+            let bracket = self.brackets[group].get_or_insert((from, to));
+            *bracket = (bracket.0.min(from), bracket.1.max(to));
+            self.last_put = Some((group, moment));
+        }
         let base = self.row * self.sheet.stride();
         self.open.set(base + offsets(self.sheet.groups()).1 + column, bits);
         self.present[column / 64] |= 1 << (column % 64);
@@ -341,13 +355,15 @@ impl Written {
         for (word, bits) in self.present.into_iter().enumerate() {
             self.open.set(base + present + word, bits);
         }
-        for column in 0..self.sheet.columns.len() {
+        let here = (self.present[0].count_ones() + self.present[1].count_ones()) as usize;
+        let absent = if here < self.sheet.columns.len() { 0..self.sheet.columns.len() } else { 0..0 };
+        for column in absent {
             if self.present[column / 64] >> (column % 64) & 1 == 0 {
                 self.open.set(base + values + column, before(values + column));
             }
         }
-        self.samples += u64::from(self.present[0].count_ones() + self.present[1].count_ones());
-        self.present = [0; 2];
+        self.samples += here as u64;
+        (self.present, self.last_put) = ([0; 2], None);
         self.row += 1;
         self.open.publish(self.row);
         if self.row >= self.rows_now {

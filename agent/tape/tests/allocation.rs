@@ -2,35 +2,12 @@
 
 use railwatch_sampling::{Batch, Catalog, Counter, Entity, Kind, Moment, Output, Recorder, SeriesDef, Tape as _};
 use railwatch_tape::{BYTES_MIN, Tape};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is handed on unchanged to the system's allocator; the counter is a thread-local integer without a
-// destructor, so that touching it neither allocates nor fails.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps GlobalAlloc's contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+#[path = "../../sampling/tests/counting/mod.rs"]
+mod counting;
 
 #[test]
 fn a_full_tape_goes_on_without_an_allocation() {
@@ -60,9 +37,9 @@ fn a_full_tape_goes_on_without_an_allocation() {
                 batch.counter(*handle, noise, moment);
             }
         }
-        let before = ALLOCATIONS.with(Cell::get);
+        let before = counting::allocations();
         writer.take(&batch);
-        ALLOCATIONS.with(Cell::get) - before
+        counting::allocations() - before
     };
     let mut tick = 0;
     while tape.status().evicted == 0 {

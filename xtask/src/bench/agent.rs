@@ -25,6 +25,7 @@ use nix::{
 };
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     net::TcpListener,
     os::{fd::AsFd, unix::fs::FileExt},
@@ -98,6 +99,11 @@ pub struct Figures {
     burst: Burst,
     agent_cpu_us_per_sample: f64,
     node_exporter_cpu_us_per_sample: f64,
+    /// Where `cpu_percent` goes: by the name of the thread, of one core.
+    cpu_percent_by_thread: BTreeMap<String, f64>,
+    /// Sources that the governor slowed, with how often their time between reads was doubled: none, where all ran at their
+    /// defaults.
+    slowed_sources: BTreeMap<String, u32>,
     /// Always: firmware cost does not appear.
     emulated: bool,
     nics: usize,
@@ -148,6 +154,8 @@ fn all(home: &Path, options: &Options, tree: &Path) -> Result<Figures> {
         burst,
         agent_cpu_us_per_sample: default.cpu_s / default.samples * 1e6,
         node_exporter_cpu_us_per_sample,
+        cpu_percent_by_thread: default.cpu_percent_by_thread,
+        slowed_sources: default.slowed_sources,
         emulated: true,
         nics: NICS,
         counters_per_nic: COUNTERS,
@@ -238,6 +246,8 @@ struct AtDefault {
     tape_bytes_per_sample: f64,
     tape_bytes_max: f64,
     half_width_us_p99: f64,
+    cpu_percent_by_thread: BTreeMap<String, f64>,
+    slowed_sources: BTreeMap<String, u32>,
 }
 
 fn at_default(home: &Path, options: &Options, tree: &Path) -> Result<AtDefault> {
@@ -265,7 +275,7 @@ fn at_default(home: &Path, options: &Options, tree: &Path) -> Result<AtDefault> 
     agent.wait_for(|| false, || fs::read_to_string(&log).ok()?.contains("connected to the collector").then_some(()))?;
     let step = Step::begin(&format!("{NICS} NICs of {COUNTERS} counters at the defaults, for {} s", options.seconds));
     thread::sleep(WARM_UP);
-    let look = || -> Result<(Instant, f64, [f64; 5])> {
+    let look = || -> Result<(Instant, BTreeMap<String, f64>, [f64; 5])> {
         let text = get(&page)?;
         let names = [
             "source_readings_total",
@@ -274,7 +284,7 @@ fn at_default(home: &Path, options: &Options, tree: &Path) -> Result<AtDefault> 
             "agent_tape_samples_total{fate=\"compressed\"}",
             "agent_tape_compressed_bytes_total",
         ];
-        Ok((Instant::now(), cpu_s(agent.pid(), |_| true)?, names.map(|name| sum(&text, name))))
+        Ok((Instant::now(), cpu_s_by_thread(agent.pid())?, names.map(|name| sum(&text, name))))
     };
     let (begun, cpu_before, before) = look()?;
     thread::sleep(Duration::from_secs(options.seconds));
@@ -286,9 +296,17 @@ fn at_default(home: &Path, options: &Options, tree: &Path) -> Result<AtDefault> 
     let text = get(&page)?;
     let tape_bytes = |of: &str| sum(&text, &format!("agent_tape_memory_bytes{{of=\"{of}\"}}"));
     let tape_bytes_max = tape_bytes("max");
+    let seconds = (ended - begun).as_secs_f64();
+    // A thread that is new has used all it used since.
+    let used = |name: &String, after_s: f64| after_s - cpu_before.get(name).copied().unwrap_or_default();
     let figures = AtDefault {
-        cpu_s: cpu_after - cpu_before,
-        seconds: (ended - begun).as_secs_f64(),
+        cpu_s: cpu_after.iter().map(|(name, after_s)| used(name, *after_s)).sum(),
+        cpu_percent_by_thread: cpu_after
+            .iter()
+            .map(|(name, after_s)| (name.clone(), used(name, *after_s) / seconds * 100.0))
+            .collect(),
+        slowed_sources: slowed(&text),
+        seconds,
         rss_mib: status_kib(agent.pid(), "VmRSS:")? as f64 / 1024.0
             + (tape_bytes_max - tape_bytes("used")) / (1024.0 * 1024.0),
         bpf_maps_mib: bpf_maps_kib(agent.pid())? as f64 / 1024.0,
@@ -342,7 +360,8 @@ fn burst(home: &Path) -> Result<Burst> {
         &configuration,
         format!(
             "collector = \"127.0.0.1:9\"\n[gpu]\nenabled = false\n[sampling]\nsoftware_interfaces = [\"veth\"]\n\
-             cpu_budget_percent = 100.0\ncadence_ms = {{ netdev = {BURST_MS} }}\n"
+             cpu_budget_percent = 100.0\nrtnl_budget_percent = 100.0\n\
+             cadence_ms = {{ netdev = {BURST_MS} }}\n"
         ),
     )?;
     let mut agent = Daemon::start(
@@ -427,16 +446,29 @@ fn node_exporter(home: &Path, tree: &Path) -> Result<f64> {
 /// Processor time of those threads of a process whose name is wanted. Source: Documentation/scheduler/sched-stats.rst,
 /// /proc/PID/task/TID/schedstat, first field, nanoseconds.
 fn cpu_s(pid: u32, wanted: impl Fn(&str) -> bool) -> Result<f64> {
-    let mut all_ns = 0u64;
+    Ok(cpu_s_by_thread(pid)?.iter().filter(|(name, _)| wanted(name)).map(|(_, used_s)| used_s).sum())
+}
+
+/// The same, of all threads by name.
+fn cpu_s_by_thread(pid: u32) -> Result<BTreeMap<String, f64>> {
+    let mut used = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         // A thread may end meanwhile.
         let Ok(name) = fs::read_to_string(task.path().join("comm")) else { continue };
-        if wanted(name.trim_end()) {
-            let text = fs::read_to_string(task.path().join("schedstat"))?;
-            all_ns += text.split_whitespace().next().context("schedstat has fields")?.parse::<u64>()?;
-        }
+        let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+        let ns = text.split_whitespace().next().context("schedstat has fields")?.parse::<u64>()?;
+        *used.entry(name.trim_end().to_owned()).or_default() += ns as f64 / 1e9;
     }
-    Ok(all_ns as f64 / 1e9)
+    Ok(used)
+}
+
+/// Sources whose time between reads was doubled, by the metrics page.
+fn slowed(page: &str) -> BTreeMap<String, u32> {
+    let of_source = |line: &str| -> Option<(String, u32)> {
+        let (labels, value) = line.strip_prefix("railwatch_source_backed_off{source=\"")?.split_once("\"} ")?;
+        Some((labels.to_owned(), value.trim().parse::<f64>().ok()? as u32))
+    };
+    page.lines().filter_map(of_source).filter(|(_, steps)| *steps > 0).collect()
 }
 
 fn free_address() -> Result<String> {

@@ -143,6 +143,10 @@ impl Source for OpticsSource {
         CadenceRange { min: Duration::from_secs(10), default: Duration::from_secs(30), max: Duration::from_secs(60) }
     }
 
+    fn holds_rtnl(&self) -> bool {
+        true
+    }
+
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         self.look()?;
         self.try_cages()?;

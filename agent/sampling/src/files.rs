@@ -1,9 +1,10 @@
-//! Files of sysfs and procfs: opened once, read again and again.
+//! Files of sysfs and procfs, as sources read them: opened once, read again and again.
 //!
 //! In: a path under a configurable root. Out: text and numbers. A kept-open descriptor and `pread` cost a seventh of
 //! open, read and close. Never: a number from text that is not one, or more bytes than the caller's bound.
 
-use railwatch_sampling::{Batch, ErrorReason};
+use crate::batch::Batch;
+use crate::source::ErrorReason;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -11,15 +12,22 @@ use std::path::Path;
 
 /// A file, kept open.
 #[derive(Debug)]
-pub(crate) struct KeptFile(File);
+pub struct KeptFile(File);
 
 impl KeptFile {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As for [`File::open`].
+    pub fn open(path: &Path) -> io::Result<Self> {
         File::open(path).map(Self)
     }
 
     /// What it holds now, up to the length of `buffer`; an answer that fills it is too long and no answer.
-    pub(crate) fn read<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b [u8], ErrorReason> {
+    ///
+    /// # Errors
+    /// [`ErrorReason::Overrun`], or why it could not be read.
+    pub fn read<'b>(&self, buffer: &'b mut [u8]) -> Result<&'b [u8], ErrorReason> {
         let mut length = 0;
         // seq_file answers in pieces of a page or more.
         loop {
@@ -33,23 +41,38 @@ impl KeptFile {
         }
     }
 
+    /// What it holds now, where that is short and comes in one piece: the whole file of an attribute of sysfs.
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn attribute<'b>(&self, buffer: &'b mut [u8; 64]) -> Result<&'b [u8], ErrorReason> {
+        let length = self.0.read_at(buffer, 0).map_err(|error| ErrorReason::from(&error))?;
+        Ok(&buffer[..length])
+    }
+
     /// The decimal number it holds now, and nothing else.
-    pub(crate) fn number(&self) -> Result<u64, ErrorReason> {
-        let mut buffer = [0; 64];
-        let length = self.0.read_at(&mut buffer, 0).map_err(|error| ErrorReason::from(&error))?;
-        number(&buffer[..length])
+    ///
+    /// # Errors
+    /// As for [`number`], or why it could not be read.
+    pub fn number(&self) -> Result<u64, ErrorReason> {
+        number(self.attribute(&mut [0; 64])?)
     }
 
     /// As [`Self::number`], of a value that may be below zero (temperatures).
-    pub(crate) fn signed(&self) -> Result<i64, ErrorReason> {
+    ///
+    /// # Errors
+    /// As for [`Self::number`].
+    pub fn signed(&self) -> Result<i64, ErrorReason> {
         let mut buffer = [0; 64];
-        let length = self.0.read_at(&mut buffer, 0).map_err(|error| ErrorReason::from(&error))?;
-        let text = std::str::from_utf8(&buffer[..length]).map_err(|_| ErrorReason::Malformed)?;
+        let text = std::str::from_utf8(self.attribute(&mut buffer)?).map_err(|_| ErrorReason::Malformed)?;
         text.trim().parse().map_err(|_| ErrorReason::Malformed)
     }
 
     /// The bytes at its beginning.
-    pub(crate) fn first<const N: usize>(&self) -> Result<[u8; N], ErrorReason> {
+    ///
+    /// # Errors
+    /// Why it could not be read.
+    pub fn first<const N: usize>(&self) -> Result<[u8; N], ErrorReason> {
         let mut buffer = [0; N];
         self.0.read_exact_at(&mut buffer, 0).map_err(|error| ErrorReason::from(&error))?;
         Ok(buffer)
@@ -58,7 +81,7 @@ impl KeptFile {
 
 /// Counts a part of a read that failed. Only what is gone is worth a look for what there is; all else may pass by itself, and
 /// a look at every failing read would cost more than the reads.
-pub(crate) fn failed(batch: &mut Batch, reason: ErrorReason) {
+pub fn failed(batch: &mut Batch, reason: ErrorReason) {
     batch.fault(reason);
     if reason == ErrorReason::Missing {
         batch.ask_for_probe();
@@ -66,7 +89,10 @@ pub(crate) fn failed(batch: &mut Batch, reason: ErrorReason) {
 }
 
 /// A decimal number without sign, between white space.
-pub(crate) fn number(bytes: &[u8]) -> Result<u64, ErrorReason> {
+///
+/// # Errors
+/// [`ErrorReason::Malformed`] for anything else.
+pub fn number(bytes: &[u8]) -> Result<u64, ErrorReason> {
     let digits = bytes.trim_ascii();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(ErrorReason::Malformed);
@@ -75,13 +101,15 @@ pub(crate) fn number(bytes: &[u8]) -> Result<u64, ErrorReason> {
 }
 
 /// The first line of a file, trimmed; `None` where it cannot be read.
-pub(crate) fn line(path: impl AsRef<Path>) -> Option<String> {
+#[must_use]
+pub fn line(path: impl AsRef<Path>) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 /// Names in a directory that begin with `prefix` and go on with digits only, sorted by number.
-pub(crate) fn numbered(directory: &Path, prefix: &str) -> Vec<String> {
+#[must_use]
+pub fn numbered(directory: &Path, prefix: &str) -> Vec<String> {
     let mut found: Vec<(u64, String)> = names(directory)
         .into_iter()
         .filter_map(|name| Some((number(name.strip_prefix(prefix)?.as_bytes()).ok()?, name)))
@@ -91,7 +119,8 @@ pub(crate) fn numbered(directory: &Path, prefix: &str) -> Vec<String> {
 }
 
 /// Names in a directory, sorted; none where it cannot be read.
-pub(crate) fn names(directory: &Path) -> Vec<String> {
+#[must_use]
+pub fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort_unstable();
