@@ -61,6 +61,8 @@ pub struct Config {
     pub health: Health,
     /// Every reading of the last minutes, in memory.
     pub tape: Tape,
+    /// Times of disk requests.
+    pub disk: Disk,
 }
 
 /// GPU accounting.
@@ -166,11 +168,17 @@ pub enum SourceName {
     /// The kernel's log.
     #[serde(rename = "kmsg")]
     Kmsg,
+    /// Times of disk requests.
+    #[serde(rename = "disk.latency")]
+    DiskLatency,
+    /// Health that disks report of themselves.
+    #[serde(rename = "disk.smart")]
+    DiskSmart,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -191,6 +199,8 @@ impl SourceName {
         Self::GpuNvml,
         Self::NpuHccn,
         Self::Kmsg,
+        Self::DiskLatency,
+        Self::DiskSmart,
     ];
 
     /// As the source calls itself.
@@ -216,6 +226,8 @@ impl SourceName {
             Self::GpuNvml => "gpu.nvml",
             Self::NpuHccn => "npu.hccn",
             Self::Kmsg => "kmsg",
+            Self::DiskLatency => "disk.latency",
+            Self::DiskSmart => "disk.smart",
         }
     }
 }
@@ -250,6 +262,20 @@ pub struct Drops {
     pub scope: Scope,
 }
 
+/// Times of disk requests, counted in the kernel.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Disk {
+    /// Whether they are timed at all.
+    pub enabled: bool,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 /// Health of the host and its accelerators.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -264,26 +290,30 @@ pub struct Health {
     pub hccn_tool: PathBuf,
     /// Where the helper that reads the kernel's log sends to; an empty text: there is no helper.
     pub kmsg_socket: PathBuf,
+    /// Where the helper that asks disks for their health sends to; an empty text: there is no helper.
+    pub disk_socket: PathBuf,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        let HealthConfig { sysfs_root: _, procfs_root, nvml_library, hccn_tool, kmsg_socket } = HealthConfig::default();
-        let kmsg_socket = kmsg_socket.unwrap_or_default();
-        Self { enabled: true, procfs_root, nvml_library, hccn_tool, kmsg_socket }
+        let HealthConfig { sysfs_root: _, procfs_root, nvml_library, hccn_tool, kmsg_socket, disk_socket } =
+            HealthConfig::default();
+        let (kmsg_socket, disk_socket) = (kmsg_socket.unwrap_or_default(), disk_socket.unwrap_or_default());
+        Self { enabled: true, procfs_root, nvml_library, hccn_tool, kmsg_socket, disk_socket }
     }
 }
 
 impl Config {
     /// What the health sources are told; `None` where they are off.
     pub fn health_sources(&self) -> Option<HealthConfig> {
-        let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket } = self.health.clone();
+        let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket, disk_socket } = self.health.clone();
         enabled.then(|| HealthConfig {
             sysfs_root: self.sampling.sysfs_root.clone(),
             procfs_root,
             nvml_library,
             hccn_tool,
             kmsg_socket: Some(kmsg_socket).filter(|path| path != Path::new("")),
+            disk_socket: Some(disk_socket).filter(|path| path != Path::new("")),
         })
     }
 }
@@ -318,6 +348,7 @@ impl Default for Config {
             drops: Drops::default(),
             health: Health::default(),
             tape: Tape::default(),
+            disk: Disk::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::cli::Options;
 use crate::config::Config;
+use crate::disk;
 use crate::drops;
 use crate::gpu::{GpuRoom, MemorySource};
 use crate::job::JobTap;
@@ -155,7 +156,8 @@ impl Agent {
         let health = config.health_sources().map(|config| HealthSources::new(&config).sources).unwrap_or_default();
         let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
         let optics = Box::new(optics) as Box<dyn Source>;
-        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(health) {
+        let disk = disk::source(&config.disk, &config.sampling.sysfs_root, &shared);
+        for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(health).chain(disk) {
             let name = source.name();
             let cadence =
                 config.sampling.cadence_ms.iter().find(|(of, _)| of.name() == name).map(|(_, ms)| (*ms).into());

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod convert;
 mod daemon;
+mod disk;
 mod drops;
 mod error_names;
 mod gpu;
@@ -46,6 +47,18 @@ fn main() -> ExitCode {
         },
         Command::KmsgHelper { log, socket } => {
             match railwatch_health::kmsg::helper::run(&railwatch_health::kmsg::helper::Options { log, socket }) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            }
+        }
+        Command::DiskHelper { every, socket } => {
+            let options = railwatch_health::smart::helper::Options {
+                sysfs_root: "/sys".into(),
+                dev_root: "/dev".into(),
+                socket,
+                every_s: every,
+            };
+            match railwatch_health::smart::helper::run(&options) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&error.to_string(), 1),
             }

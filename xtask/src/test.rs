@@ -119,7 +119,14 @@ fn kernels(environment: &Environment) -> Result<()> {
     }
     let fake_nics = KERNELS.iter().map(|kernel| fakenic::built(kernel)).collect::<Result<Vec<_>>>()?;
     let perftest = packages::perftest()?;
-    for package in ["railwatch-gpu", "railwatch-nic", "railwatch-optics-source", "railwatch-drops"] {
+    for package in [
+        "railwatch-gpu",
+        "railwatch-nic",
+        "railwatch-optics-source",
+        "railwatch-drops",
+        "railwatch-disk",
+        "railwatch-health",
+    ] {
         let binaries = test_binaries(package, "kernel_")?;
         ensure!(!binaries.is_empty(), "{package} has no tests named kernel_*");
         let runs = KERNELS.iter().zip(&fake_nics).flat_map(|on| binaries.iter().map(move |binary| (on, binary)));

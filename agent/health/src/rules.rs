@@ -135,6 +135,29 @@ pub const RULES: &[Rule] = &[
     ),
     moves("npu.port.errors", "errors of the NPU's port", Error, "npu.port.errors"),
     moves("npu.port.errors.crc", "checksum errors of the NPU's port", Error, "npu.port.errors"),
+    level("disk.smart.failing", "what the disk warns of", Critical, "disk.failing", "disk.sound"),
+    level("disk.smart.spare_low", "spare capacity at its threshold", Error, "disk.spare.low", "disk.spare.enough"),
+    Rule {
+        series: "disk.smart.wear",
+        what: "the part of its rated endurance that is used",
+        severity: Warning,
+        when: When::LevelAbove { raised: "disk.wear.high", cleared: "disk.wear.normal", above: 0.99 },
+    },
+    moves(
+        "disk.smart.media_errors",
+        "errors of its medium that the disk could not correct",
+        Error,
+        "disk.media_errors",
+    ),
+    moves("disk.smart.sectors.reallocated", "reallocated sectors", Warning, "disk.sectors.reallocated"),
+    level(
+        "disk.smart.sectors.pending",
+        "sectors that cannot be read",
+        Error,
+        "disk.sectors.pending",
+        "disk.sectors.settled",
+    ),
+    moves("disk.smart.link.crc_errors", "checksum errors of its cable", Warning, "disk.link.errors"),
     moves("host.kmsg.lost", "records of the kernel's log that were overwritten unread", Warning, "host.kmsg.lost"),
 ];
 

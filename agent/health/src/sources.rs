@@ -9,6 +9,7 @@ use crate::nvme::NvmeSource;
 use crate::nvml::NvmlSource;
 use crate::pcie::PcieSource;
 use crate::psi::PsiSource;
+use crate::smart::SmartSource;
 use crate::thermal::ThermalSource;
 use railwatch_sampling::Source;
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ pub struct HealthConfig {
     pub hccn_tool: PathBuf,
     /// Where the helper's records of the kernel's log arrive; `None`: the helper is not used.
     pub kmsg_socket: Option<PathBuf>,
+    /// Where the helper's reports of disks arrive; `None`: the helper is not used.
+    pub disk_socket: Option<PathBuf>,
 }
 
 impl Default for HealthConfig {
@@ -36,6 +39,7 @@ impl Default for HealthConfig {
             nvml_library: "libnvidia-ml.so.1".into(),
             hccn_tool: "/usr/local/Ascend/driver/tools/hccn_tool".into(),
             kmsg_socket: None,
+            disk_socket: None,
         }
     }
 }
@@ -50,7 +54,8 @@ impl HealthSources {
     /// All health sources. None is read before the sampler probes it.
     #[must_use]
     pub fn new(config: &HealthConfig) -> Self {
-        let HealthConfig { sysfs_root: sysfs, procfs_root: procfs, nvml_library, hccn_tool, kmsg_socket } = config;
+        let HealthConfig { sysfs_root: sysfs, procfs_root: procfs, nvml_library, hccn_tool, kmsg_socket, disk_socket } =
+            config;
         let mut sources: Vec<Box<dyn Source>> = vec![
             Box::new(PsiSource::new(procfs.clone(), sysfs.clone())),
             Box::new(DiskSource::new(procfs.clone(), sysfs.clone())),
@@ -64,6 +69,9 @@ impl HealthSources {
         ];
         if let Some(socket) = kmsg_socket {
             sources.push(Box::new(KmsgSource::new(socket.clone())));
+        }
+        if let Some(socket) = disk_socket {
+            sources.push(Box::new(SmartSource::new(socket.clone())));
         }
         Self { sources }
     }

@@ -52,6 +52,7 @@ impl Tree {
             nvml_library: self.0.path().join("libnvidia-ml.so.1"),
             hccn_tool: self.0.path().join("hccn_tool"),
             kmsg_socket: Some(self.0.path().join("kmsg.sock")),
+            disk_socket: Some(self.0.path().join("disk.sock")),
         }
     }
 }
