@@ -50,7 +50,8 @@ struct Line {
     /// By issuer.
     last: [Requests; 3],
     stretch: Histogram,
-    progress_at_ns: u64,
+    /// Requests that had ended when last one did, and when that was; with none in flight, now.
+    progress: (u64, u64),
     floor_us: f64,
     baseline: Baseline,
     handles: Option<Handles>,
@@ -74,6 +75,18 @@ impl Line {
 
     fn in_flight(&self) -> u64 {
         self.sum(|requests| requests.issued).saturating_sub(self.sum(|requests| requests.completed))
+    }
+
+    /// Notes whether requests end.
+    fn note_progress(&mut self, now_ns: u64) {
+        let completed = self.sum(|requests| requests.completed);
+        if completed != self.progress.0 || self.in_flight() == 0 {
+            self.progress = (completed, now_ns);
+        }
+    }
+
+    fn is_stuck(&self, now_ns: u64) -> bool {
+        self.in_flight() > 0 && now_ns.saturating_sub(self.progress.1) >= STUCK_NS
     }
 
     fn declare(&self, declare: &mut Declare<'_>) -> Handles {
@@ -194,7 +207,7 @@ impl DiskLatencySource {
             operation: name.1,
             last: [Requests::default(); 3],
             stretch: Histogram::default(),
-            progress_at_ns: now_ns,
+            progress: (0, now_ns),
             floor_us: if rotates.is_ok_and(|text| text.trim() == "1") { FLOOR_ROTATING_US } else { FLOOR_US },
             baseline: Baseline::default(),
             handles: None,
@@ -205,14 +218,13 @@ impl DiskLatencySource {
 
     /// The age of the oldest request in flight of each stuck line, by the kernel half and by the kernel's own word.
     fn stuck(&self, kernel: &DiskKernel, now_ns: u64) -> std::io::Result<HashMap<usize, u64>> {
-        let is_stuck = |line: &Line| line.in_flight() > 0 && now_ns.saturating_sub(line.progress_at_ns) >= STUCK_NS;
         let mut oldest = HashMap::new();
-        if !self.lines.iter().any(is_stuck) {
+        if !self.lines.iter().any(|line| line.is_stuck(now_ns)) {
             return Ok(oldest);
         }
         kernel.in_flight(|started| {
             let name = (disk_name(&started.key), started.key.operation);
-            if let Some(&index) = self.by_key.get(&name).filter(|index| is_stuck(&self.lines[**index])) {
+            if let Some(&index) = self.by_key.get(&name).filter(|index| self.lines[**index].is_stuck(now_ns)) {
                 let age_ns = now_ns.saturating_sub(started.at_ns);
                 oldest.entry(index).and_modify(|oldest: &mut u64| *oldest = age_ns.max(*oldest)).or_insert(age_ns);
             }
@@ -293,9 +305,6 @@ impl DiskLatencySource {
             let line = &mut self.lines[index];
             let Some(last) = line.last.get_mut(key.issuer as usize) else { continue };
             let new = Histogram::between(&last.buckets, &requests.buckets);
-            if requests.completed != last.completed || requests.issued == requests.completed {
-                line.progress_at_ns = moment.at_ns;
-            }
             *last = requests;
             let both = ended.entry(index).or_default();
             both[0].add(&new);
@@ -306,6 +315,7 @@ impl DiskLatencySource {
         for (index, line) in self.lines.iter_mut().enumerate() {
             let ended = ended.remove(&index).unwrap_or_default();
             line.stretch.add(&ended[0]);
+            line.note_progress(moment.at_ns);
             push(line, &ended, batch, moment);
         }
         if self.lines.iter().any(|line| line.handles.is_none()) {
@@ -401,5 +411,55 @@ fn for_people(time_us: f64) -> String {
         us if us >= 1e6 => format!("{:.1} s", us / 1e6),
         us if us >= 1e3 => format!("{:.1} ms", us / 1e3),
         us => format!("{us:.0} µs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reading each second: of GPU processes and of the kernel, how many were issued and have ended.
+    fn stuck_at(readings: &[[(u64, u64); 2]]) -> Vec<usize> {
+        let (mut source, second_ns) =
+            (DiskLatencySource::new("/nowhere".into(), Box::new(BTreeSet::new)), 1_000_000_000);
+        let key = DiskKey { operation: WRITE, ..DiskKey::default() };
+        let index = source.line(&key, 0).expect("the first");
+        let line = &mut source.lines[index];
+        let mut stuck = Vec::new();
+        for (second, reading) in readings.iter().enumerate() {
+            for (issuer, (issued, completed)) in [GPU, KERNEL].into_iter().zip(reading) {
+                line.last[issuer as usize] = Requests { issued: *issued, completed: *completed, ..Requests::default() };
+            }
+            line.note_progress(second as u64 * second_ns);
+            if line.is_stuck(second as u64 * second_ns) {
+                stuck.push(second);
+            }
+        }
+        stuck
+    }
+
+    #[test]
+    fn a_disk_is_stuck_where_requests_are_in_flight_and_none_ends_whoever_made_them() {
+        let idle = [(10, 10), (20, 20)];
+        let waits = [(10, 10), (21, 20)];
+        for (what, readings, expected) in [
+            ("idle", vec![idle; 9], vec![]),
+            ("one waits for seven seconds, others are idle", vec![waits; 8], vec![5, 6, 7]),
+            ("idle before", [vec![idle; 9], vec![waits; 6]].concat(), vec![13, 14]),
+            ("others go on", (0..9).map(|n| [(10 + n, 10 + n), (21, 20)]).collect(), vec![]),
+            ("it ends", [vec![waits; 6], vec![[(10, 10), (21, 21)]; 3]].concat(), vec![5]),
+        ] {
+            assert_eq!(stuck_at(&readings), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn kinds_beyond_the_bound_have_no_line() {
+        let mut source = DiskLatencySource::new("/nowhere".into(), Box::new(BTreeSet::new));
+        for number in 0..=LINES_MAX {
+            let mut key = DiskKey::default();
+            key.name[..2].copy_from_slice(&[b'a', number as u8]);
+            assert_eq!(source.line(&key, 0).is_some(), number < LINES_MAX);
+        }
     }
 }
