@@ -174,11 +174,14 @@ pub enum SourceName {
     /// Health that disks report of themselves.
     #[serde(rename = "disk.smart")]
     DiskSmart,
+    /// Huawei's NPUs.
+    #[serde(rename = "npu.dcmi")]
+    NpuDcmi,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -201,6 +204,7 @@ impl SourceName {
         Self::Kmsg,
         Self::DiskLatency,
         Self::DiskSmart,
+        Self::NpuDcmi,
     ];
 
     /// As the source calls itself.
@@ -228,6 +232,7 @@ impl SourceName {
             Self::Kmsg => "kmsg",
             Self::DiskLatency => "disk.latency",
             Self::DiskSmart => "disk.smart",
+            Self::NpuDcmi => "npu.dcmi",
         }
     }
 }
@@ -286,6 +291,8 @@ pub struct Health {
     pub procfs_root: PathBuf,
     /// NVIDIA's management library: a name that the loader looks up, or a path.
     pub nvml_library: PathBuf,
+    /// Huawei's management library for its NPUs: a name that the loader looks up, or a path.
+    pub dcmi_library: PathBuf,
     /// Huawei's tool for the ports on its NPUs.
     pub hccn_tool: PathBuf,
     /// Where the helper that reads the kernel's log sends to; an empty text: there is no helper.
@@ -296,21 +303,30 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        let HealthConfig { sysfs_root: _, procfs_root, nvml_library, hccn_tool, kmsg_socket, disk_socket } =
-            HealthConfig::default();
+        let HealthConfig {
+            sysfs_root: _,
+            procfs_root,
+            nvml_library,
+            dcmi_library,
+            hccn_tool,
+            kmsg_socket,
+            disk_socket,
+        } = HealthConfig::default();
         let (kmsg_socket, disk_socket) = (kmsg_socket.unwrap_or_default(), disk_socket.unwrap_or_default());
-        Self { enabled: true, procfs_root, nvml_library, hccn_tool, kmsg_socket, disk_socket }
+        Self { enabled: true, procfs_root, nvml_library, dcmi_library, hccn_tool, kmsg_socket, disk_socket }
     }
 }
 
 impl Config {
     /// What the health sources are told; `None` where they are off.
     pub fn health_sources(&self) -> Option<HealthConfig> {
-        let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket, disk_socket } = self.health.clone();
+        let Health { enabled, procfs_root, nvml_library, dcmi_library, hccn_tool, kmsg_socket, disk_socket } =
+            self.health.clone();
         enabled.then(|| HealthConfig {
             sysfs_root: self.sampling.sysfs_root.clone(),
             procfs_root,
             nvml_library,
+            dcmi_library,
             hccn_tool,
             kmsg_socket: Some(kmsg_socket).filter(|path| path != Path::new("")),
             disk_socket: Some(disk_socket).filter(|path| path != Path::new("")),

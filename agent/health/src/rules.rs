@@ -125,6 +125,22 @@ pub const RULES: &[Rule] = &[
         "gpu.nvlink.errors.normal",
     ),
     more_than(60.0, 60, "gpu.pcie.replays", "PCIe replays", "pcie.correctable.high", "pcie.correctable.normal"),
+    falls("npu.reachable", "the NPU to its driver", Critical, "npu.lost", "npu.back"),
+    Rule {
+        series: "npu.health",
+        what: "the alarm of its own health",
+        severity: Error,
+        when: When::LevelAbove { raised: "npu.health.bad", cleared: "npu.health.good", above: 1.0 },
+    },
+    moves("npu.ecc.uncorrected", "uncorrected ECC errors", Critical, "npu.ecc.uncorrected"),
+    more_than(
+        100.0,
+        600,
+        "npu.ecc.corrected",
+        "corrected ECC errors",
+        "npu.ecc.corrected.high",
+        "npu.ecc.corrected.normal",
+    ),
     falls("npu.link.up", "the link of the NPU's port", Error, "npu.link.down", "npu.link.up"),
     falls(
         "npu.module.present",

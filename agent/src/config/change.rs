@@ -80,10 +80,11 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let Drops { enabled, scope } = drops;
     compare(*enabled != old.drops.enabled, "drops.enabled", Effect::AfterRestart);
     compare(*scope != old.drops.scope, "drops.scope", Effect::AfterRestart);
-    let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket, disk_socket } = health;
+    let Health { enabled, procfs_root, nvml_library, dcmi_library, hccn_tool, kmsg_socket, disk_socket } = health;
     compare(*enabled != old.health.enabled, "health.enabled", Effect::AfterRestart);
     compare(*procfs_root != old.health.procfs_root, "health.procfs_root", Effect::AfterRestart);
     compare(*nvml_library != old.health.nvml_library, "health.nvml_library", Effect::AfterRestart);
+    compare(*dcmi_library != old.health.dcmi_library, "health.dcmi_library", Effect::AfterRestart);
     compare(*hccn_tool != old.health.hccn_tool, "health.hccn_tool", Effect::AfterRestart);
     compare(*kmsg_socket != old.health.kmsg_socket, "health.kmsg_socket", Effect::AfterRestart);
     compare(*disk_socket != old.health.disk_socket, "health.disk_socket", Effect::AfterRestart);
