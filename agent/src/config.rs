@@ -177,11 +177,14 @@ pub enum SourceName {
     /// Huawei's NPUs.
     #[serde(rename = "npu.dcmi")]
     NpuDcmi,
+    /// The host's clock.
+    #[serde(rename = "clock")]
+    Clock,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -205,6 +208,7 @@ impl SourceName {
         Self::DiskLatency,
         Self::DiskSmart,
         Self::NpuDcmi,
+        Self::Clock,
     ];
 
     /// As the source calls itself.
@@ -233,6 +237,7 @@ impl SourceName {
             Self::DiskLatency => "disk.latency",
             Self::DiskSmart => "disk.smart",
             Self::NpuDcmi => "npu.dcmi",
+            Self::Clock => "clock",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The health of a host and its accelerators, as sources for the sampler.
 //!
-//! [`HealthSources`] makes them: `psi`, `disk`, `edac`, `mce`, `thermal`, `pcie`, `nvme`, `gpu.nvml`, `npu.dcmi`, `npu.hccn` and, where their
+//! [`HealthSources`] makes them: `psi`, `disk`, `edac`, `mce`, `thermal`, `pcie`, `nvme`, `gpu.nvml`, `npu.dcmi`, `npu.hccn`, `clock` and, where their
 //! helpers are asked for, `kmsg` and `disk.smart`. [`RULES`] says which of their series raise signals; what the kernel's log and the XID events
 //! of NVML say by themselves becomes signals by [`kmsg::PATTERNS`] and [`xid::describe`]. [`kmsg::helper`] is the other half of
 //! `kmsg`: it alone reads the kernel's log, in a process of its own; [`smart::helper`] that of `disk.smart`: it alone asks disks.
@@ -8,6 +8,7 @@
 //! Never: an act on the host (no counter cleared, no limit set, no device reset), or a value made up for an absent one.
 #![deny(unsafe_code)]
 
+mod clock;
 pub mod dcmi;
 mod disk;
 mod edac;

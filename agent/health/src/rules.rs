@@ -174,6 +174,13 @@ pub const RULES: &[Rule] = &[
         "disk.sectors.settled",
     ),
     moves("disk.smart.link.crc_errors", "checksum errors of its cable", Warning, "disk.link.errors"),
+    falls(
+        "host.clock.synchronized",
+        "the synchronisation of the clock",
+        Warning,
+        "host.clock.unsynchronized",
+        "host.clock.synchronized",
+    ),
     moves("host.kmsg.lost", "records of the kernel's log that were overwritten unread", Warning, "host.kmsg.lost"),
 ];
 

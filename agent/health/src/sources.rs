@@ -1,5 +1,6 @@
 //! The health sources, made from one configuration.
 
+use crate::clock::ClockSource;
 use crate::dcmi::DcmiSource;
 use crate::disk::DiskSource;
 use crate::edac::EdacSource;
@@ -78,6 +79,7 @@ impl HealthSources {
             Box::new(NvmlSource::new(nvml_library.clone())),
             Box::new(DcmiSource::new(dcmi_library.clone())),
             Box::new(HccnSource::new(hccn_tool.clone())),
+            Box::new(ClockSource::new(procfs.clone(), sysfs.clone())),
         ];
         if let Some(socket) = kmsg_socket {
             sources.push(Box::new(KmsgSource::new(socket.clone())));
