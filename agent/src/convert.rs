@@ -183,7 +183,7 @@ mod tests {
         for signal in of_rules
             .chain(of_the_log)
             .chain(crate::job::SIGNALS)
-            .chain([railwatch_health::dcmi::FAULT])
+            .chain([railwatch_health::dcmi::FAULT, railwatch_health::kmsg::TOGETHER])
             .chain(railwatch_disk::SIGNALS)
             .chain(railwatch_optics_source::TREND_SIGNALS)
             .chain(["gpu.alloc.failed"])
