@@ -143,7 +143,9 @@ fn a_disk_found_failing_is_told_at_once() {
     let (helper, mut source) = Helper::new();
     helper.says(60, "nvme0", Health::Nvme(NvmeHealth { critical_warning: 4, ..WELL }));
     read(&mut source);
-    assert_eq!(source.signals(), [("disk.failing", "nvme0".to_owned(), Severity::Critical)]);
+    let told = source.whole_signals();
+    let names: Vec<_> = told.iter().map(|s| (s.name, s.entity.kind, s.entity.name.as_str(), s.severity)).collect();
+    assert_eq!(names, [("disk.failing", "nvme", "nvme0", Severity::Critical)], "the entity of the source nvme");
 }
 
 #[test]

@@ -249,7 +249,7 @@ impl Source for SmartSource {
                 .said
                 .iter()
                 .filter_map(|(series, unit, kind)| {
-                    let entity = Entity { kind: "disk", name: name.clone() };
+                    let entity = entity(name);
                     Some((*series, declare.series(SeriesDef::new(series, unit, *kind, entity, labels()))?))
                 })
                 .collect();
@@ -286,6 +286,12 @@ impl Source for SmartSource {
     fn on_event(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         self.take(batch)
     }
+}
+
+/// As the sources `nvme` and `disk` name them.
+fn entity(name: &str) -> Entity {
+    let kind = if name.starts_with("nvme") { "nvme" } else { "disk" };
+    Entity { kind, name: name.to_owned() }
 }
 
 impl Drop for SmartSource {
