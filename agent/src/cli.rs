@@ -1,4 +1,4 @@
-//! What a person types: three commands, and flags that win over the file; and the helper, which the service manager starts.
+//! What a person types: three commands, and flags that win over the file; and the helpers, which the service manager starts.
 
 use crate::config::{Config, Endpoint, PATH_DEFAULT, Scope};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -31,6 +31,15 @@ pub enum Command {
     },
     /// Probe another host's responder, and say what the fabric took and what each host did; ends with 1 where an answer is missing
     Probe(crate::probe::ProbeOptions),
+    /// Ask NVMe and SATA disks for their health and send it to the agent; a process of its own, with CAP_SYS_ADMIN and CAP_SYS_RAWIO
+    DiskHelper {
+        /// Seconds between two rounds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        every: u32,
+        /// Where the agent listens, its health.disk_socket
+        #[arg(long, value_name = "FILE", default_value = "/run/railwatch-agent/disk.sock")]
+        socket: PathBuf,
+    },
     /// Read the configuration, say whether it is good, and end
     CheckConfig(Options),
     /// Show what this host and this process's privileges allow, and how to get what is missing

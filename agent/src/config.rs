@@ -67,6 +67,8 @@ pub struct Config {
     pub peers: Peers,
     /// What is installed and set on the host.
     pub inventory: Inventory,
+    /// Times of disk requests.
+    pub disk: Disk,
 }
 
 /// GPU accounting.
@@ -188,11 +190,23 @@ pub enum SourceName {
     /// What is installed and set.
     #[serde(rename = "inventory")]
     Inventory,
+    /// Times of disk requests.
+    #[serde(rename = "disk.latency")]
+    DiskLatency,
+    /// Health that disks report of themselves.
+    #[serde(rename = "disk.smart")]
+    DiskSmart,
+    /// Huawei's NPUs.
+    #[serde(rename = "npu.dcmi")]
+    NpuDcmi,
+    /// The host's clock.
+    #[serde(rename = "clock")]
+    Clock,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -217,6 +231,10 @@ impl SourceName {
         Self::RdmaQp,
         Self::TcpFlows,
         Self::Inventory,
+        Self::DiskLatency,
+        Self::DiskSmart,
+        Self::NpuDcmi,
+        Self::Clock,
     ];
 
     /// As the source calls itself.
@@ -246,6 +264,10 @@ impl SourceName {
             Self::RdmaQp => "rdma.qp",
             Self::TcpFlows => "tcp.flows",
             Self::Inventory => "inventory",
+            Self::DiskLatency => "disk.latency",
+            Self::DiskSmart => "disk.smart",
+            Self::NpuDcmi => "npu.dcmi",
+            Self::Clock => "clock",
         }
     }
 }
@@ -280,6 +302,20 @@ pub struct Drops {
     pub scope: Scope,
 }
 
+/// Times of disk requests, counted in the kernel.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Disk {
+    /// Whether they are timed at all.
+    pub enabled: bool,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 /// Health of the host and its accelerators.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -290,30 +326,45 @@ pub struct Health {
     pub procfs_root: PathBuf,
     /// NVIDIA's management library: a name that the loader looks up, or a path.
     pub nvml_library: PathBuf,
+    /// Huawei's management library for its NPUs: a name that the loader looks up, or a path.
+    pub dcmi_library: PathBuf,
     /// Huawei's tool for the ports on its NPUs.
     pub hccn_tool: PathBuf,
     /// Where the helper that reads the kernel's log sends to; an empty text: there is no helper.
     pub kmsg_socket: PathBuf,
+    /// Where the helper that asks disks for their health sends to; an empty text: there is no helper.
+    pub disk_socket: PathBuf,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        let HealthConfig { sysfs_root: _, procfs_root, nvml_library, hccn_tool, kmsg_socket } = HealthConfig::default();
-        let kmsg_socket = kmsg_socket.unwrap_or_default();
-        Self { enabled: true, procfs_root, nvml_library, hccn_tool, kmsg_socket }
+        let HealthConfig {
+            sysfs_root: _,
+            procfs_root,
+            nvml_library,
+            dcmi_library,
+            hccn_tool,
+            kmsg_socket,
+            disk_socket,
+        } = HealthConfig::default();
+        let (kmsg_socket, disk_socket) = (kmsg_socket.unwrap_or_default(), disk_socket.unwrap_or_default());
+        Self { enabled: true, procfs_root, nvml_library, dcmi_library, hccn_tool, kmsg_socket, disk_socket }
     }
 }
 
 impl Config {
     /// What the health sources are told; `None` where they are off.
     pub fn health_sources(&self) -> Option<HealthConfig> {
-        let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket } = self.health.clone();
+        let Health { enabled, procfs_root, nvml_library, dcmi_library, hccn_tool, kmsg_socket, disk_socket } =
+            self.health.clone();
         enabled.then(|| HealthConfig {
             sysfs_root: self.sampling.sysfs_root.clone(),
             procfs_root,
             nvml_library,
+            dcmi_library,
             hccn_tool,
             kmsg_socket: Some(kmsg_socket).filter(|path| path != Path::new("")),
+            disk_socket: Some(disk_socket).filter(|path| path != Path::new("")),
         })
     }
 }
@@ -359,6 +410,7 @@ impl Default for Config {
             probe: Probe::default(),
             peers: Peers::default(),
             inventory: Inventory::default(),
+            disk: Disk::default(),
         }
     }
 }

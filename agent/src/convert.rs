@@ -184,6 +184,9 @@ mod tests {
             &crate::job::SIGNALS[..],
             &railwatch_peers::SIGNALS,
             &railwatch_inventory::SIGNALS,
+            &railwatch_disk::SIGNALS,
+            &railwatch_optics_source::TREND_SIGNALS,
+            &[railwatch_health::dcmi::FAULT, railwatch_health::kmsg::TOGETHER],
             &[railwatch_sampling::SLOWED, railwatch_sampling::RESTORED, "gpu.alloc.failed"],
         ]
         .concat();

@@ -5,6 +5,7 @@
 
 use crate::cli::Options;
 use crate::config::Config;
+use crate::disk;
 use crate::drops;
 use crate::gpu::{GpuRoom, MemorySource};
 use crate::inventory;
@@ -164,8 +165,9 @@ impl Agent {
         let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
         let (of_peers, peers) = peers::sources(config, &nic_config, &shared);
         let optics = Box::new(optics) as Box<dyn Source>;
+        let disk = disk::source(&config.disk, &config.sampling.sysfs_root, &shared);
         let inventory = inventory::source(config, &shared);
-        let of_the_host = health.into_iter().chain(of_peers).chain(inventory);
+        let of_the_host = health.into_iter().chain(disk).chain(of_peers).chain(inventory);
         for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(of_the_host) {
             let name = source.name();
             let cadence =

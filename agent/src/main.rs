@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod convert;
 mod daemon;
+mod disk;
 mod drops;
 mod error_names;
 mod gpu;
@@ -60,6 +61,18 @@ fn main() -> ExitCode {
             Ok(false) => ExitCode::FAILURE,
             Err(error) => fail(&format!("{error:#}"), EXIT_USAGE),
         },
+        Command::DiskHelper { every, socket } => {
+            let options = railwatch_health::smart::helper::Options {
+                sysfs_root: "/sys".into(),
+                dev_root: "/dev".into(),
+                socket,
+                every_s: every,
+            };
+            match railwatch_health::smart::helper::run(&options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            }
+        }
         Command::CheckConfig(options) => match options.load() {
             Ok(_) => {
                 println!("{} is good", options.path().display());

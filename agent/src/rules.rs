@@ -4,7 +4,14 @@ use railwatch_sampling::Rule;
 use std::sync::LazyLock;
 
 static ALL: LazyLock<Vec<Rule>> = LazyLock::new(|| {
-    [railwatch_nic::RULES, railwatch_drops::RULES, &railwatch_optics_source::RULES, railwatch_health::RULES].concat()
+    [
+        railwatch_nic::RULES,
+        railwatch_drops::RULES,
+        &railwatch_optics_source::RULES,
+        railwatch_health::RULES,
+        railwatch_disk::RULES,
+    ]
+    .concat()
 });
 
 /// What raises signals, over all sources.

@@ -134,6 +134,8 @@ fn kernels(environment: &Environment) -> Result<()> {
         "railwatch-probe",
         "railwatch-peers",
         "railwatch-inventory",
+        "railwatch-disk",
+        "railwatch-health",
     ];
     for package in PACKAGES {
         let binaries = test_binaries(package, "kernel_")?;

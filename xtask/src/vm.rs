@@ -25,6 +25,14 @@ const BOOT_MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "overlay"];
 /// The guest writes status + 1, so that 1 (a QEMU failure of its own) cannot be mistaken for a guest's 0.
 const EXIT_PORT: u16 = 0xf4;
 
+/// Disks of every guest, without anything behind them: one behind virtio whose every request takes 20 ms, an NVMe controller,
+/// a SATA disk. Tests load their drivers (`virtio_blk`, `nvme`, `ahci` with `sd_mod`).
+const DISKS: [(&str, &str); 3] = [
+    ("driver=null-co,node-name=slow,size=67108864,latency-ns=20000000,read-zeroes=on", "virtio-blk-pci,drive=slow"),
+    ("driver=null-co,node-name=flash,size=67108864,read-zeroes=on", "nvme,drive=flash,serial=RAILWATCH-NVME"),
+    ("driver=null-co,node-name=sata,size=67108864,read-zeroes=on", "ide-hd,drive=sata,bus=ide.0,serial=RAILWATCH-SATA"),
+];
+
 /// The guest's line after which all output is the command's: before it speaks the firmware.
 const GUEST_BEGINS: &str = "railwatch-guest-begins\n";
 
@@ -86,6 +94,7 @@ impl Qemu {
             .args(["-device", &format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1")])
             .args(["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"])
             .args(["-device", "virtio-9p-pci,fsdev=root,mount_tag=root"])
+            .args(DISKS.into_iter().flat_map(|(behind, device)| ["-blockdev", behind, "-device", device]))
             .arg("-kernel")
             .arg(&kernel.vmlinux)
             .arg("-initrd")

@@ -8,6 +8,7 @@
 
 pub mod args;
 pub mod cookie;
+pub mod disk;
 pub mod drops;
 pub mod event;
 pub mod maps;

@@ -3,7 +3,7 @@
 //! In: `/proc/diskstats`, one read for all of them (Documentation/admin-guide/iostats.rst). Out: counters per device and
 //! direction. Mean latency of a window is `disk.operation_time` over `disk.operations`. Only devices with hardware or a
 //! network behind them (`/sys/block/NAME/device`) and software RAIDs are read; partitions and loop devices are not.
-//! Never: the latency of one operation; that needs the block tracepoints, which this source does not use.
+//! Never: the latency of one operation; that needs the block tracepoints, which railwatch-disk uses.
 
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::files::{KeptFile, names};

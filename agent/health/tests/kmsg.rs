@@ -152,3 +152,35 @@ fn a_helper_that_may_not_read_says_what_it_lacks() {
     let error = run(&options).unwrap_err().to_string();
     assert!(error.contains("/nonexistent/kmsg"), "{error}");
 }
+
+#[test]
+fn corrected_errors_in_one_row_of_a_module_are_told_as_that() {
+    let tree = Tree::new();
+    let mut source = Driven::new(&tree.config(), "kmsg");
+    source.off();
+    let (options, mut kernel) = log(&tree);
+    std::thread::spawn(move || run(&options));
+    eventually("the helper's sign of life", || source.probe().is_ok());
+    source.read();
+    for (seq, column) in (20..).zip([0x10, 0x18, 0x20]) {
+        let line = format!(
+            "3,{seq},{seq}000,-;EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#1_DIMM#0 (channel:1 slot:0 \
+             page:0x{column:x} offset:0x0 grain:32 syndrome:0x0 -  err_code:0x0000:0x009f SystemAddress:0x{column:x}000 \
+             ProcessorSocketId:0x0 MemoryControllerId:0x0 ChannelAddress:0x123456789 ChannelId:0x1 RankAddress:0x12345678 \
+             PhysicalRankId:0x0 DimmSlotId:0x0 Row:0x8b53 Column:0x{column:x} Bank:0x3 BankGroup:0x1)\n"
+        );
+        kernel.write_all(line.as_bytes()).unwrap();
+    }
+    let mut told = Vec::new();
+    eventually("the third error", || {
+        source.on_event();
+        told.extend(source.whole_signals());
+        told.iter().any(|signal| signal.name == "host.memory.pattern")
+    });
+    let pattern: Vec<_> = told.iter().filter(|signal| signal.name == "host.memory.pattern").collect();
+    assert_eq!(pattern.len(), 1);
+    assert_eq!(
+        pattern[0].summary,
+        "host memory: 3 corrected errors of a day lie in one row of mc0 CPU_SrcID#0_MC#0_Chan#1_DIMM#0"
+    );
+}

@@ -1,6 +1,6 @@
 //! What a new configuration changes, and whether a running agent can take it.
 
-use super::{Config, Drops, Gpu, Health, Inventory, Peers, Probe, Sampling, Spool, Tape};
+use super::{Config, Disk, Drops, Gpu, Health, Inventory, Peers, Probe, Sampling, Spool, Tape};
 
 /// What becomes of a changed field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
         probe,
         peers,
         inventory,
+        disk: Disk { enabled: disk_enabled },
     } = new;
     compare(*host_name != old.host_name, "host_name", Effect::AfterRestart);
     compare(*state_dir != old.state_dir, "state_dir", Effect::AfterRestart);
@@ -85,12 +86,14 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let Drops { enabled, scope } = drops;
     compare(*enabled != old.drops.enabled, "drops.enabled", Effect::AfterRestart);
     compare(*scope != old.drops.scope, "drops.scope", Effect::AfterRestart);
-    let Health { enabled, procfs_root, nvml_library, hccn_tool, kmsg_socket } = health;
+    let Health { enabled, procfs_root, nvml_library, dcmi_library, hccn_tool, kmsg_socket, disk_socket } = health;
     compare(*enabled != old.health.enabled, "health.enabled", Effect::AfterRestart);
     compare(*procfs_root != old.health.procfs_root, "health.procfs_root", Effect::AfterRestart);
     compare(*nvml_library != old.health.nvml_library, "health.nvml_library", Effect::AfterRestart);
+    compare(*dcmi_library != old.health.dcmi_library, "health.dcmi_library", Effect::AfterRestart);
     compare(*hccn_tool != old.health.hccn_tool, "health.hccn_tool", Effect::AfterRestart);
     compare(*kmsg_socket != old.health.kmsg_socket, "health.kmsg_socket", Effect::AfterRestart);
+    compare(*disk_socket != old.health.disk_socket, "health.disk_socket", Effect::AfterRestart);
     let Tape { enabled, bytes_max } = tape;
     compare(*enabled != old.tape.enabled, "tape.enabled", Effect::AfterRestart);
     compare(*bytes_max != old.tape.bytes_max, "tape.bytes_max", Effect::AfterRestart);
@@ -104,5 +107,6 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*enabled != old.peers.enabled, "peers.enabled", Effect::AfterRestart);
     let Inventory { enabled } = inventory;
     compare(*enabled != old.inventory.enabled, "inventory.enabled", Effect::AfterRestart);
+    compare(*disk_enabled != old.disk.enabled, "disk.enabled", Effect::AfterRestart);
     found
 }

@@ -29,7 +29,7 @@ fn the_documented_file_holds_every_field_with_its_default() {
     let commented = ["host_name", "server_name", "tls_trust", "tls_certificate", "tls_key"];
     let fields = documented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
     // As many as `changes` compares.
-    assert_eq!(fields + commented.len(), 38, "a field is missing in agent.toml, or new");
+    assert_eq!(fields + commented.len(), 41, "a field is missing in agent.toml, or new");
     assert!(commented.iter().all(|field| documented.contains(field)));
 }
 
@@ -68,8 +68,10 @@ fn a_full_file_is_taken_as_written() {
         enabled = false
         procfs_root = "/tmp/proc"
         nvml_library = "/opt/nvml.so"
+        dcmi_library = "/opt/libdcmi.so"
         hccn_tool = "/opt/hccn_tool"
         kmsg_socket = "/run/railwatch-agent/kmsg.sock"
+        disk_socket = "/run/railwatch-agent/disk.sock"
         [tape]
         enabled = false
         bytes_max = 8388608
@@ -82,6 +84,8 @@ fn a_full_file_is_taken_as_written() {
         enabled = false
         [inventory]
         enabled = false
+        [disk]
+        enabled = false
         "#,
     )
     .unwrap();
@@ -89,7 +93,7 @@ fn a_full_file_is_taken_as_written() {
     assert_eq!(config.gpu.scope, Scope::Cgroup("/sys/fs/cgroup/jobs".into()));
     assert_eq!(Duration::from(config.sampling.cadence_ms[&SourceName::RdmaHw]), Duration::from_secs(1));
     let fields: Vec<_> = changes(&Config::default(), &config).iter().map(|change| change.field).collect();
-    assert_eq!(fields.len(), 36, "every field but tls_trust and tls_certificate was changed: {fields:?}");
+    assert_eq!(fields.len(), 39, "every field but tls_trust and tls_certificate was changed: {fields:?}");
     let files = config.credential_files();
     assert_eq!(files.certificate, Path::new("/srv/pki/agent.pem"));
     assert_eq!(files.key, Path::new("/run/secrets/agent.key"));

@@ -6,6 +6,7 @@
 mod agent;
 #[path = "../../uplink/tests/collector/mod.rs"]
 mod collector;
+mod disk;
 mod drops;
 mod gpu;
 mod group;

@@ -214,7 +214,8 @@ fn batches<K: Plain + Default, V: Plain + Default>(
         element_flags: u64,
         flags: u64,
     }
-    let mut room = 512;
+    // Large values with a copy for each of hundreds of CPUs come in smaller batches, so that a batch stays below 256 KiB.
+    let mut room = ((256 * 1024) / (size_of::<V>() * copies).max(1)).clamp(8, 512);
     let mut keys = vec![K::default(); room];
     let mut values = vec![V::default(); room * copies];
     let (mut position, mut next): (u64, u64) = (0, 0);

@@ -5,6 +5,7 @@
 //! [`KmsgSource`] in the agent receives them and turns each into a signal at once.
 //! Never: a line sent as it is, a line that a program wrote into the log taken for the kernel's, or a lost one uncounted.
 
+mod address;
 mod follow;
 pub mod helper;
 mod line;
@@ -17,4 +18,4 @@ pub use follow::Follower;
 pub use line::Line;
 pub use pattern::{PATTERNS, Pattern, recognise};
 pub use record::{Message, Record};
-pub use source::KmsgSource;
+pub use source::{KmsgSource, TOGETHER};

@@ -101,7 +101,7 @@ pub const PATTERNS: &[Pattern] = &[
 ];
 
 /// Longest capture kept, bytes.
-const CAPTURE_BYTES_MAX: usize = 200;
+const CAPTURE_BYTES_MAX: usize = 600;
 
 /// A piece of a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,14 @@
 //! number left out, and counters: records by kind, lines, losses. A helper that has said nothing for half a minute is gone, and
 //! the source is off until it speaks. Never: a datagram believed beyond its bounds, a wait for the helper.
 
+use super::address::{Address, Finding, Together};
 use super::helper::ALIVE_EVERY;
 use super::record::{MESSAGE_BYTES_MAX, Message, Record};
 use super::tell::{Words, kinds, words};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, HOLD_OFF, Kind, Moment, ReadError, SeriesDef,
-    SeriesHandle, SeriesId, Signal, Source, Unavailable,
+    SeriesHandle, SeriesId, Severity, Signal, Source, Unavailable,
 };
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -39,6 +40,7 @@ pub struct KmsgSource {
     counts: Vec<Count>,
     totals: Option<(SeriesHandle, SeriesHandle)>,
     held: HashMap<(usize, String), Held>,
+    memory: Together,
     buffer: Vec<u8>,
 }
 
@@ -72,6 +74,7 @@ impl KmsgSource {
             counts,
             totals: None,
             held: HashMap::new(),
+            memory: Together::default(),
             buffer: vec![0; MESSAGE_BYTES_MAX],
         }
     }
@@ -130,9 +133,20 @@ impl KmsgSource {
         let count = &mut self.counts[words.kind];
         count.records += 1;
         let (series, total) = (count.id, count.records);
+        if let Some(finding) = self.together(&record, now_ns) {
+            batch.signal(together(finding, series, now_ns));
+        }
         if let Some(suppressed) = self.may_tell(&words, now_ns) {
             batch.signal(signal(words, &record, series, total, suppressed, now_ns));
         }
+    }
+
+    /// What a corrected memory error makes known together with those before it.
+    fn together(&mut self, record: &Record, now_ns: u64) -> Option<Finding> {
+        let field = |name: &str| record.fields.get(name).map(String::as_str);
+        let is_one = record.kind == "host.memory.corrected";
+        let address = Address::parse(field("controller")?, field("detail")?).filter(|_| is_one)?;
+        self.memory.take(address, now_ns)
     }
 
     /// How many like it were held back before, where it may be told now.
@@ -234,6 +248,30 @@ impl Drop for KmsgSource {
         if self.socket.is_some() {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The signal of memory errors that lie together.
+pub const TOGETHER: &str = "host.memory.pattern";
+
+fn together(finding: Finding, series: SeriesId, now_ns: u64) -> Signal {
+    let Finding { module, pattern, errors } = finding;
+    let pattern = pattern.name();
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred at most")]
+    let value = errors as f64;
+    Signal {
+        name: TOGETHER,
+        series,
+        entity: Entity { kind: "host", name: "memory".into() },
+        severity: Severity::Warning,
+        moment: Moment::between(now_ns, now_ns),
+        value,
+        previous: None,
+        unit: "{error}",
+        summary: format!("host memory: {errors} corrected errors of a day lie in one {pattern} of {module}"),
+        attributes: vec![("cause", pattern.to_owned()), ("dimm", module), ("origin", "kmsg".to_owned())],
+        incomplete_since_mono_ns: None,
+        suppressed: 0,
     }
 }
 

@@ -1,11 +1,11 @@
-//! The calls of NVML that we make, made safe: everything unsafe of this crate is here.
+//! The calls of NVML that we make, made safe.
 //!
 //! Signatures and values: NVIDIA, `nvml.h` of the CUDA toolkit (API reference, docs.nvidia.com/deploy/nvml-api). The library
 //! is looked up while running; a function that an older one lacks answers [`Code::FUNCTION_NOT_FOUND`]. The library stays mapped
 //! until the process ends: it has threads and handlers of its own.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
-use std::os::unix::ffi::OsStrExt;
+use crate::loading::Mapped;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::path::Path;
 
 /// nvmlReturn_t.
@@ -116,44 +116,41 @@ unsafe impl Send for Library {}
 impl Library {
     /// Maps the library and looks its functions up. Nothing of it runs yet but its constructors.
     pub(super) fn load(path: &Path) -> Result<Self, String> {
-        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| "a path holds no NUL".to_owned())?;
-        // SAFETY: `name` is a valid C string for the call.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        if handle.is_null() {
-            return Err(last_error());
-        }
+        let mapped = Mapped::new(path)?;
         let lacks = |name: &str| format!("{} is no NVML: function {name} is missing", path.display());
         // SAFETY: each type is the documented signature of the function of that name in nvml.h.
         unsafe {
             Ok(Self {
-                init: find(handle, c"nvmlInit_v2").ok_or_else(|| lacks("nvmlInit_v2"))?,
-                shutdown: find(handle, c"nvmlShutdown").ok_or_else(|| lacks("nvmlShutdown"))?,
-                error_string: find(handle, c"nvmlErrorString"),
-                count: find(handle, c"nvmlDeviceGetCount_v2").ok_or_else(|| lacks("nvmlDeviceGetCount_v2"))?,
-                handle_by_index: find(handle, c"nvmlDeviceGetHandleByIndex_v2")
+                init: mapped.find(c"nvmlInit_v2").ok_or_else(|| lacks("nvmlInit_v2"))?,
+                shutdown: mapped.find(c"nvmlShutdown").ok_or_else(|| lacks("nvmlShutdown"))?,
+                error_string: mapped.find(c"nvmlErrorString"),
+                count: mapped.find(c"nvmlDeviceGetCount_v2").ok_or_else(|| lacks("nvmlDeviceGetCount_v2"))?,
+                handle_by_index: mapped
+                    .find(c"nvmlDeviceGetHandleByIndex_v2")
                     .ok_or_else(|| lacks("nvmlDeviceGetHandleByIndex_v2"))?,
-                pci_info: find(handle, c"nvmlDeviceGetPciInfo_v3").ok_or_else(|| lacks("nvmlDeviceGetPciInfo_v3"))?,
-                uuid: find(handle, c"nvmlDeviceGetUUID"),
-                utilization: find(handle, c"nvmlDeviceGetUtilizationRates"),
-                memory: find(handle, c"nvmlDeviceGetMemoryInfo"),
-                clock: find(handle, c"nvmlDeviceGetClockInfo"),
+                pci_info: mapped.find(c"nvmlDeviceGetPciInfo_v3").ok_or_else(|| lacks("nvmlDeviceGetPciInfo_v3"))?,
+                uuid: mapped.find(c"nvmlDeviceGetUUID"),
+                utilization: mapped.find(c"nvmlDeviceGetUtilizationRates"),
+                memory: mapped.find(c"nvmlDeviceGetMemoryInfo"),
+                clock: mapped.find(c"nvmlDeviceGetClockInfo"),
                 // Renamed in 2023; libraries before know the old name alone.
-                throttle_reasons: find(handle, c"nvmlDeviceGetCurrentClocksEventReasons")
-                    .or_else(|| find(handle, c"nvmlDeviceGetCurrentClocksThrottleReasons")),
-                temperature: find(handle, c"nvmlDeviceGetTemperature"),
-                power: find(handle, c"nvmlDeviceGetPowerUsage"),
-                energy: find(handle, c"nvmlDeviceGetTotalEnergyConsumption"),
-                ecc: find(handle, c"nvmlDeviceGetTotalEccErrors"),
-                remapped_rows: find(handle, c"nvmlDeviceGetRemappedRows"),
-                nvlink_state: find(handle, c"nvmlDeviceGetNvLinkState"),
-                nvlink_errors: find(handle, c"nvmlDeviceGetNvLinkErrorCounter"),
-                pcie_replays: find(handle, c"nvmlDeviceGetPcieReplayCounter"),
-                persistence: find(handle, c"nvmlDeviceGetPersistenceMode"),
-                ecc_mode: find(handle, c"nvmlDeviceGetEccMode"),
-                event_set_create: find(handle, c"nvmlEventSetCreate"),
-                event_set_free: find(handle, c"nvmlEventSetFree"),
-                register_events: find(handle, c"nvmlDeviceRegisterEvents"),
-                event_set_wait: find(handle, c"nvmlEventSetWait_v2"),
+                throttle_reasons: mapped
+                    .find(c"nvmlDeviceGetCurrentClocksEventReasons")
+                    .or_else(|| mapped.find(c"nvmlDeviceGetCurrentClocksThrottleReasons")),
+                temperature: mapped.find(c"nvmlDeviceGetTemperature"),
+                power: mapped.find(c"nvmlDeviceGetPowerUsage"),
+                energy: mapped.find(c"nvmlDeviceGetTotalEnergyConsumption"),
+                ecc: mapped.find(c"nvmlDeviceGetTotalEccErrors"),
+                remapped_rows: mapped.find(c"nvmlDeviceGetRemappedRows"),
+                nvlink_state: mapped.find(c"nvmlDeviceGetNvLinkState"),
+                nvlink_errors: mapped.find(c"nvmlDeviceGetNvLinkErrorCounter"),
+                pcie_replays: mapped.find(c"nvmlDeviceGetPcieReplayCounter"),
+                persistence: mapped.find(c"nvmlDeviceGetPersistenceMode"),
+                ecc_mode: mapped.find(c"nvmlDeviceGetEccMode"),
+                event_set_create: mapped.find(c"nvmlEventSetCreate"),
+                event_set_free: mapped.find(c"nvmlEventSetFree"),
+                register_events: mapped.find(c"nvmlDeviceRegisterEvents"),
+                event_set_wait: mapped.find(c"nvmlEventSetWait_v2"),
                 events: std::cell::Cell::new(std::ptr::null_mut()),
                 is_started: std::cell::Cell::new(false),
             })
@@ -382,26 +379,4 @@ fn of_device_and<T: Default>(call: Option<OfDeviceAnd<T>>, device: Device, which
     // SAFETY: as in `of_device`.
     done(unsafe { call(device.0, which, &raw mut answer) })?;
     Ok(answer)
-}
-
-/// A function by name.
-///
-/// # Safety
-/// `F` is the type of a pointer to the function of that name.
-unsafe fn find<F: Copy>(handle: *mut c_void, name: &CStr) -> Option<F> {
-    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
-    // SAFETY: a handle of dlopen that is never closed, and a valid C string.
-    let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
-    // SAFETY: of one size by the assertion; not null; of the type by the caller's promise.
-    (!address.is_null()).then(|| unsafe { std::mem::transmute_copy::<*mut c_void, F>(&address) })
-}
-
-fn last_error() -> String {
-    // SAFETY: takes nothing; answers a string that is valid until the next call of this thread's dl* functions, or null.
-    let text = unsafe { libc::dlerror() };
-    if text.is_null() {
-        return "the loader gave no reason".to_owned();
-    }
-    // SAFETY: not null, and copied before any other call.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

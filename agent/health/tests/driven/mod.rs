@@ -50,8 +50,10 @@ impl Tree {
             sysfs_root: self.sys(""),
             procfs_root: self.proc(""),
             nvml_library: self.0.path().join("libnvidia-ml.so.1"),
+            dcmi_library: self.0.path().join("libdcmi.so"),
             hccn_tool: self.0.path().join("hccn_tool"),
             kmsg_socket: Some(self.0.path().join("kmsg.sock")),
+            disk_socket: Some(self.0.path().join("disk.sock")),
         }
     }
 }

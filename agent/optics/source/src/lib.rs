@@ -14,7 +14,8 @@ mod modules;
 mod pace;
 mod series;
 mod source;
+mod trend;
 
 pub use modules::Modules;
-pub use series::RULES;
+pub use series::{RULES, TREND_SIGNALS};
 pub use source::OpticsSource;

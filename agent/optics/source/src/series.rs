@@ -3,9 +3,10 @@
 //! In: a decoded module. Out: declarations, with the module's own thresholds as bounds where those do not contradict each
 //! other, and readings. A flag that a reading found set is counted, because reading it cleared it.
 
+use crate::trend::{News, Quantity};
 use railwatch_optics::{Lane, Levels, Limits, Module, Thresholds};
 use railwatch_sampling::{
-    Batch, Bounds, Counter, Declare, Entity, Kind, Moment, Rule, SeriesDef, SeriesHandle, Severity, When,
+    Batch, Bounds, Counter, Declare, Entity, Kind, Moment, Rule, SeriesDef, SeriesHandle, Severity, Signal, When,
 };
 
 const CROSSED: When = When::Leaves { raised: "optics.limit.crossed", cleared: "optics.limit.kept" };
@@ -151,6 +152,58 @@ impl Subject {
     }
 }
 
+/// Signals of modules that drift away from their own past, each with the one that ends it.
+pub const TREND_SIGNALS: [&str; 6] = [
+    "optics.trend.rx_falling",
+    "optics.trend.rx_steady",
+    "optics.trend.bias_rising",
+    "optics.trend.bias_steady",
+    "optics.trend.temperature_high",
+    "optics.trend.temperature_usual",
+];
+
+/// A drift as a signal. It is a warning: no threshold was crossed.
+pub(crate) fn drift(interface: &str, news: &News, moment: Moment) -> Signal {
+    let News { quantity, lane, has_drifted, level, reference } = *news;
+    let subject = lane.map_or_else(|| Subject::module(interface), |lane| Subject::lane(interface, lane));
+    let (series, unit, [drifted, back]) = match quantity {
+        Quantity::RxPower => ("hw.optics.rx_power", "mW", [TREND_SIGNALS[0], TREND_SIGNALS[1]]),
+        Quantity::TxBias => ("hw.optics.tx_bias", "mA", [TREND_SIGNALS[2], TREND_SIGNALS[3]]),
+        Quantity::Temperature => ("hw.optics.temperature", "Cel", [TREND_SIGNALS[4], TREND_SIGNALS[5]]),
+    };
+    let Subject { kind, name, .. } = &subject;
+    let how = match (quantity, has_drifted) {
+        (Quantity::RxPower, true) => {
+            format!("received power fell by {:.1} dB to {level:.3} mW", 10.0 * (reference / level).log10())
+        }
+        (Quantity::RxPower, false) => format!("received power is back at {level:.3} mW"),
+        (Quantity::TxBias, true) => format!(
+            "laser bias rose by {:.0} % to {level:.1} mA at constant transmitted power",
+            (level / reference - 1.0) * 100.0
+        ),
+        (Quantity::TxBias, false) => format!("laser bias is back at {level:.1} mA"),
+        (Quantity::Temperature, true) => {
+            format!("an hour at {level:.1} °C, and no hour of the last days above {reference:.1} °C")
+        }
+        (Quantity::Temperature, false) => format!("the temperature is as usual again at {level:.1} °C"),
+    };
+    let def = subject.def(series, unit, Kind::Gauge, None);
+    Signal {
+        name: if has_drifted { drifted } else { back },
+        series: def.id(),
+        entity: def.entity().clone(),
+        severity: if has_drifted { Severity::Warning } else { Severity::Info },
+        moment,
+        value: level,
+        previous: Some(reference),
+        unit,
+        summary: format!("{kind} {name}: {how}"),
+        attributes: def.labels().to_vec(),
+        incomplete_since_mono_ns: None,
+        suppressed: 0,
+    }
+}
+
 impl Declared {
     /// Declares a series for everything that the module gives. Counts are of the cage and go on over another
     /// module of the same shape.
@@ -235,7 +288,7 @@ mod tests {
             assert!(series.contains(&rule.series), "{} is watched and never read", rule.series);
         }
         let readme = include_str!("../README.md");
-        for name in series.into_iter().chain(RULES.iter().flat_map(|rule| rule.when.signals())) {
+        for name in series.into_iter().chain(RULES.iter().flat_map(|rule| rule.when.signals())).chain(TREND_SIGNALS) {
             assert!(readme.contains(&format!("`{name}`")), "{name} is not in README.md");
         }
     }

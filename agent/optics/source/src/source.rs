@@ -8,7 +8,8 @@ use crate::cage::{Lost, Plugged, Refreshed};
 use crate::eeprom::{Eeprom, Files, Interface, Kernel};
 use crate::modules::Modules;
 use crate::pace::Pace;
-use crate::series::Declared;
+use crate::series::{Declared, drift};
+use crate::trend::Trend;
 use nix::libc;
 use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 use railwatch_sampling::clock::monotonic_ns;
@@ -38,6 +39,7 @@ struct Cage {
     state: State,
     pace: Pace,
     declared: Declared,
+    trend: Trend,
 }
 
 enum State {
@@ -121,7 +123,7 @@ impl OpticsSource {
 impl Cage {
     fn new(interface: Interface) -> Self {
         let state = State::Empty { try_at_ns: 0 };
-        Self { interface, state, pace: Pace::default(), declared: Declared::default() }
+        Self { interface, state, pace: Pace::default(), declared: Declared::default(), trend: Trend::default() }
     }
 }
 
@@ -173,7 +175,7 @@ impl Source for OpticsSource {
         let (begin, mut none_read) = (*first, true);
         for place in 0..count {
             let at = (begin + place) % count;
-            let Cage { interface, state, pace, declared } = &mut cages[at];
+            let Cage { interface, state, pace, declared, trend } = &mut cages[at];
             let State::Plugged(plugged) = state else { continue };
             if !none_read && monotonic_ns() - began_ns > *at_once_ns {
                 *first = at;
@@ -189,6 +191,9 @@ impl Source for OpticsSource {
                     if !declared.push(&module, moment, batch) {
                         plugged.gives(&module);
                         batch.ask_for_probe();
+                    }
+                    for news in trend.take(&module, moment.at_ns) {
+                        batch.signal(drift(&interface.name, &news, moment));
                     }
                     modules.set(&interface.name, module);
                 }

@@ -1,0 +1,465 @@
+//! Request times as a source of readings, and the signals of disks that become slow.
+//!
+//! In: the kernel half's counts; each second. Out: quantiles of what ended since the last reading, counts of errors, what is in
+//! flight; every five seconds a judgement of each disk against itself ([`crate::baseline`]). A second without requests has no
+//! quantile: nothing is shown, and not zero. Never: more disks than the bound, or one judged by another's past.
+
+use crate::baseline::{Baseline, Change, Window};
+use crate::histogram::Histogram;
+use crate::kernel::{DiskKernel, disk_name};
+use railwatch_abi::disk::{DISCARD, DiskKey, FLUSH, GPU, KERNEL, OTHER, READ, Requests, WRITE};
+use railwatch_gpu::kernel::LoadError;
+use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::{
+    Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, Rule, SeriesDef, SeriesHandle,
+    SeriesId, Severity, Signal, Source, Unavailable, When,
+};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Says which processes hold a GPU now.
+pub type GpuProcesses = Box<dyn Fn() -> BTreeSet<u32> + Send>;
+
+/// Signals that this source raises by itself.
+pub const SIGNALS: [&str; 2] = ["disk.latency.high", "disk.latency.normal"];
+
+/// Rules on its series.
+pub const RULES: &[Rule] = &[Rule {
+    series: "disk.errors",
+    what: "failed requests",
+    severity: Severity::Error,
+    when: When::Moves { raised: "disk.errors", saturated: "disk.errors" },
+}];
+
+/// Pairs of disk and operation; more are passed over, counted.
+const LINES_MAX: usize = 128;
+/// Time over which a disk is judged.
+const STRETCH_NS: u64 = 5_000_000_000;
+/// Below it nobody notices, microseconds: a disk without moving parts, and one with them.
+const FLOOR_US: f64 = 10_000.0;
+const FLOOR_ROTATING_US: f64 = 100_000.0;
+/// Nothing ended for as long, with requests in flight: it is stuck.
+const STUCK_NS: u64 = STRETCH_NS;
+const QUANTILES: [(u64, &str); 2] = [(500, "0.5"), (990, "0.99")];
+
+/// One operation of one disk.
+struct Line {
+    disk: String,
+    operation: u32,
+    /// By issuer.
+    last: [Requests; 3],
+    stretch: Histogram,
+    /// Requests that had ended when last one did, and when that was; with none in flight, now.
+    progress: (u64, u64),
+    floor_us: f64,
+    baseline: Baseline,
+    handles: Option<Handles>,
+}
+
+struct Handles {
+    /// Of all, and of GPU processes: the quantiles and the longest.
+    times: [[Option<SeriesHandle>; 3]; 2],
+    judged: SeriesId,
+    errors: Option<SeriesHandle>,
+    in_flight: Option<SeriesHandle>,
+    completed: [Option<SeriesHandle>; 3],
+    /// Counters were given their beginning, 0.
+    is_based: bool,
+}
+
+impl Line {
+    fn sum(&self, of: impl Fn(&Requests) -> u64) -> u64 {
+        self.last.iter().map(of).sum()
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.sum(|requests| requests.issued).saturating_sub(self.sum(|requests| requests.completed))
+    }
+
+    /// Notes whether requests end.
+    fn note_progress(&mut self, now_ns: u64) {
+        let completed = self.sum(|requests| requests.completed);
+        if completed != self.progress.0 || self.in_flight() == 0 {
+            self.progress = (completed, now_ns);
+        }
+    }
+
+    fn is_stuck(&self, now_ns: u64) -> bool {
+        self.in_flight() > 0 && now_ns.saturating_sub(self.progress.1) >= STUCK_NS
+    }
+
+    fn declare(&self, declare: &mut Declare<'_>) -> Handles {
+        let direction = operation_name(self.operation);
+        let entity = Entity { kind: "disk", name: self.disk.clone() };
+        let mut series = |name, unit, kind, labels: &[(&'static str, &str)]| {
+            let labels = labels.iter().map(|(key, value)| (*key, (*value).to_owned()));
+            let labels = labels.chain([("disk.io.direction", direction.to_owned())]);
+            let def = SeriesDef::new(name, unit, kind, entity.clone(), labels);
+            (def.id(), declare.series(def))
+        };
+        let mut times = |issuer| {
+            QUANTILES
+                .iter()
+                .map(|(_, name)| *name)
+                .chain(["1"])
+                .map(|quantile| {
+                    series("disk.operation.time", "us", Kind::Gauge, &[("quantile", quantile), ("issuer", issuer)])
+                })
+                .collect::<Vec<_>>()
+        };
+        let (all, gpu) = (times("any"), times("gpu"));
+        let handles = |of: &[(SeriesId, Option<SeriesHandle>)]| [of[0].1, of[1].1, of[2].1];
+        let counter = Kind::Counter(Counter::wrapping(64));
+        Handles {
+            times: [handles(&all), handles(&gpu)],
+            judged: all[1].0,
+            errors: series("disk.errors", "{error}", counter, &[]).1,
+            in_flight: series("disk.operation.in_flight", "{operation}", Kind::Gauge, &[]).1,
+            completed: [GPU, OTHER, KERNEL].map(|issuer| {
+                series("disk.operation.completed", "{operation}", counter, &[("issuer", issuer_name(issuer))]).1
+            }),
+            is_based: false,
+        }
+    }
+}
+
+fn operation_name(operation: u32) -> &'static str {
+    match operation {
+        READ => "read",
+        WRITE => "write",
+        FLUSH => "flush",
+        DISCARD => "discard",
+        _ => "unknown",
+    }
+}
+
+fn issuer_name(issuer: u32) -> &'static str {
+    match issuer {
+        GPU => "gpu",
+        KERNEL => "kernel",
+        _ => "other",
+    }
+}
+
+/// The source `disk.latency`.
+pub struct DiskLatencySource {
+    sysfs: PathBuf,
+    gpu_processes: GpuProcesses,
+    kernel: Option<DiskKernel>,
+    lines: Vec<Line>,
+    by_key: HashMap<(String, u32), usize>,
+    stretch_began_ns: u64,
+}
+
+impl DiskLatencySource {
+    /// A source that learns from `gpu_processes` whose requests to tell apart. Nothing is loaded before the first probe.
+    #[must_use]
+    pub fn new(sysfs: PathBuf, gpu_processes: GpuProcesses) -> Self {
+        Self { sysfs, gpu_processes, kernel: None, lines: Vec::new(), by_key: HashMap::new(), stretch_began_ns: 0 }
+    }
+
+    fn load() -> Result<DiskKernel, Unavailable> {
+        DiskKernel::load().map_err(|error| {
+            let reason = match &error {
+                LoadError::Capability { .. } | LoadError::Lockdown => ErrorReason::Denied,
+                LoadError::Tracepoint { .. } => ErrorReason::Missing,
+                LoadError::Map { source, .. } | LoadError::Program { source, .. } => source.into(),
+                LoadError::Object { .. } | LoadError::Ring(_) => ErrorReason::NotAvailable,
+            };
+            Unavailable::new(reason, error)
+        })
+    }
+
+    /// The folder of a disk: the kernel writes `/` in names as `!` there.
+    fn folder(&self, disk: &str) -> PathBuf {
+        self.sysfs.join("block").join(disk.replace('/', "!"))
+    }
+
+    /// Lets go of disks that are gone.
+    fn forget_gone(&mut self) -> std::io::Result<()> {
+        let gone: BTreeSet<String> =
+            self.lines.iter().map(|line| &line.disk).filter(|disk| !self.folder(disk).exists()).cloned().collect();
+        let Some(kernel) = self.kernel.as_ref().filter(|_| !gone.is_empty()) else { return Ok(()) };
+        let mut keys = Vec::new();
+        kernel.requests(|key, _| keys.push(key))?;
+        for key in keys.iter().filter(|key| gone.contains(&disk_name(key))) {
+            kernel.forget(key)?;
+        }
+        self.lines.retain(|line| !gone.contains(&line.disk));
+        let names = self.lines.iter().map(|line| (line.disk.clone(), line.operation));
+        self.by_key = names.zip(0..).collect();
+        Ok(())
+    }
+
+    /// The line of a kind of request, made at first sight; none beyond the bound.
+    fn line(&mut self, key: &DiskKey, now_ns: u64) -> Option<usize> {
+        let name = (disk_name(key), key.operation);
+        if let Some(line) = self.by_key.get(&name) {
+            return Some(*line);
+        }
+        if self.lines.len() >= LINES_MAX {
+            return None;
+        }
+        let rotates = std::fs::read_to_string(self.folder(&name.0).join("queue/rotational"));
+        self.lines.push(Line {
+            disk: name.0.clone(),
+            operation: name.1,
+            last: [Requests::default(); 3],
+            stretch: Histogram::default(),
+            progress: (0, now_ns),
+            floor_us: if rotates.is_ok_and(|text| text.trim() == "1") { FLOOR_ROTATING_US } else { FLOOR_US },
+            baseline: Baseline::default(),
+            handles: None,
+        });
+        self.by_key.insert(name, self.lines.len() - 1);
+        Some(self.lines.len() - 1)
+    }
+
+    /// The age of the oldest request in flight of each stuck line, by the kernel half and by the kernel's own word.
+    fn stuck(&self, kernel: &DiskKernel, now_ns: u64) -> std::io::Result<HashMap<usize, u64>> {
+        let mut oldest = HashMap::new();
+        if !self.lines.iter().any(|line| line.is_stuck(now_ns)) {
+            return Ok(oldest);
+        }
+        kernel.in_flight(|started| {
+            let name = (disk_name(&started.key), started.key.operation);
+            if let Some(&index) = self.by_key.get(&name).filter(|index| self.lines[**index].is_stuck(now_ns)) {
+                let age_ns = now_ns.saturating_sub(started.at_ns);
+                oldest.entry(index).and_modify(|oldest: &mut u64| *oldest = age_ns.max(*oldest)).or_insert(age_ns);
+            }
+        })?;
+        // A request whose end the kernel half missed is not in flight by the kernel's own word.
+        oldest.retain(|index, _| {
+            let text = std::fs::read_to_string(self.folder(&self.lines[*index].disk).join("inflight"));
+            text.is_ok_and(|text| text.split_whitespace().any(|count| count != "0"))
+        });
+        Ok(oldest)
+    }
+
+    fn judge(&mut self, batch: &mut Batch, moment: Moment, stuck: &HashMap<usize, u64>) {
+        self.stretch_began_ns = moment.at_ns;
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            let stretch = std::mem::take(&mut line.stretch);
+            if line.operation == DISCARD {
+                continue;
+            }
+            let age_ns = stuck.get(&index).copied();
+            let time_us = micros(age_ns.or_else(|| stretch.quantile_ns(900)).unwrap_or(0));
+            let window = Window { requests: stretch.count(), time_us, is_stuck: age_ns.is_some() };
+            let Some(change) = line.baseline.take(&window, line.floor_us) else { continue };
+            if let Some(handles) = &line.handles {
+                batch.signal(signal(line, handles.judged, &window, change, moment));
+            }
+        }
+    }
+}
+
+impl Source for DiskLatencySource {
+    fn name(&self) -> &'static str {
+        "disk.latency"
+    }
+
+    fn kernel_path(&self) -> &str {
+        "tracepoints block:block_rq_issue and block:block_rq_complete"
+    }
+
+    fn cadence(&self) -> CadenceRange {
+        CadenceRange { min: Duration::from_millis(100), default: Duration::from_secs(1), max: Duration::from_secs(10) }
+    }
+
+    fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
+        if self.kernel.is_none() {
+            self.kernel = Some(Self::load()?);
+        }
+        self.forget_gone().map_err(|error| Unavailable::new((&error).into(), error))?;
+        for line in &mut self.lines {
+            let is_based = line.handles.as_ref().is_some_and(|handles| handles.is_based);
+            line.handles = Some(Handles { is_based, ..line.declare(declare) });
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let failed = |error: &std::io::Error| ReadError::io("reading the maps of disk requests", error);
+        let Some(mut kernel) = self.kernel.take() else { return Ok(()) };
+        let done = kernel.set_gpu_processes((self.gpu_processes)()).and_then(|()| self.read_from(&kernel, batch));
+        self.kernel = Some(kernel);
+        done.map_err(|error| failed(&error))
+    }
+}
+
+impl DiskLatencySource {
+    fn read_from(&mut self, kernel: &DiskKernel, batch: &mut Batch) -> std::io::Result<()> {
+        let before_ns = monotonic_ns();
+        let mut now = Vec::new();
+        kernel.requests(|key, requests| now.push((key, requests)))?;
+        let moment = Moment::between(before_ns, monotonic_ns());
+        // Of each line, what ended since the last reading: of all, and of GPU processes.
+        let mut ended: HashMap<usize, [Histogram; 2]> = HashMap::new();
+        for (key, requests) in now {
+            let Some(index) = self.line(&key, moment.at_ns) else {
+                batch.fault(ErrorReason::Overrun);
+                continue;
+            };
+            let line = &mut self.lines[index];
+            let Some(last) = line.last.get_mut(key.issuer as usize) else { continue };
+            let new = Histogram::between(&last.buckets, &requests.buckets);
+            *last = requests;
+            let both = ended.entry(index).or_default();
+            both[0].add(&new);
+            if key.issuer == GPU {
+                both[1].add(&new);
+            }
+        }
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            let ended = ended.remove(&index).unwrap_or_default();
+            line.stretch.add(&ended[0]);
+            line.note_progress(moment.at_ns);
+            push(line, &ended, batch, moment);
+        }
+        if self.lines.iter().any(|line| line.handles.is_none()) {
+            batch.ask_for_probe();
+        }
+        if moment.at_ns.saturating_sub(self.stretch_began_ns) >= STRETCH_NS {
+            let stuck = self.stuck(kernel, moment.at_ns)?;
+            self.judge(batch, moment, &stuck);
+        }
+        Ok(())
+    }
+}
+
+fn push(line: &mut Line, ended: &[Histogram; 2], batch: &mut Batch, moment: Moment) {
+    let (errors, in_flight) = (line.sum(|requests| requests.errors), line.in_flight());
+    let completed = line.last.map(|requests| requests.completed);
+    let Some(handles) = &mut line.handles else { return };
+    for (histogram, handles) in ended.iter().zip(&handles.times) {
+        let quantiles = QUANTILES.map(|(per_thousand, _)| histogram.quantile_ns(per_thousand));
+        let [half, most] = quantiles;
+        for (time_ns, handle) in [half, most, histogram.max_ns()].into_iter().zip(handles) {
+            if let (Some(time_ns), Some(handle)) = (time_ns, handle) {
+                batch.gauge(*handle, micros(time_ns), moment);
+            }
+        }
+    }
+    if let Some(handle) = handles.in_flight {
+        #[expect(clippy::cast_precision_loss, reason = "requests in flight, few")]
+        batch.gauge(handle, in_flight as f64, moment);
+    }
+    // The kernel half counts from 0, so that the first error is a movement too.
+    let is_based = std::mem::replace(&mut handles.is_based, true);
+    for (handle, count) in [(handles.errors, errors)].into_iter().chain(handles.completed.into_iter().zip(completed)) {
+        if let Some(handle) = handle {
+            batch.counter(handle, if is_based { count } else { 0 }, moment);
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact up to 100 days")]
+fn micros(time_ns: u64) -> f64 {
+    time_ns as f64 / 1e3
+}
+
+fn signal(line: &Line, series: SeriesId, window: &Window, change: Change, moment: Moment) -> Signal {
+    let what = operation_name(line.operation);
+    let disk = &line.disk;
+    let (Change::High { usual_us } | Change::Normal { usual_us }) = change;
+    let usual = usual_us
+        .map_or_else(|| "what is usual is not known yet".to_owned(), |us| format!("{} is usual", for_people(us)));
+    let time = for_people(window.time_us);
+    let (name, severity, cause, summary) = match change {
+        Change::High { .. } if window.is_stuck => (
+            SIGNALS[0],
+            Severity::Error,
+            "stuck",
+            format!("disk {disk}: no {what} request ends, the oldest waits for {time}; {usual}"),
+        ),
+        Change::High { .. } => (
+            SIGNALS[0],
+            Severity::Warning,
+            "slow",
+            format!(
+                "disk {disk}: a {what} request takes {time} (nine tenths of {} take less); {usual}",
+                window.requests
+            ),
+        ),
+        Change::Normal { .. } if window.requests == 0 => {
+            (SIGNALS[1], Severity::Info, "idle", format!("disk {disk}: no {what} requests any more"))
+        }
+        Change::Normal { .. } => {
+            (SIGNALS[1], Severity::Info, "usual", format!("disk {disk}: a {what} request takes {time} again; {usual}"))
+        }
+    };
+    Signal {
+        name,
+        series,
+        entity: Entity { kind: "disk", name: disk.clone() },
+        severity,
+        moment,
+        value: window.time_us,
+        previous: usual_us,
+        unit: "us",
+        summary,
+        attributes: vec![("cause", cause.to_owned()), ("disk.io.direction", what.to_owned())],
+        incomplete_since_mono_ns: None,
+        suppressed: 0,
+    }
+}
+
+fn for_people(time_us: f64) -> String {
+    match time_us {
+        us if us >= 1e6 => format!("{:.1} s", us / 1e6),
+        us if us >= 1e3 => format!("{:.1} ms", us / 1e3),
+        us => format!("{us:.0} µs"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reading each second: of GPU processes and of the kernel, how many were issued and have ended.
+    fn stuck_at(readings: &[[(u64, u64); 2]]) -> Vec<usize> {
+        let (mut source, second_ns) =
+            (DiskLatencySource::new("/nowhere".into(), Box::new(BTreeSet::new)), 1_000_000_000);
+        let key = DiskKey { operation: WRITE, ..DiskKey::default() };
+        let index = source.line(&key, 0).expect("the first");
+        let line = &mut source.lines[index];
+        let mut stuck = Vec::new();
+        for (second, reading) in readings.iter().enumerate() {
+            for (issuer, (issued, completed)) in [GPU, KERNEL].into_iter().zip(reading) {
+                line.last[issuer as usize] = Requests { issued: *issued, completed: *completed, ..Requests::default() };
+            }
+            line.note_progress(second as u64 * second_ns);
+            if line.is_stuck(second as u64 * second_ns) {
+                stuck.push(second);
+            }
+        }
+        stuck
+    }
+
+    #[test]
+    fn a_disk_is_stuck_where_requests_are_in_flight_and_none_ends_whoever_made_them() {
+        let idle = [(10, 10), (20, 20)];
+        let waits = [(10, 10), (21, 20)];
+        for (what, readings, expected) in [
+            ("idle", vec![idle; 9], vec![]),
+            ("one waits for seven seconds, others are idle", vec![waits; 8], vec![5, 6, 7]),
+            ("idle before", [vec![idle; 9], vec![waits; 6]].concat(), vec![13, 14]),
+            ("others go on", (0..9).map(|n| [(10 + n, 10 + n), (21, 20)]).collect(), vec![]),
+            ("it ends", [vec![waits; 6], vec![[(10, 10), (21, 21)]; 3]].concat(), vec![5]),
+        ] {
+            assert_eq!(stuck_at(&readings), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn kinds_beyond_the_bound_have_no_line() {
+        let mut source = DiskLatencySource::new("/nowhere".into(), Box::new(BTreeSet::new));
+        for number in 0..=LINES_MAX {
+            let mut key = DiskKey::default();
+            key.name[..2].copy_from_slice(&[b'a', number as u8]);
+            assert_eq!(source.line(&key, 0).is_some(), number < LINES_MAX);
+        }
+    }
+}

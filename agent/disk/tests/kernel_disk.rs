@@ -1,0 +1,371 @@
+//! Real requests with known counts, against the kernel's own statistics. On the running kernel a loop device over a file; in
+//! the virtual machines of `cargo xtask test kernels` a disk behind virtio, and one whose every request takes 20 ms. Needs
+//! root (CAP_SYS_ADMIN).
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+
+use railwatch_abi::disk::{BUCKETS, DiskKey, FLUSH, GPU, KERNEL, OTHER, READ, Requests, WRITE};
+use railwatch_disk::{DiskKernel, DiskLatencySource, Histogram, RULES, disk_name};
+use railwatch_sampling::{Batch, Catalog, Output, Recorder, Source};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// One test at a time: they count the same devices.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn in_vm() -> bool {
+    std::env::var_os("RAILWATCH_VM").is_some()
+}
+
+fn done(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// A loop device over a file of 16 MiB, detached in the end.
+struct Loop {
+    device: PathBuf,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Loop {
+    /// In memory: what its own disk does is of no interest.
+    fn new() -> Self {
+        Self::below(Path::new("/dev/shm"))
+    }
+
+    fn below(folder: &Path) -> Self {
+        if in_vm() {
+            done("modprobe", &["loop"]);
+        }
+        let file = tempfile::NamedTempFile::new_in(folder).unwrap();
+        file.as_file().set_len(16 << 20).unwrap();
+        let device = done("losetup", &["--find", "--show", file.path().to_str().unwrap()]);
+        Self { device: device.into(), _file: file }
+    }
+
+    fn name(&self) -> String {
+        self.device.file_name().unwrap().to_string_lossy().into_owned()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        done("losetup", &["--detach", self.device.to_str().unwrap()]);
+    }
+}
+
+/// A page of memory at an address that direct IO takes.
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
+fn direct(device: &Path) -> File {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(device).unwrap()
+}
+
+/// Completed requests of a disk by the kernel's own statistics: reads, writes, flushes
+/// (Documentation/block/stat.rst).
+fn statistics(disk: &str) -> [u64; 3] {
+    let text = std::fs::read_to_string(format!("/sys/block/{disk}/stat")).unwrap();
+    let words: Vec<u64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    [words[0], words[4], words[15]]
+}
+
+/// What the kernel half counted of a disk, by operation and issuer.
+fn counted(kernel: &DiskKernel, disk: &str) -> BTreeMap<(u32, u32), Requests> {
+    let mut found = BTreeMap::new();
+    kernel
+        .requests(|key: DiskKey, requests| {
+            if disk_name(&key) == disk {
+                found.insert((key.operation, key.issuer), requests);
+            }
+        })
+        .unwrap();
+    found
+}
+
+fn completed(kernel: &DiskKernel, disk: &str, operation: u32) -> u64 {
+    counted(kernel, disk).iter().filter(|((of, _), _)| *of == operation).map(|(_, requests)| requests.completed).sum()
+}
+
+/// Reads and writes a device directly, each request of its own, and flushes it.
+fn work(device: &Path, reads: u64, writes: u64, flushes: u64) {
+    let (file, mut page) = (direct(device), Page([7; 4096]));
+    for request in 0..writes {
+        file.write_all_at(&page.0, request % 1024 * 4096).unwrap();
+    }
+    for request in 0..reads {
+        file.read_exact_at(&mut page.0, request % 1024 * 4096).unwrap();
+    }
+    for _ in 0..flushes {
+        file.write_all_at(&page.0, 0).unwrap();
+        file.sync_data().unwrap();
+    }
+}
+
+/// The disks to test: a loop device everywhere, and in the virtual machines the one behind virtio.
+fn virtio() -> Option<PathBuf> {
+    if !in_vm() {
+        eprintln!("no virtio disk of its own here: tested in the virtual machines (`cargo xtask test kernels`)");
+        return None;
+    }
+    done("modprobe", &["virtio_blk"]);
+    let end = Instant::now() + Duration::from_secs(20);
+    while !Path::new("/dev/vda").exists() {
+        assert!(Instant::now() < end, "the virtual machine has no /dev/vda");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Some("/dev/vda".into())
+}
+
+#[test]
+fn counts_are_the_kernels_own() {
+    let _turn = turn();
+    let looped = Loop::new();
+    for device in [Some(looped.device.clone()), virtio()].into_iter().flatten() {
+        let disk = device.file_name().unwrap().to_string_lossy().into_owned();
+        let kernel = DiskKernel::load().unwrap();
+        assert_eq!(kernel.off(), [], "this kernel tells everything");
+        let before = statistics(&disk);
+        let (reads, writes, flushes) = if disk == "vda" { (40, 30, 0) } else { (3_000, 2_000, 5) };
+        work(&device, reads, writes, flushes);
+        // Of a flush the kernel counts the flush, and as a write the empty request that asked for it.
+        let after = statistics(&disk);
+        let own = [READ, WRITE, FLUSH].map(|operation| completed(&kernel, &disk, operation));
+        let grew = [0, 1, 2].map(|index| after[index] - before[index]);
+        assert_eq!(own[0], grew[0], "reads of {disk}: {own:?} and {grew:?}");
+        assert_eq!(own[2], grew[2], "flushes of {disk}: {own:?} and {grew:?}");
+        assert!(own[1] == grew[1] || own[1] + flushes == grew[1], "writes of {disk}: {own:?} and {grew:?}");
+        assert_eq!((own[0] >= reads, own[1]), (true, writes + flushes), "{disk}");
+        let (mut issued, mut all) = (0, 0);
+        kernel
+            .requests(|_, requests| {
+                issued += requests.issued;
+                let in_buckets = Histogram::between(&[0; BUCKETS], &requests.buckets).count();
+                assert!(in_buckets <= requests.completed);
+                all += 1;
+            })
+            .unwrap();
+        let books = kernel.books().unwrap();
+        let sum = issued + books.reissued + books.started_full + books.kinds_full;
+        // Other disks of the host go on meanwhile: the books were read after the counts.
+        assert!(all > 0 && books.seen >= sum && books.seen <= sum + 1_000, "{books:?} {issued}");
+        assert_eq!((books.started_full, books.kinds_full), (0, 0), "{books:?}");
+        for ((operation, issuer), requests) in counted(&kernel, &disk) {
+            assert_eq!(requests.issued, requests.completed, "{disk} {operation} {issuer}: none is in flight");
+            assert_eq!(requests.errors, 0);
+            assert!(requests.completed == 0 || requests.time_ns > 0);
+        }
+    }
+}
+
+#[test]
+fn reads_of_a_gpu_process_and_of_its_children_are_told_apart() {
+    let _turn = turn();
+    let looped = Loop::new();
+    let disk = looped.name();
+    let mut kernel = DiskKernel::load().unwrap();
+    let reads_by = |kernel: &DiskKernel, issuer| {
+        counted(kernel, &disk).get(&(READ, issuer)).map_or(0, |requests| requests.completed)
+    };
+    let read_by_child = || {
+        let from = format!("if={}", looped.device.display());
+        done("dd", &[&from, "of=/dev/null", "bs=4096", "count=50", "iflag=direct"]);
+    };
+    // A loop device's requests are handed over by whoever asks, or by the kernel where its queue is run later.
+    work(&looped.device, 100, 0, 0);
+    let (other, by_kernel) = (reads_by(&kernel, OTHER), reads_by(&kernel, KERNEL));
+    assert!(other + by_kernel >= 100 && other >= 50, "{other} {by_kernel}");
+    assert_eq!(reads_by(&kernel, GPU), 0);
+    kernel.set_gpu_processes(BTreeSet::from([std::process::id()])).unwrap();
+    work(&looped.device, 100, 0, 0);
+    read_by_child();
+    let gpu = reads_by(&kernel, GPU);
+    assert!(gpu >= 75, "{gpu} of 150 by this process and its child");
+    kernel.set_gpu_processes(BTreeSet::new()).unwrap();
+    work(&looped.device, 100, 0, 0);
+    assert_eq!(reads_by(&kernel, GPU), gpu, "it holds no GPU any more");
+}
+
+/// One source, driven by hand.
+struct Driven {
+    source: DiskLatencySource,
+    recorder: Recorder,
+    out: Output,
+}
+
+impl Driven {
+    fn new() -> Self {
+        let source = DiskLatencySource::new("/sys".into(), Box::new(BTreeSet::new));
+        let window = Duration::from_secs(100_000_000);
+        let recorder = Recorder::new("disk.latency", window, RULES, Arc::new(Catalog::default()));
+        let mut new = Self { source, recorder, out: Output::default() };
+        new.probe();
+        new
+    }
+
+    fn probe(&mut self) {
+        let Self { source, recorder, out } = self;
+        recorder.probe(0, out, |declare| source.probe(declare)).unwrap();
+    }
+
+    /// The values read, by series name, direction, quantile and issuer of one disk.
+    fn read(&mut self, disk: &str) -> BTreeMap<String, f64> {
+        let mut batch = Batch::with_capacity(4096);
+        self.source.read(&mut batch).unwrap();
+        let defs: BTreeMap<_, _> = self
+            .recorder
+            .living()
+            .filter(|(_, def)| def.entity().name == disk)
+            .map(|(handle, def)| {
+                let labels = ["disk.io.direction", "quantile", "issuer"].map(|key| def.label(key).unwrap_or_default());
+                (handle.index(), format!("{} {}", def.name(), labels.join(" ").trim()))
+            })
+            .collect();
+        let mut values = BTreeMap::new();
+        for reading in batch.readings() {
+            let value = match reading.value {
+                railwatch_sampling::Value::Gauge(value) => value,
+                railwatch_sampling::Value::Counter(count) => count as f64,
+            };
+            if let Some(name) = defs.get(&reading.series.index()) {
+                values.insert(name.clone(), value);
+            }
+        }
+        self.recorder.record(&batch, &mut self.out);
+        self.probe();
+        values
+    }
+}
+
+#[test]
+fn a_second_with_requests_has_its_quantiles_and_one_without_has_none() {
+    let _turn = turn();
+    let looped = Loop::new();
+    let disk = looped.name();
+    let mut driven = Driven::new();
+    work(&looped.device, 10, 0, 0);
+    driven.read(&disk);
+    work(&looped.device, 500, 0, 0);
+    let values = driven.read(&disk);
+    let time = |quantile: &str| values[&format!("disk.operation.time read {quantile} any")];
+    let (half, most, longest) = (time("0.5"), time("0.99"), time("1"));
+    assert!(half > 0.0 && half <= most && most <= longest && longest < 60e6, "{values:?}");
+    assert!(!values.contains_key("disk.operation.time read 0.5 gpu"), "no GPU process read: {values:?}");
+    assert!(values.contains_key("disk.errors read"), "{values:?}");
+    let values = driven.read(&disk);
+    assert!(!values.keys().any(|name| name.starts_with("disk.operation.time")), "nothing ended: {values:?}");
+    assert_eq!(values["disk.operation.in_flight read"], 0.0);
+    assert!(driven.out.signals.is_empty(), "{:?}", driven.out.signals);
+}
+
+/// A disk whose every request takes 20 ms and more, in the virtual machine.
+#[test]
+fn a_slow_disk_shows_its_delay() {
+    let _turn = turn();
+    if virtio().is_none() {
+        return;
+    }
+    let mut driven = Driven::new();
+    let device = Path::new("/dev/vda");
+    work(device, 1, 1, 0);
+    driven.read("vda");
+    work(device, 20, 20, 0);
+    let values = driven.read("vda");
+    for direction in ["read", "write"] {
+        let half = values[&format!("disk.operation.time {direction} 0.5 any")];
+        assert!((18_000.0..200_000.0).contains(&half), "{direction}: {values:?}");
+    }
+}
+
+/// A file system in memory of 64 KiB, unmounted in the end.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        done("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", folder.path().to_str().unwrap()]);
+        Self(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        done("umount", &["--lazy", self.0.path().to_str().unwrap()]);
+    }
+}
+
+/// An error that the device returns is counted as one, and raises its signal.
+#[test]
+fn a_failed_request_is_counted_and_told() {
+    let _turn = turn();
+    // The loop device is larger than what its file can take.
+    let small = Small::new();
+    let looped = Loop::below(small.0.path());
+    let disk = looped.name();
+    let mut driven = Driven::new();
+    work(&looped.device, 1, 1, 0);
+    driven.read(&disk);
+    driven.read(&disk);
+    let (file, page) = (direct(&looped.device), Page([7; 4096]));
+    let failed = (0..64).filter(|at| file.write_all_at(&page.0, at * 4096).is_err()).count();
+    assert!(failed > 0, "64 KiB hold no 256 KiB");
+    let values = driven.read(&disk);
+    assert!(values["disk.errors write"] >= failed as f64, "{failed}: {values:?}");
+    assert_eq!(values["disk.errors read"], 0.0, "{values:?}");
+    assert_eq!(driven.out.signals.iter().map(|signal| signal.name).collect::<Vec<_>>(), ["disk.errors"]);
+}
+
+/// `cargo test -p railwatch-disk --test kernel_disk -- --ignored --exact cost_per_request --nocapture`
+#[test]
+#[ignore = "a measurement; it switches the kernel's BPF statistics on for its time"]
+fn cost_per_request() {
+    let _turn = turn();
+    let looped = Loop::new();
+    let kernel = DiskKernel::load().unwrap();
+    let switch = Path::new("/proc/sys/kernel/bpf_stats_enabled");
+    std::fs::write(switch, "1").unwrap();
+    work(&looped.device, 20_000, 20_000, 0);
+    std::fs::write(switch, "0").unwrap();
+    let field = |text: &str, name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().parse().unwrap()
+    };
+    let mut sum = 0.0;
+    for program in kernel.programs() {
+        use std::os::fd::AsRawFd;
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd())).unwrap();
+        let (time, runs) = (field(&text, "run_time_ns"), field(&text, "run_cnt"));
+        // One or two end while the switch is thrown.
+        assert!(runs >= 39_900.0, "{text}");
+        println!("a program of {runs} runs: {:.0} ns each", time / runs);
+        sum += time / runs;
+    }
+    println!("a request: {sum:.0} ns");
+    drop(kernel);
+    let mut driven = Driven::new();
+    work(&looped.device, 100, 100, 0);
+    driven.read(&looped.name());
+    let mut batch = Batch::with_capacity(4096);
+    let mut reads: Vec<_> = (0..200)
+        .map(|_| {
+            batch.clear();
+            let began = Instant::now();
+            driven.source.read(&mut batch).unwrap();
+            began.elapsed()
+        })
+        .collect();
+    reads.sort_unstable();
+    println!("a reading of the source: {:?} (median), {:?} (worst of 200)", reads[100], reads[199]);
+}
