@@ -10,6 +10,7 @@ use crate::gpu::{GpuRoom, MemorySource};
 use crate::job::JobTap;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
+use crate::placement::PlacementRoom;
 use crate::privileges::{Facts, Limitation};
 use crate::reload::Reloader;
 use crate::shared::Shared;
@@ -84,6 +85,7 @@ struct Agent {
     uplink: std::thread::JoinHandle<()>,
     state: StateSender,
     scrapers: CancellationToken,
+    placement: PlacementRoom,
 }
 
 impl Agent {
@@ -176,8 +178,9 @@ impl Agent {
             &shared,
             &scrapers,
         );
+        let placement = PlacementRoom::start(config, gpu.is_some(), &shared, &outbox)?;
         outbox.uplink().set_limitations(wire(&shared.limitations()));
-        Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers })
+        Ok(Self { shared, outbox, sampler, gpu, gpu_series_max, uplink: uplink_thread, state, scrapers, placement })
     }
 
     async fn until_told(&mut self, told: &mut Told, reloader: &mut Reloader) {
@@ -215,6 +218,7 @@ impl Agent {
     fn end(self) {
         tracing::info!("ending");
         self.scrapers.cancel();
+        self.placement.stop();
         if let Some(gpu) = self.gpu {
             gpu.stop();
         }

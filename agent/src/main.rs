@@ -19,6 +19,7 @@ mod metrics;
 mod notify;
 mod outbox;
 mod page;
+mod placement;
 mod privileges;
 mod reload;
 mod rules;

@@ -107,6 +107,24 @@ pub enum Command {
     },
     /// Optical modules: what each is and measures; or what an image of one says
     Optics(Optics),
+    /// Jobs over all hosts: their ranks with host, process, GPUs and container, and their communicators
+    Jobs {
+        /// Only those that run on this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// GPUs, NICs and NVMe disks of each host, and how near each GPU is to the others
+    Placement {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full

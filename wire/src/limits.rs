@@ -20,3 +20,15 @@ pub const TAPE_SERIES_MAX: usize = 512;
 pub const TAPE_READINGS_MAX: usize = 200_000;
 /// Readings in one `TapePiece`: small, so that a signal never stands behind much of a tape.
 pub const TAPE_PIECE_READINGS_MAX: usize = 4096;
+/// Devices in one `PlacementState`.
+pub const DEVICES_PER_HOST_MAX: usize = 512;
+/// Paths between devices in one `PlacementState`.
+pub const DEVICE_PATHS_PER_HOST_MAX: usize = 4096;
+/// Bridges above a device, and other names of one.
+pub const DEVICE_NAMES_MAX: usize = 64;
+/// Tasks in one `PlacementState`, ended ones included.
+pub const TASKS_PER_HOST_MAX: usize = 1280;
+/// Variables of a task's environment.
+pub const TASK_VARIABLES_MAX: usize = 64;
+/// Contradictions of a task.
+pub const TASK_CONTRADICTIONS_MAX: usize = 8;

@@ -126,7 +126,11 @@ mod tests {
             (ExitStatus(3 << 8), None, None, false),
             (ExitStatus(9), None, None, false),
         ] {
-            assert_eq!((status.exit_code(), status.signal(), status.core_dumped()), (exit_code, signal, core), "{status:?}");
+            assert_eq!(
+                (status.exit_code(), status.signal(), status.core_dumped()),
+                (exit_code, signal, core),
+                "{status:?}"
+            );
         }
         assert_eq!(known(9).oom_killed(), None);
         assert_eq!(ExitStatus(ExitStatus::OOM_KNOWN | 9).oom_killed(), Some(false));

@@ -23,5 +23,6 @@ mod sources;
 mod thermal;
 pub mod xid;
 
+pub use nvml::{NvmlGpu, gpus as nvml_gpus};
 pub use rules::RULES;
 pub use sources::{HealthConfig, HealthSources};

@@ -185,3 +185,27 @@ fn a_library_without_driver_or_gpus_or_that_is_none_is_off_with_its_own_words() 
     let (_, text) = Driven::new(&other, "gpu.nvml").off();
     assert!(text.contains("nvmlInit_v2 is missing"), "{text}");
 }
+
+#[test]
+fn where_nvlinks_lead_is_told_by_address() {
+    let state =
+        "count 4\nnvlinks.0 4\nnvlink_to.0 1\nnvlinks.1 4\nnvlink_to.1 0\nnvlinks.2 2\nnvlink_to.2 101\nnvlinks.3 3\n";
+    let double = Double::new(&[], state);
+    let library = double.tree.config().nvml_library;
+    let gpus = railwatch_health::nvml_gpus(&library).unwrap();
+    let found: Vec<_> =
+        gpus.iter().map(|gpu| (gpu.address.as_str(), gpu.links.len(), gpu.links.first().map(String::as_str))).collect();
+    assert_eq!(
+        found,
+        [
+            ("0000:10:00.0", 4, Some("0000:11:00.0")),
+            ("0000:11:00.0", 4, Some("0000:10:00.0")),
+            ("0000:12:00.0", 2, Some("0000:c1:00.0")),
+            ("0000:13:00.0", 0, None),
+        ],
+        "a link whose other end is not told is none"
+    );
+    assert!(gpus[0].uuid.starts_with("GPU-"), "{gpus:?}");
+    double.set("init 9\n");
+    assert!(railwatch_health::nvml_gpus(&library).is_err_and(|why| why.contains("Driver Not Loaded")));
+}

@@ -12,6 +12,7 @@ mod group;
 mod health;
 mod memory;
 mod metrics;
+mod placement;
 mod privacy;
 mod privileges;
 mod reload;

@@ -8,6 +8,7 @@
 mod definitions;
 mod drops;
 mod host;
+mod placement;
 mod port_health;
 mod render;
 pub mod rows;
@@ -22,7 +23,10 @@ pub use text::rfc3339;
 use crate::clock::Timeline;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
-use rows::{Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow, SourceCostRow};
+use rows::{
+    Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, JobRow, NicRow, OpticsRow, PlacementRow,
+    SourceCostRow,
+};
 use std::{
     collections::HashMap,
     sync::{
@@ -203,6 +207,16 @@ impl Live {
     /// One row per optical module, by host and interface.
     pub fn optics(&self) -> Vec<OpticsRow> {
         self.cells().iter().flat_map(|cell| render::optics(&cell.lock())).collect()
+    }
+
+    /// One row per host that says how its devices sit.
+    pub fn placement(&self) -> Vec<PlacementRow> {
+        self.cells().iter().filter_map(|cell| placement::row(&cell.lock())).collect()
+    }
+
+    /// One row per job, over all hosts.
+    pub fn jobs(&self) -> Vec<JobRow> {
+        placement::jobs(self.cells().iter().flat_map(|cell| placement::members(&cell.lock())).collect())
     }
 }
 

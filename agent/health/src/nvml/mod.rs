@@ -8,6 +8,7 @@
 #[expect(unsafe_code, reason = "a C library without a header for Rust: all of its calls are in this one module")]
 mod library;
 mod readings;
+mod topology;
 
 use library::{Code, Device, Library};
 use railwatch_sampling::clock::monotonic_ns;
@@ -19,6 +20,7 @@ pub(crate) use readings::{ECC_CORRECTED, ECC_UNCORRECTED};
 use readings::{GROUPS, Shape};
 use std::path::PathBuf;
 use std::time::Duration;
+pub use topology::{NvmlGpu, gpus};
 
 /// Dear groups (NVLink, lifetime counts, row remapping) are read at each so-manieth reading.
 const SLOW_EVERY: u32 = 5;
