@@ -103,7 +103,7 @@ impl Limited {
     fn new(bytes: u64) -> Option<Self> {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mount = |kind: &str, option: &str| {
-            let mut lines = mounts.lines().filter_map(|line| line.split_once(" - ").map(|(left, right)| (left, right)));
+            let mut lines = mounts.lines().filter_map(|line| line.split_once(" - "));
             let (left, _) = lines.find(|(_, right)| {
                 right.starts_with(kind) && (option.is_empty() || right.split([' ', ',']).any(|word| word == option))
             })?;

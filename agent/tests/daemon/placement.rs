@@ -53,7 +53,9 @@ fn every_process_has_its_job_and_rank_and_its_end_is_told_once() {
     let groups = slurm_groups(&group);
     let collector = site.listen("127.0.0.1:0");
     let agent = scoped(&site, &collector.address, &group);
-    let _keeper = Caller::start(&group, |_| {});
+    // The library is traced before the others begin.
+    let keeper = Caller::start(&group, |_| {});
+    eventually("the library is attached", || crate::gpu::attached(&site, keeper.pid()));
     // (what it does at its end, severity, an attribute of it)
     for (index, (line, severity, key, value)) in [
         ("exit 0", Severity::Info, "exit_code", "0"),
@@ -72,6 +74,7 @@ fn every_process_has_its_job_and_rank_and_its_end_is_told_once() {
             command.env("MASTER_ADDR", "10.0.0.1").env("AWS_SECRET_ACCESS_KEY", "s3cret");
         });
         let pid = caller.pid();
+        eventually("the process is traced", || crate::gpu::attached(&site, pid));
         assert_eq!(caller.call("cudaMalloc &0 4096"), 0);
         eventually("its job is known", || task(&site, pid).is_some());
         let found = task(&site, pid).unwrap();
