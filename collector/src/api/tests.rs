@@ -433,7 +433,8 @@ async fn placement_is_told_by_host_and_jobs_over_all_hosts() {
             ..v1::Task::default()
         };
         let device = v1::Device { kind: "gpu".into(), name: "0".into(), ..v1::Device::default() };
-        let placement = v1::PlacementState { devices: vec![device], tasks: vec![task], ..v1::PlacementState::default() };
+        let placement =
+            v1::PlacementState { devices: vec![device], tasks: vec![task], ..v1::PlacementState::default() };
         let snapshot = v1::Snapshot { placement: Some(placement), ..v1::Snapshot::default() };
         collector.live.host(host).lock().take(snapshot);
     }
