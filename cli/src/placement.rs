@@ -107,7 +107,7 @@ mod tests {
         );
         assert_eq!(
             JOBS.table(&[row.unwrap()], 0, false),
-            "JOB  SCHEDULER  NAME  RANKS  HOSTS                  COMMUNICATORS  ENDED BADLY                                  CONTRADICTIONS\n\
+            "JOB  SCHEDULER  NAME  RANKS  HOSTS                  COMMUNICATORS  ENDED BADLY                                      CONTRADICTIONS\n\
              42   slurm      -       1/8  a, b, c, d and 1 more              1  rank 2: code 3, pid 17: signal 9, out of memory               1\n"
         );
     }
