@@ -72,6 +72,12 @@ static CONFIG: Config = Config {
     task_start_boottime: 0,
     event_cap: 0,
     stacks: 0,
+    task_exit_code: 0,
+    task_group_leader: 0,
+    signal_flags: 0,
+    signal_group_exit_code: 0,
+    signal_oom_mm: 0,
+    pad: 0,
 };
 
 /// Reads a field of the configuration. Volatile: the compiler must not take the zeros above for the truth.

@@ -1,14 +1,14 @@
 //! Processes: first sight, scope, end.
 //!
 //! In: calls of threads not seen before, exits, execs. Out: `TGIDS` (which process a tgid is now), `PROCESSES`, and an
-//! event when one is gone. The agent sweeps what a gone process leaves in the maps; being told twice or never does no
+//! event when one is gone, with how it ended. The agent sweeps what a gone process leaves in the maps; being told twice or never does no
 //! harm, because it also compares with `TGIDS`.
 
 use aya_ebpf::bindings::{BPF_NOEXIST, task_struct};
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_comm, bpf_get_current_task};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use railwatch_abi::cookie::Cookie;
-use railwatch_abi::event::EventKind;
+use railwatch_abi::event::{EventKind, ExitStatus};
 use railwatch_abi::maps::{LAYERS, Process, ProcessKey, REASONS, Reason};
 
 use crate::maps::{PROCESSES, TGIDS, config};
@@ -106,16 +106,19 @@ pub fn exited() {
     let tgid = (pid_tgid >> 32) as u32;
     // SAFETY: the value is copied out at once.
     let Some(&key) = (unsafe { TGIDS.get(tgid) }) else { return };
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let signal: u64 = match config!(task_signal) {
+        0 => 0,
+        offset => field(task, offset).unwrap_or(0),
+    };
     let last = match config!(task_signal) {
         0 => pid_tgid as u32 == tgid,
         // `do_exit` has taken this thread off `live` already.
-        // SAFETY: a helper without arguments.
-        offset => field::<u64>(unsafe { bpf_get_current_task() }, offset)
-            .and_then(|signal| field::<i32>(signal, config!(signal_live)))
-            == Some(0),
+        _ => signal != 0 && field::<i32>(signal, config!(signal_live)) == Some(0),
     };
     if last {
-        gone(tgid, key, 0);
+        gone(tgid, key, 0, status(task, signal));
     }
 }
 
@@ -125,13 +128,45 @@ pub fn executed() {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     // SAFETY: the value is copied out at once.
     if let Some(&key) = unsafe { TGIDS.get(tgid) } {
-        gone(tgid, key, 1);
+        gone(tgid, key, 1, 0);
+    }
+}
+
+/// Set while all threads end together, be it by exit_group(2), by a signal, or as the last one ends (include/linux/sched/signal.h).
+const SIGNAL_GROUP_EXIT: u32 = 4;
+
+/// How the process of `task`, its last thread, ends: an [`ExitStatus`] as its parent will read it from wait(2)
+/// (`wait_task_zombie` in kernel/exit.c).
+#[inline(always)]
+fn status(task: u64, signal: u64) -> u64 {
+    let (flags, group_code) = (config!(signal_flags), config!(signal_group_exit_code));
+    let (leader, code) = (config!(task_group_leader), config!(task_exit_code));
+    let mut status = 0;
+    if signal != 0 && config!(signal_oom_mm) != 0 {
+        status |= match field::<u64>(signal, config!(signal_oom_mm)) {
+            Some(0) => ExitStatus::OOM_KNOWN,
+            Some(_) => ExitStatus::OOM_KNOWN | ExitStatus::OOM_KILLED,
+            None => 0,
+        };
+    }
+    if signal == 0 || flags == 0 || group_code == 0 || leader == 0 || code == 0 {
+        return status;
+    }
+    let of_group = field::<u32>(signal, flags).unwrap_or(0) & SIGNAL_GROUP_EXIT != 0;
+    let code = if of_group {
+        field::<u32>(signal, group_code)
+    } else {
+        field::<u64>(task, leader).and_then(|leader| field::<u32>(leader, code))
+    };
+    match code {
+        Some(code) => status | ExitStatus::CODE | u64::from(code & 0xffff),
+        None => status,
     }
 }
 
 #[inline(always)]
-fn gone(tgid: u32, key: ProcessKey, how: i32) {
+fn gone(tgid: u32, key: ProcessKey, how: i32, status: u64) {
     if TGIDS.remove(tgid).is_ok() {
-        report::event(key, Cookie(0), EventKind::ProcessGone, how, -1, 0, 0, -1);
+        report::event(key, Cookie(0), EventKind::ProcessGone, how, -1, status, 0, -1);
     }
 }

@@ -101,7 +101,11 @@ pub fn event(
         });
         let urgent = matches!(
             kind,
-            EventKind::AllocationFailed | EventKind::ProcessGone | EventKind::CommunicatorAborted
+            EventKind::AllocationFailed
+                | EventKind::ProcessGone
+                // Once a process: what is to be known of it must be asked while it lives.
+                | EventKind::ProcessSeen
+                | EventKind::CommunicatorAborted
         );
         slot.submit(if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }.into());
         add(&raw mut (*loss).events_submitted, 1);

@@ -182,6 +182,7 @@ mod tests {
         let of_the_log = railwatch_health::kmsg::PATTERNS.iter().map(|pattern| pattern.signal);
         let others = [
             &crate::job::SIGNALS[..],
+            &crate::placement::SIGNALS,
             &railwatch_peers::SIGNALS,
             &railwatch_inventory::SIGNALS,
             &railwatch_disk::SIGNALS,

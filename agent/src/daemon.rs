@@ -13,6 +13,7 @@ use crate::job::JobTap;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
 use crate::peers::{self, PeerRoom};
+use crate::placement::PlacementRoom;
 use crate::privileges::{Facts, Limitation};
 use crate::probe::ResponderRoom;
 use crate::reload::Reloader;
@@ -90,6 +91,7 @@ struct Agent {
     peers: PeerRoom,
     scrapers: CancellationToken,
     responder: Option<ResponderRoom>,
+    placement: PlacementRoom,
 }
 
 impl Agent {
@@ -191,6 +193,7 @@ impl Agent {
             &shared,
             &scrapers,
         );
+        let placement = PlacementRoom::start(config, gpu.is_some(), &shared, &outbox)?;
         outbox.uplink().set_limitations(wire(&shared.limitations()));
         Ok(Self {
             shared,
@@ -203,6 +206,7 @@ impl Agent {
             peers,
             scrapers,
             responder,
+            placement,
         })
     }
 
@@ -245,6 +249,7 @@ impl Agent {
         if let Some(responder) = self.responder {
             responder.stop();
         }
+        self.placement.stop();
         if let Some(gpu) = self.gpu {
             gpu.stop();
         }

@@ -12,6 +12,7 @@ mod failure;
 mod memory;
 mod table;
 
+pub use failure::Who;
 pub use memory::MemorySource;
 
 use crate::config::{Gpu, Scope as ConfiguredScope};

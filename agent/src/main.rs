@@ -22,6 +22,7 @@ mod notify;
 mod outbox;
 mod page;
 mod peers;
+mod placement;
 mod privileges;
 mod probe;
 mod reload;

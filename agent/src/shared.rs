@@ -3,6 +3,7 @@
 //! In: each room writes its own part. Out: copies. Never: a lock held while waiting, or two locks at once.
 
 use crate::loss::{Elsewhere, LossBook};
+use crate::placement::Tasks;
 use crate::privileges::{Facts, Limitation, limitations};
 use railwatch_nic::Ports;
 use railwatch_optics_source::Modules;
@@ -89,6 +90,8 @@ pub struct Shared {
     pub peers: Part<v1::PeerState>,
     /// How devices sit on this host, and what runs where.
     pub placement: Part<v1::PlacementState>,
+    /// Processes that use a GPU, with their jobs.
+    pub tasks: Tasks,
     /// What is installed and set on this host.
     pub inventory: Part<v1::InventoryState>,
     /// Told when there is something to send to the collector; see [`crate::daemon`].
@@ -114,6 +117,7 @@ impl Shared {
             modules,
             peers: Part::default(),
             placement: Part::default(),
+            tasks: Tasks::default(),
             inventory: Part::default(),
             news: Notify::new(),
             reloads: AtomicU64::new(0),

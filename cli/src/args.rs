@@ -125,8 +125,26 @@ pub enum Command {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+    /// Jobs over all hosts: their ranks with host, process, GPUs and container, and their communicators
+    Jobs {
+        /// Only those that run on this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// TCP connections of the processes that use a GPU
     Flows {
+        /// Only of this host
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
+    /// GPUs, NICs and NVMe disks of each host, and how near each GPU is to the others
+    Placement {
         /// Only of this host
         #[arg(long, value_name = "HOST")]
         host: Option<String>,

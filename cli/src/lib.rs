@@ -17,6 +17,7 @@ pub mod listings;
 pub mod locate;
 pub mod optics;
 pub mod output;
+pub mod placement;
 pub mod row;
 pub mod table;
 pub mod tape;
@@ -128,6 +129,12 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         }
         Command::Flows { host, shape } => {
             list(asker, &listings::FLOWS, FixedShape { host, output: shape.output, full: true }, out)
+        }
+        Command::Jobs { host, shape } => {
+            list(asker, &placement::JOBS, FixedShape { host, output: shape.output, full: true }, out)
+        }
+        Command::Placement { host, shape } => {
+            list(asker, &placement::PLACEMENT, FixedShape { host, output: shape.output, full: true }, out)
         }
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();

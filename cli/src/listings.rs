@@ -13,9 +13,9 @@ pub struct Listing {
     pub fields: &'static [&'static str],
     /// Programs rely on exactly those fields; others are shown only with `--full`.
     pub fixed: bool,
-    heads: &'static [&'static str],
-    line: fn(&Row, u64) -> Vec<Cell>,
-    nothing: &'static str,
+    pub(crate) heads: &'static [&'static str],
+    pub(crate) line: fn(&Row, u64) -> Vec<Cell>,
+    pub(crate) nothing: &'static str,
 }
 
 impl Listing {

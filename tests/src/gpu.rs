@@ -33,8 +33,14 @@ pub struct Caller {
 impl Caller {
     /// Starts it with fixture libraries loaded: "libcudart.so", "libnccl.so", ...
     pub fn start(libraries: &[&str]) -> Result<Self> {
+        Self::start_with(libraries, &[])
+    }
+
+    /// With these variables besides.
+    pub fn start_with(libraries: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let folder = fixtures()?;
         let mut process = Command::new(folder.join("caller"))
+            .envs(environment.iter().copied())
             .args(libraries.iter().map(|library| folder.join(library)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

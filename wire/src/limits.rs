@@ -32,3 +32,15 @@ pub const MANAGEMENT_ADDRESSES_MAX: usize = 8;
 pub const INVENTORY_ITEMS_MAX: usize = 4096;
 /// Longest value of an inventory item, bytes.
 pub const INVENTORY_VALUE_BYTES_MAX: usize = 512;
+/// Devices in one `PlacementState`.
+pub const DEVICES_PER_HOST_MAX: usize = 512;
+/// Paths between devices in one `PlacementState`.
+pub const DEVICE_PATHS_PER_HOST_MAX: usize = 4096;
+/// Bridges above a device, and other names of one.
+pub const DEVICE_NAMES_MAX: usize = 64;
+/// Tasks in one `PlacementState`, ended ones included.
+pub const TASKS_PER_HOST_MAX: usize = 1280;
+/// Variables of a task's environment.
+pub const TASK_VARIABLES_MAX: usize = 64;
+/// Contradictions of a task.
+pub const TASK_CONTRADICTIONS_MAX: usize = 8;

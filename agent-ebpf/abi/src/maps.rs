@@ -408,4 +408,16 @@ pub struct Config {
     pub event_cap: u32,
     /// 1 to keep the call stack of allocations.
     pub stacks: u32,
+    /// Byte offset of `exit_code` in `task_struct`; 0 where unknown, as of the four below.
+    pub task_exit_code: u32,
+    /// Byte offset of `group_leader` in `task_struct`.
+    pub task_group_leader: u32,
+    /// Byte offset of `flags` in `signal_struct`.
+    pub signal_flags: u32,
+    /// Byte offset of `group_exit_code` in `signal_struct`.
+    pub signal_group_exit_code: u32,
+    /// Byte offset of `oom_mm` in `signal_struct`.
+    pub signal_oom_mm: u32,
+    /// Always 0.
+    pub pad: u32,
 }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use railwatch_abi::cookie::Layer;
-use railwatch_abi::event::{EventKind, RawEvent};
+use railwatch_abi::event::{EventKind, ExitStatus, RawEvent};
 use railwatch_abi::maps::{
     Config, LAYERS, Late, Loss as RawLoss, Plain, Process, ProcessKey, REASONS, Reason, tgid_of,
 };
@@ -135,7 +135,7 @@ pub struct Event {
     pub code: i32,
     /// Device, where known.
     pub device: Option<i32>,
-    /// Bytes asked for (allocations), or identity (communicators).
+    /// Bytes asked for (allocations), identity (communicators), or how it ended (processes gone; see [`Event::exit`]).
     pub value: u64,
     /// Handle (communicators).
     pub address: u64,
@@ -147,6 +147,11 @@ impl Event {
     /// Process id, in the host's namespace.
     pub fn pid(&self) -> u32 {
         tgid_of(self.process)
+    }
+
+    /// How the process ended, where it did; a process that became another program has not.
+    pub fn exit(&self) -> Option<ExitStatus> {
+        (self.kind == EventKind::ProcessGone && self.code == 0).then_some(ExitStatus(self.value))
     }
 }
 
@@ -430,7 +435,7 @@ fn configure(options: &Options, off: &mut Vec<Off>) -> Config {
         Ok(types) => types,
         Err(error) => {
             off.push(Off {
-                what: "the end of a process whose first thread ended before; device of threads older than the agent",
+                what: "the end of a process whose first thread ended before, and how processes end; device of threads older than the agent",
                 reason: format!("reading the kernel's types from /sys/kernel/btf/vmlinux: {error}"),
             });
             return config;
@@ -445,6 +450,12 @@ fn configure(options: &Options, off: &mut Vec<Off>) -> Config {
     config.task_signal = find("task_struct", &["signal"], "the end of a process whose first thread ended before");
     config.signal_live = find("signal_struct", &["live"], "the end of a process whose first thread ended before");
     config.task_start_boottime = find("task_struct", &["start_boottime"], "device of threads older than the agent");
+    const STATUS: &str = "exit code and signal of processes";
+    config.task_exit_code = find("task_struct", &["exit_code"], STATUS);
+    config.task_group_leader = find("task_struct", &["group_leader"], STATUS);
+    config.signal_flags = find("signal_struct", &["flags"], STATUS);
+    config.signal_group_exit_code = find("signal_struct", &["group_exit_code"], STATUS);
+    config.signal_oom_mm = find("signal_struct", &["oom_mm"], "whether the out-of-memory killer ended a process");
     if config.scope_netns != 0 {
         config.task_nsproxy = find("task_struct", &["nsproxy"], "scope by network namespace");
         config.nsproxy_net = find("nsproxy", &["net_ns"], "scope by network namespace");

@@ -28,6 +28,7 @@ mod thermal;
 pub mod xid;
 
 pub use nvml::{GpuModes, NvmlModes};
+pub use nvml::{NvmlGpu, gpus as nvml_gpus};
 pub use pcie::kind as pci_kind;
 pub use rules::RULES;
 pub use sources::{HealthConfig, HealthSources};

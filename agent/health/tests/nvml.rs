@@ -194,3 +194,27 @@ fn modes_are_told_where_a_gpu_has_them_and_nothing_where_there_is_no_library() {
     assert_eq!(told, [("0000:10:00.0".into(), Some(true), Some(false)), ("0000:11:00.0".into(), Some(false), None)]);
     assert_eq!(railwatch_health::NvmlModes::new("/nowhere/libnvidia-ml.so.1".into()).read(), []);
 }
+
+#[test]
+fn where_nvlinks_lead_is_told_by_address() {
+    let state =
+        "count 4\nnvlinks.0 4\nnvlink_to.0 1\nnvlinks.1 4\nnvlink_to.1 0\nnvlinks.2 2\nnvlink_to.2 101\nnvlinks.3 3\n";
+    let double = Double::new(&[], state);
+    let library = double.tree.config().nvml_library;
+    let gpus = railwatch_health::nvml_gpus(&library).unwrap();
+    let found: Vec<_> =
+        gpus.iter().map(|gpu| (gpu.address.as_str(), gpu.links.len(), gpu.links.first().map(String::as_str))).collect();
+    assert_eq!(
+        found,
+        [
+            ("0000:10:00.0", 4, Some("0000:11:00.0")),
+            ("0000:11:00.0", 4, Some("0000:10:00.0")),
+            ("0000:12:00.0", 2, Some("0000:c1:00.0")),
+            ("0000:13:00.0", 0, None),
+        ],
+        "a link whose other end is not told is none"
+    );
+    assert!(gpus[0].uuid.starts_with("GPU-"), "{gpus:?}");
+    double.set("init 9\n");
+    assert!(railwatch_health::nvml_gpus(&library).is_err_and(|why| why.contains("Driver Not Loaded")));
+}

@@ -132,18 +132,30 @@ impl Books {
         }
         let any = !self.events.is_empty();
         let book = &self.shared.book;
-        let mut urgent = Vec::new();
+        let (mut urgent, mut ended) = (Vec::new(), Vec::new());
         for event in self.events.drain(..) {
             if event.kind == EventKind::AllocationFailed {
                 book.notice(1);
                 urgent.extend(self.failures.take(event, book));
+            } else if event.exit().is_some() {
+                book.notice(1);
+                ended.push(event);
             } else {
+                if event.kind == EventKind::ProcessSeen {
+                    self.shared.tasks.notice(event.pid());
+                }
                 // The accounts tell of it.
                 book.pass(Fate::Delivered);
             }
         }
         for event in urgent {
             self.tell(&event, 0);
+        }
+        for event in ended {
+            let status = event.exit().unwrap_or_default();
+            let signal = self.shared.tasks.ended(event.pid(), event.at_ns, status, self.who(&event));
+            // Settled by the outbox.
+            let _ = self.outbox.signal_noticed(signal);
         }
         self.tell_held(monotonic_ns());
         any

@@ -103,9 +103,14 @@ impl Caller {
         self.process.id()
     }
 
+    /// Writes one line without waiting for its answer.
+    pub fn send(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
     /// Runs one line; gives the status.
     pub fn call(&mut self, line: &str) -> i64 {
-        writeln!(self.input, "{line}").unwrap();
+        self.send(line);
         let mut answer = String::new();
         self.output.read_line(&mut answer).unwrap();
         answer.split_whitespace().nth(1).unwrap_or_else(|| panic!("{line}: {answer:?}")).parse().unwrap()

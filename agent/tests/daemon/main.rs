@@ -13,6 +13,7 @@ mod group;
 mod health;
 mod memory;
 mod metrics;
+mod placement;
 mod privacy;
 mod privileges;
 mod probe;

@@ -1,4 +1,5 @@
-//! Nothing of a process's command line or environment leaves the host, or lands in a file of the agent.
+//! Nothing of a process's command line, or of its environment beyond the listed variables, leaves the host or lands in a file
+//! of the agent.
 
 use crate::agent::{Agent, all_bytes};
 use crate::collector::{Site, eventually};

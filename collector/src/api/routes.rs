@@ -6,8 +6,8 @@ use super::watch::watch;
 use crate::auth::Caller;
 use crate::live::Live;
 use crate::live::rows::{
-    DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, NeighbourRow, NicRow, OpticsRow,
-    PeerAccountRow, QueuePairRow, SourceCostRow,
+    DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, JobRow, NeighbourRow, NicRow, OpticsRow,
+    PeerAccountRow, PlacementRow, QueuePairRow, SourceCostRow,
 };
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -51,6 +51,8 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/inventory", get(super::inventory::inventory))
         .route("/v1/inventory/history", get(super::inventory::history))
         .route("/v1/inventory/drift", get(super::inventory::drift))
+        .route("/v1/jobs", get(jobs))
+        .route("/v1/placement", get(placement))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/incidents/{id}/tape", get(super::tape::kept))
@@ -162,6 +164,23 @@ async fn flows(State(api): State<ApiState>, query: HostQueried) -> Result<Json<V
 
 async fn peer_accounts(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<PeerAccountRow>>, Problem> {
     live_rows(api, query, Live::peer_accounts, |row| &row.host).await
+}
+
+async fn placement(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<PlacementRow>>, Problem> {
+    live_rows(api, query, Live::placement, |row| &row.host).await
+}
+
+/// A job is whole, on whatever hosts it runs: the query keeps those that run on the host too.
+async fn jobs(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<JobRow>>, Problem> {
+    let Query(HostQuery { host: only }) = query.map_err(bad_query)?;
+    let made = tokio::task::spawn_blocking(move || {
+        let mut rows = api.0.live.jobs();
+        if let Some(only) = only {
+            rows.retain(|row| row.hosts.contains(&only));
+        }
+        rows
+    });
+    made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
 }
 
 #[derive(Clone, Copy, Deserialize)]

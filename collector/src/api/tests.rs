@@ -477,3 +477,32 @@ async fn inventories_show_what_holds_what_changed_and_who_differs() {
         assert_eq!(collector.call("GET", path, Some(&collector.token("read")), "").await.status, status, "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn placement_is_told_by_host_and_jobs_over_all_hosts() {
+    let collector = Collector::start().await;
+    for (host, rank) in [("host-2", 1), ("host-1", 0)] {
+        let task = v1::Task {
+            pid: 7,
+            scheduler: "slurm".into(),
+            job: "42".into(),
+            rank: Some(rank),
+            exit_signal: (rank == 1).then_some(9),
+            ..v1::Task::default()
+        };
+        let device = v1::Device { kind: "gpu".into(), name: "0".into(), ..v1::Device::default() };
+        let placement =
+            v1::PlacementState { devices: vec![device], tasks: vec![task], ..v1::PlacementState::default() };
+        let snapshot = v1::Snapshot { placement: Some(placement), ..v1::Snapshot::default() };
+        collector.live.host(host).lock().take(snapshot);
+    }
+    let jobs = collector.get("/v1/jobs").await;
+    assert_eq!((&jobs[0]["job"], &jobs[0]["hosts"]), (&json!("42"), &json!(["host-1", "host-2"])));
+    assert_eq!((&jobs[0]["ranks"][1]["host"], &jobs[0]["ranks"][1]["exit_signal"]), (&json!("host-2"), &json!(9)));
+    assert_eq!(jobs[0]["ranks"][0]["exit_signal"], Value::Null, "one that lives has no signal");
+    assert_eq!(collector.get("/v1/jobs?host=host-2").await, jobs, "a job is whole wherever it is asked for");
+    assert_eq!(collector.get("/v1/jobs?host=host-3").await, json!([]));
+    let placement = collector.get("/v1/placement?host=host-1").await;
+    assert_eq!(placement.as_array().map(Vec::len), Some(1));
+    assert_eq!(placement[0]["devices"][0]["numa_node"], Value::Null, "not told is null, never zero");
+}

@@ -119,6 +119,9 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
     if let Some(inventory) = &snapshot.inventory {
         inventory_state(inventory)?;
     }
+    if let Some(placement) = &snapshot.placement {
+        placement_state(placement)?;
+    }
     if let Some(gpu) = &snapshot.gpu {
         if gpu.processes.len() > limits::PROCESSES_PER_HOST_MAX {
             return Err(Refusal::StateTooLong);
@@ -203,6 +206,44 @@ fn inventory_state(inventory: &v1::InventoryState) -> Result<(), Refusal> {
         (is_short(value) && is_short(source)).then_some(()).ok_or(Refusal::Text)?;
     }
     Ok(())
+}
+
+fn at_most(count: usize, bound: usize) -> Result<(), Refusal> {
+    (count <= bound).then_some(()).ok_or(Refusal::StateTooLong)
+}
+
+fn placement_state(placement: &v1::PlacementState) -> Result<(), Refusal> {
+    let v1::PlacementState { devices, paths, tasks, off } = placement;
+    at_most(devices.len(), limits::DEVICES_PER_HOST_MAX)?;
+    at_most(paths.len(), limits::DEVICE_PATHS_PER_HOST_MAX)?;
+    at_most(tasks.len(), limits::TASKS_PER_HOST_MAX)?;
+    lines(off.len())?;
+    for device in devices {
+        let v1::Device { kind, name: called, pci_address, numa_node: _, upstream, uuid, aliases } = device;
+        name(kind)?;
+        name(called)?;
+        optional_name(pci_address)?;
+        optional_name(uuid)?;
+        at_most(upstream.len(), limits::DEVICE_NAMES_MAX)?;
+        at_most(aliases.len(), limits::DEVICE_NAMES_MAX)?;
+        upstream.iter().chain(aliases).try_for_each(|other| name(other))?;
+    }
+    for v1::DevicePath { from, to, kind, links: _ } in paths {
+        [from, to, kind].into_iter().try_for_each(|text| name(text))?;
+    }
+    for task in tasks {
+        [&task.comm, &task.container, &task.pod, &task.scheduler, &task.job, &task.step]
+            .into_iter()
+            .try_for_each(|text| optional_name(text))?;
+        at_most(task.environment.len(), limits::TASK_VARIABLES_MAX)?;
+        for (key, value) in &task.environment {
+            name(key)?;
+            optional_name(value)?;
+        }
+        at_most(task.contradictions.len(), limits::TASK_CONTRADICTIONS_MAX)?;
+        task.contradictions.iter().try_for_each(|contradiction| text(contradiction))?;
+    }
+    off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
 }
 
 fn module(module: &v1::ModuleState) -> Result<(), Refusal> {
@@ -341,6 +382,46 @@ mod tests {
         assert_eq!(snapshot(&processes(limits::PROCESSES_PER_HOST_MAX + 1)), Err(Refusal::StateTooLong));
         let port = v1::PortState { name: long(256), ..v1::PortState::default() };
         assert_eq!(snapshot(&v1::Snapshot { ports: vec![port], ..v1::Snapshot::default() }), Err(Refusal::Name));
+    }
+
+    #[test]
+    fn a_placement_is_bounded_in_every_list_and_text() {
+        let check = |placement| snapshot(&v1::Snapshot { placement: Some(placement), ..v1::Snapshot::default() });
+        let device = || v1::Device { kind: "gpu".into(), name: "0".into(), ..v1::Device::default() };
+        let path = || v1::DevicePath { from: "gpu/0".into(), to: "nic/eth0".into(), kind: "system".into(), links: 0 };
+        let of_devices = |devices| v1::PlacementState { devices, ..Default::default() };
+        let of_tasks = |tasks| v1::PlacementState { tasks, ..Default::default() };
+        let of_paths = |paths| v1::PlacementState { paths, ..Default::default() };
+        let variables = |count: usize| (0..count).map(|n| (format!("K{n}"), String::new())).collect();
+        for (state, expected) in [
+            (of_devices(vec![device(); limits::DEVICES_PER_HOST_MAX]), Ok(())),
+            (of_devices(vec![device(); limits::DEVICES_PER_HOST_MAX + 1]), Err(Refusal::StateTooLong)),
+            (of_devices(vec![v1::Device { name: String::new(), ..device() }]), Err(Refusal::Name)),
+            (
+                of_devices(vec![v1::Device { aliases: vec!["a".into(); limits::DEVICE_NAMES_MAX + 1], ..device() }]),
+                Err(Refusal::StateTooLong),
+            ),
+            (of_paths(vec![path(); limits::DEVICE_PATHS_PER_HOST_MAX]), Ok(())),
+            (of_paths(vec![path(); limits::DEVICE_PATHS_PER_HOST_MAX + 1]), Err(Refusal::StateTooLong)),
+            (of_paths(vec![v1::DevicePath { to: String::new(), ..path() }]), Err(Refusal::Name)),
+            (of_tasks(vec![v1::Task::default(); limits::TASKS_PER_HOST_MAX]), Ok(())),
+            (of_tasks(vec![v1::Task::default(); limits::TASKS_PER_HOST_MAX + 1]), Err(Refusal::StateTooLong)),
+            (of_tasks(vec![v1::Task { job: long(256), ..Default::default() }]), Err(Refusal::Name)),
+            (
+                of_tasks(vec![v1::Task { environment: variables(limits::TASK_VARIABLES_MAX), ..Default::default() }]),
+                Ok(()),
+            ),
+            (
+                of_tasks(vec![v1::Task {
+                    environment: variables(limits::TASK_VARIABLES_MAX + 1),
+                    ..Default::default()
+                }]),
+                Err(Refusal::StateTooLong),
+            ),
+            (of_tasks(vec![v1::Task { contradictions: vec![long(1025)], ..Default::default() }]), Err(Refusal::Text)),
+        ] {
+            assert_eq!(check(state), expected);
+        }
     }
 
     #[test]

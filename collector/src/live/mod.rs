@@ -9,6 +9,7 @@ mod definitions;
 mod drops;
 mod host;
 mod peers;
+mod placement;
 mod port_health;
 mod render;
 pub mod rows;
@@ -24,8 +25,10 @@ use crate::clock::Timeline;
 use crate::inventory::Inventories;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
-use rows::{Change, DropAccountRow, DropRow, GpuCoverageRow, GpuProcessRow, HostRow, NicRow, OpticsRow, SourceCostRow};
-use rows::{FlowRow, NeighbourRow, PeerAccountRow, QueuePairRow};
+use rows::{
+    Change, DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, JobRow, NeighbourRow, NicRow,
+    OpticsRow, PeerAccountRow, PlacementRow, QueuePairRow, SourceCostRow,
+};
 use std::{
     collections::HashMap,
     sync::{
@@ -234,6 +237,15 @@ impl Live {
     /// One row per host: what of its peers is not listed, and why.
     pub fn peer_accounts(&self) -> Vec<PeerAccountRow> {
         self.cells().iter().map(|cell| peers::account(&cell.lock())).collect()
+    }
+    /// One row per host that says how its devices sit.
+    pub fn placement(&self) -> Vec<PlacementRow> {
+        self.cells().iter().filter_map(|cell| placement::row(&cell.lock())).collect()
+    }
+
+    /// One row per job, over all hosts.
+    pub fn jobs(&self) -> Vec<JobRow> {
+        placement::jobs(self.cells().iter().flat_map(|cell| placement::members(&cell.lock())).collect())
     }
 }
 

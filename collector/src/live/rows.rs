@@ -600,3 +600,132 @@ pub enum Change {
         host: String,
     },
 }
+
+/// A line of `railwatch placement`: one host's devices, and how near each GPU is to the others, to NICs and to disks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlacementRow {
+    /// Its name.
+    pub host: String,
+    /// GPUs, NICs, NVMe controllers, PCIe switches.
+    pub devices: Vec<DeviceRow>,
+    /// From GPUs.
+    pub paths: Vec<PathRow>,
+    /// What is not known on this host, and why.
+    pub off: Vec<LimitationRow>,
+}
+
+/// A device of a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    /// "gpu", "nic", "nvme", "pcie_switch".
+    pub kind: String,
+    /// "0", "eth0", "nvme0".
+    pub name: String,
+    /// "0000:3b:00.0".
+    pub pci_address: String,
+    /// Null where the firmware does not say.
+    pub numa_node: Option<i32>,
+    /// PCI addresses of the bridges above it, the root port last.
+    pub upstream: Vec<String>,
+    /// Of a GPU, where known.
+    pub uuid: Option<String>,
+    /// "mlx5_0/1" of a NIC.
+    pub aliases: Vec<String>,
+}
+
+/// How near two devices are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathRow {
+    /// "gpu/0".
+    pub from: String,
+    /// "nic/eth0".
+    pub to: String,
+    /// "nvlink", "pcie_switch", "root_port", "numa_node", "system", the nearest first.
+    pub kind: String,
+    /// NVLinks between the two.
+    pub links: u32,
+}
+
+/// A line of `railwatch jobs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// The scheduler's identifier; "communicator:ID" or "process:HOST:PID" where nobody gave one.
+    pub job: String,
+    /// "slurm", "kubernetes"; null where none is known.
+    pub scheduler: Option<String>,
+    /// What people called it, where known.
+    pub name: Option<String>,
+    /// Where its processes run.
+    pub hosts: Vec<String>,
+    /// Its processes that use a GPU, by rank; ended ones for some minutes.
+    pub ranks: Vec<JobRankRow>,
+    /// As its launcher told it; else the size of its largest communicator.
+    pub world_size: Option<u32>,
+    /// Those whose making was seen.
+    pub communicators: Vec<JobCommunicatorRow>,
+}
+
+/// A process of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobRankRow {
+    /// As its launcher told it; where it told none of the job, that in its largest communicator.
+    pub rank: Option<u32>,
+    /// Its host.
+    pub host: String,
+    /// In that host's pid namespace.
+    pub pid: u32,
+    /// Program name, at most 15 bytes.
+    pub comm: String,
+    /// On its host.
+    pub local_rank: Option<u32>,
+    /// Devices on which it holds memory, or held.
+    pub gpus: Vec<RankDeviceRow>,
+    /// Container id.
+    pub container: Option<String>,
+    /// UID of its pod.
+    pub pod: Option<String>,
+    /// The scheduler's part of the job.
+    pub step: Option<String>,
+    /// RFC 3339.
+    pub started: String,
+    /// RFC 3339; null while it lives.
+    pub exited_at: Option<String>,
+    /// Null where a signal ended it, or where it is not known.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub exit_signal: Option<i32>,
+    /// Of one that a signal ended.
+    pub core_dumped: Option<bool>,
+    /// Chosen by the kernel's out-of-memory killer; null where its kernel does not tell.
+    pub oom_killed: Option<bool>,
+    /// Allow-listed variables.
+    pub environment: BTreeMap<String, String>,
+    /// What is said of it and cannot all be true.
+    pub contradictions: Vec<String>,
+}
+
+/// A device of a rank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankDeviceRow {
+    /// As the process counts its devices.
+    pub ordinal: i32,
+    /// Where no other device can be meant.
+    pub uuid: Option<String>,
+}
+
+/// A communicator of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobCommunicatorRow {
+    /// Alike on all ranks.
+    pub identity: String,
+    /// "nccl", "rccl", "hccl".
+    pub library: String,
+    /// How many it has.
+    pub ranks: Option<u32>,
+    /// Of those, on hosts that are watched.
+    pub ranks_seen: u32,
+    /// Of the rank that is least far.
+    pub sequence_min: u64,
+    /// Of the rank that is furthest.
+    pub sequence_max: u64,
+}

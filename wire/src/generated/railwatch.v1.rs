@@ -671,6 +671,17 @@ pub struct Task {
     pub exit_code: ::core::option::Option<i32>,
     #[prost(int32, optional, tag = "14")]
     pub exit_signal: ::core::option::Option<i32>,
+    /// the scheduler's part of the job
+    #[prost(string, tag = "15")]
+    pub step: ::prost::alloc::string::String,
+    /// what its launcher, its control group and its communicators say of it and cannot all be true
+    #[prost(string, repeated, tag = "16")]
+    pub contradictions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "17")]
+    pub core_dumped: bool,
+    /// by the kernel's out-of-memory killer; absent where this kernel does not tell
+    #[prost(bool, optional, tag = "18")]
+    pub oom_killed: ::core::option::Option<bool>,
 }
 /// What is installed and set on this host.
 #[derive(Clone, PartialEq, ::prost::Message)]

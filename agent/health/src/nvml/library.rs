@@ -46,6 +46,7 @@ struct Memory {
 
 /// nvmlPciInfo_t as of nvmlDeviceGetPciInfo_v3.
 #[repr(C)]
+#[derive(Default)]
 struct PciInfo {
     bus_id_legacy: [c_char; 16],
     domain: c_uint,
@@ -64,6 +65,13 @@ struct EventData {
     event_data: c_ulonglong,
     gpu_instance: c_uint,
     compute_instance: c_uint,
+}
+
+impl PciInfo {
+    /// As sysfs writes it. A GPU is always function 0, and so is an NVSwitch.
+    fn address(&self) -> String {
+        format!("{:04x}:{:02x}:{:02x}.0", self.domain, self.bus, self.device)
+    }
 }
 
 const EVENT_XID: c_ulonglong = 0x8;
@@ -97,6 +105,7 @@ pub(super) struct Library {
     remapped_rows:
         Option<unsafe extern "C" fn(*mut c_void, *mut c_uint, *mut c_uint, *mut c_uint, *mut c_uint) -> c_int>,
     nvlink_state: Option<OfDeviceAnd<c_uint>>,
+    nvlink_remote: Option<OfDeviceAnd<PciInfo>>,
     nvlink_errors: Option<unsafe extern "C" fn(*mut c_void, c_uint, c_uint, *mut c_ulonglong) -> c_int>,
     pcie_replays: Option<OfDevice<c_uint>>,
     persistence: Option<OfDevice<c_int>>,
@@ -143,6 +152,7 @@ impl Library {
                 ecc: mapped.find(c"nvmlDeviceGetTotalEccErrors"),
                 remapped_rows: mapped.find(c"nvmlDeviceGetRemappedRows"),
                 nvlink_state: mapped.find(c"nvmlDeviceGetNvLinkState"),
+                nvlink_remote: mapped.find(c"nvmlDeviceGetNvLinkRemotePciInfo_v2"),
                 nvlink_errors: mapped.find(c"nvmlDeviceGetNvLinkErrorCounter"),
                 pcie_replays: mapped.find(c"nvmlDeviceGetPcieReplayCounter"),
                 persistence: mapped.find(c"nvmlDeviceGetPersistenceMode"),
@@ -198,19 +208,10 @@ impl Library {
 
     /// As sysfs writes it: "0000:3b:00.0".
     pub(super) fn pci_address(&self, device: Device) -> Result<String, Code> {
-        let mut info = PciInfo {
-            bus_id_legacy: [0; 16],
-            domain: 0,
-            bus: 0,
-            device: 0,
-            pci_device_id: 0,
-            pci_subsystem_id: 0,
-            bus_id: [0; 32],
-        };
+        let mut info = PciInfo::default();
         // SAFETY: `info` has the layout of the structure of this version of the call.
         done(unsafe { (self.pci_info)(device.0, &raw mut info) })?;
-        // A GPU is always function 0.
-        Ok(format!("{:04x}:{:02x}:{:02x}.0", info.domain, info.bus, info.device))
+        Ok(info.address())
     }
 
     pub(super) fn uuid(&self, device: Device) -> Result<String, Code> {
@@ -301,6 +302,15 @@ impl Library {
             }
         }
         if sums[3] == 0 { Err(Code::NOT_SUPPORTED) } else { Ok(sums) }
+    }
+
+    /// PCI addresses at the other ends of the active links, an entry a link. None where this library or GPU does not tell.
+    pub(super) fn nvlink_ends(&self, device: Device) -> Vec<String> {
+        (0..NVLINKS_MAX)
+            .filter(|link| of_device_and(self.nvlink_state, device, *link).is_ok_and(|active: c_uint| active != 0))
+            .filter_map(|link| of_device_and(self.nvlink_remote, device, link).ok())
+            .map(|info: PciInfo| info.address())
+            .collect()
     }
 
     pub(super) fn pcie_replays(&self, device: Device) -> Result<u64, Code> {

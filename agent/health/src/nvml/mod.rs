@@ -9,6 +9,7 @@
 mod library;
 mod modes;
 mod readings;
+mod topology;
 
 use library::{Code, Device, Library};
 pub use modes::{GpuModes, NvmlModes};
@@ -21,6 +22,7 @@ pub(crate) use readings::{ECC_CORRECTED, ECC_UNCORRECTED};
 use readings::{GROUPS, Shape};
 use std::path::PathBuf;
 use std::time::Duration;
+pub use topology::{NvmlGpu, gpus};
 
 /// Dear groups (NVLink, lifetime counts, row remapping) are read at each so-manieth reading.
 const SLOW_EVERY: u32 = 5;
