@@ -158,6 +158,11 @@ pub(crate) enum Request {
         reply: oneshot::Sender<Result<bool, ReleaseError>>,
     },
     Reconfigure {
+    /// Something that the engine has no part in goes on record.
+    Note {
+        entry: AuditEntry,
+        reply: oneshot::Sender<Result<(), CoreError>>,
+    },
         engine: Box<Options>,
         retention: Retention,
         reply: oneshot::Sender<Result<(), CoreError>>,
@@ -271,6 +276,14 @@ impl CoreHandle {
     /// Who halted acting.
     pub fn halted(&self) -> Option<Halt> {
         halt::is_set(&self.state_dir)
+    }
+
+    /// Puts a line into the audit about something that the engine has no part in. On disk when this returns.
+    pub async fn note(&self, actor: &str, what: &str, detail: String) -> Result<(), CoreError> {
+        let (reply, answer) = oneshot::channel();
+        let entry = AuditEntry { at: Timeline::now(), actor: actor.to_owned(), what: what.to_owned(), detail };
+        self.ask(Request::Note { entry, reply }).await?;
+        answer.await.map_err(|_| CoreError::Stopped)?
     }
 
     /// Goes on with other settings of the engine and the store. The webhook's need a restart.

@@ -8,10 +8,12 @@ mod published;
 use crate::{
     api::{self, ApiState},
     auth::Tokens,
+    bursts::Bursts,
     certificates,
     clock::Timeline,
     config::{Config, ConfigError, Overrides},
     core::{CoreConfig, CoreHandle},
+    directives::Directives,
     ingest::{self, streams::Streams},
     live::Live,
     logging::Logging,
@@ -107,6 +109,8 @@ impl Daemon {
         tasks.spawn(published::follow(core.clone(), incidents.clone(), exporter.clone(), stop.clone()));
         let tapes = Tapes::default();
         let kept = Kept::in_state_dir(&config.state_dir);
+        let directives = Directives::new(core.epoch());
+        let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -114,6 +118,7 @@ impl Daemon {
             credentials: Arc::clone(&credentials),
             streams: Streams::new(usize::try_from(config.streams_max).unwrap_or(usize::MAX)),
             tapes: tapes.clone(),
+            directives,
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -122,7 +127,8 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone());
+        let api_state =
+            ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone(), bursts.clone());
         let inside = Inside {
             core: core.clone(),
             incidents,
@@ -130,6 +136,7 @@ impl Daemon {
             api: api_state.counters(),
             tokens: Arc::clone(&tokens),
             kept: kept.clone(),
+            bursts: bursts.clone(),
         };
         registry.register_collector(Box::new(inside));
         let is_tls = api_tls.is_some();
@@ -137,6 +144,7 @@ impl Daemon {
         tasks.spawn(railwatch_exposition::serve(metrics_listener, Arc::new(registry), stop.clone()));
         tasks.spawn(certificates::keep(config.clone(), Arc::clone(&credentials), stop.clone()));
         tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
+        tasks.spawn(bursts.follow(stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();

@@ -7,11 +7,13 @@
 
 pub mod api;
 pub mod auth;
+pub mod bursts;
 pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod core;
 pub mod daemon;
+pub mod directives;
 pub mod executor;
 pub mod ingest;
 pub mod live;

@@ -7,6 +7,7 @@
 use crate::{
     api,
     auth::Tokens,
+    bursts::Bursts,
     clock::Timeline,
     core::{CoreHandle, LATENCY_BOUNDS_MS},
     live::{Host, Live},
@@ -250,6 +251,8 @@ pub struct Inside {
     pub tokens: Arc<Tokens>,
     /// Pieces of tape around incidents.
     pub kept: Kept,
+    /// Bursts asked of agents.
+    pub bursts: Bursts,
 }
 
 impl fmt::Debug for Inside {

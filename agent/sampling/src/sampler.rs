@@ -3,9 +3,8 @@
 //! In: sources, and cadences that may change at any time. Out: a running thread per source, and a [`SourceReport`] of each.
 //! One OS thread per source, so that a slow NIC never delays another's readings. Never: a wait for the sink.
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Bursts};
 use crate::catalog::Catalog;
-use crate::clock::monotonic_ns;
 use crate::frame::WindowFrame;
 use crate::governor::Governor;
 use crate::reader::{Common, Control, Reader};
@@ -48,6 +47,8 @@ pub struct SamplerConfig {
     pub batch_max: usize,
     /// CPU time that all sources together may use, as share of one core. Beyond it the dearest source is read less often.
     pub cpu_budget_share: f64,
+    /// The same while a burst is on.
+    pub burst_cpu_budget_share: f64,
     /// What raises signals.
     pub rules: &'static [Rule],
 }
@@ -59,6 +60,7 @@ impl Default for SamplerConfig {
             reprobe: Duration::from_secs(10),
             batch_max: 4096,
             cpu_budget_share: 0.005,
+            burst_cpu_budget_share: 0.1,
             rules: &[],
         }
     }
@@ -84,6 +86,7 @@ pub struct Sampler {
     sink: Arc<dyn Sink>,
     tape: Option<Arc<dyn Tape>>,
     governor: Arc<Governor>,
+    burst_governor: Arc<Governor>,
     burst: Arc<Burst>,
     running: Vec<Running>,
 }
@@ -99,7 +102,8 @@ impl Sampler {
     #[must_use]
     pub fn new(config: SamplerConfig, catalog: Arc<Catalog>, sink: Arc<dyn Sink>) -> Self {
         let governor = Arc::new(Governor::new(config.cpu_budget_share));
-        Self { config, catalog, sink, tape: None, governor, burst: Arc::default(), running: Vec::new() }
+        let burst_governor = Arc::new(Governor::new(config.burst_cpu_budget_share));
+        Self { config, catalog, sink, tape: None, governor, burst_governor, burst: Arc::default(), running: Vec::new() }
     }
 
     /// Keeps every reading of the sources that are started from now on.
@@ -118,8 +122,8 @@ impl Sampler {
         let failed = |error: std::io::Error| StartError { source_name: name, error };
         let stats = Arc::new(SourceStats::new(name, source.kernel_path(), source.cadence(), cadence));
         let control = Arc::new(Control::new().map_err(failed)?);
-        let Self { config, catalog, sink, governor, burst, .. } = self;
-        let shared = Common { config, catalog, sink, governor, burst };
+        let Self { config, catalog, sink, governor, burst_governor, burst, .. } = self;
+        let shared = Common { config, catalog, sink, governor, burst_governor, burst };
         let reader = Reader::new(source, &stats, &control, &shared)
             .map_err(failed)?
             .with_tape(self.tape.as_ref().map(|tape| tape.writer(name)));
@@ -147,9 +151,10 @@ impl Sampler {
         Ok(cadence)
     }
 
-    /// Reads every source at its shortest cadence for a time, [`BURST_TIME_MAX`](crate::BURST_TIME_MAX) at most.
-    pub fn burst(&self, time: Duration) {
-        self.burst.begin(monotonic_ns(), time);
+    /// The way to ask for reading every source at its shortest cadence for a time.
+    #[must_use]
+    pub fn on_request(&self) -> Bursts {
+        Bursts(Arc::clone(&self.burst))
     }
 
     /// Bursts begun so far, by requests and by signals.

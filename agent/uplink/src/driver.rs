@@ -138,6 +138,7 @@ impl Driver {
                         );
                         self.options.target = target;
                         self.credentials = None;
+                        self.shared.docket.forget();
                         if let Some(session) = session.take() {
                             session.link.goodbye_unattended(LINGER);
                         }
@@ -223,7 +224,13 @@ impl Driver {
             limitations,
         };
         Ok(Session {
-            link: Link::dial(self.options.target.clone(), credentials, hello, self.shared.tapes.clone()),
+            link: Link::dial(
+                self.options.target.clone(),
+                credentials,
+                hello,
+                self.shared.tapes.clone(),
+                self.shared.docket.clone(),
+            ),
             welcomed: None,
             defined: HashSet::new(),
             pending: VecDeque::new(),

@@ -1,9 +1,10 @@
 //! What the agent's threads hold: hand over and go on. Nothing here blocks, and what finds no place is counted.
 
+use crate::directives::Docket;
 use crate::receipt::Receipt;
 use crate::spool::{SeriesTable, SpoolStats};
 use crate::tapes::TapesLater;
-use crate::{Control, Tapes, Target};
+use crate::{Control, Directives, Tapes, Target};
 use prost::Message;
 use railwatch_wire::limits::{MESSAGE_BYTES_MAX, SERIES_PER_HOST_MAX};
 use railwatch_wire::v1::{Limitation, SeriesDefinition, Signal, Snapshot, Windows};
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     pub snapshot_came: Notify,
     pub state: Mutex<UplinkState>,
     pub tapes: TapesLater,
+    pub docket: Arc<Docket>,
     /// What the spool held of receipts when it was opened.
     pub receipts: OnceLock<HashMap<u64, Vec<u64>>>,
     /// Refused since the driver last looked; then in the state.
@@ -199,6 +201,11 @@ impl UplinkHandle {
     pub fn set_tapes(&self, tapes: Arc<dyn Tapes>) {
         // A second one is a defect of the caller that costs nothing.
         let _ = self.shared.tapes.set(tapes);
+    }
+
+    /// Who carries out the collector's directives. Once; another call changes nothing.
+    pub fn set_directives(&self, directives: Arc<dyn Directives>) {
+        self.shared.docket.set_carrier(directives);
     }
 
     /// Ends the uplink: what was handed over is spooled, sent and waited for, for a second at most; then goodbye.

@@ -29,6 +29,7 @@
 
 mod backoff;
 mod clock;
+mod directives;
 mod driver;
 mod handle;
 mod journal;
@@ -40,6 +41,7 @@ mod spool;
 mod sync;
 mod tapes;
 
+pub use directives::Directives;
 pub use handle::{Refused, UplinkHandle, UplinkState};
 pub use receipt::{Origin, Receipt};
 pub use spool::{FRAMES_IN_FLIGHT_MAX, SpoolOptions, SpoolStats, WINDOWS_BYTES_IN_FLIGHT_MAX};

@@ -8,13 +8,13 @@
 
 use crate::Target;
 use crate::clock::{mono_ns, unix_ns};
+use crate::directives::Docket;
 use crate::tapes::{Desk, TapesLater};
 use railwatch_pki::{AgentConnector, Credentials};
 use railwatch_wire::limits::MESSAGE_BYTES_MAX;
 use railwatch_wire::v1::uplink_client::UplinkClient;
 use railwatch_wire::v1::{
-    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Snapshot, TapePiece, Welcome, agent_message,
-    collector_message,
+    AgentMessage, ClockProbe, ClockReply, Hello, Reject, Snapshot, TapePiece, Welcome, agent_message, collector_message,
 };
 use std::error::Error;
 use std::future::Future;
@@ -57,7 +57,13 @@ pub(crate) struct Link {
 
 impl Link {
     /// Begins to dial.
-    pub fn dial(target: Target, credentials: Arc<Credentials>, hello: Hello, tapes: TapesLater) -> Self {
+    pub fn dial(
+        target: Target,
+        credentials: Arc<Credentials>,
+        hello: Hello,
+        tapes: TapesLater,
+        docket: Arc<Docket>,
+    ) -> Self {
         let (frames, frames_out) = mpsc::channel(FRAMES_WAITING_MAX);
         let (control, control_out) = mpsc::channel(CONTROL_WAITING_MAX);
         let (report, events) = mpsc::channel(256);
@@ -73,7 +79,7 @@ impl Link {
         let task = tokio::spawn(async move {
             let why = match AgentConnector::new(&target.address, &target.server_name, credentials) {
                 Err(error) => error.to_string(),
-                Ok(connector) => match converse(connector.clone(), outgoing, answers, &desk, &report).await {
+                Ok(connector) => match converse(connector.clone(), outgoing, answers, &desk, &docket, &report).await {
                     Ok(()) => "the collector ended the stream".to_owned(),
                     // TLS knows better than HTTP/2 why a connection was closed.
                     Err(why) => connector.refusal().unwrap_or(why),
@@ -118,6 +124,7 @@ async fn converse(
     outgoing: Outgoing,
     answers: mpsc::WeakSender<AgentMessage>,
     desk: &Desk,
+    docket: &Docket,
     report: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
     // The connector does TLS and knows the address; tonic wants a URI for its headers.
@@ -141,6 +148,7 @@ async fn converse(
         .map_err(|_| "the collector gave no Welcome within 5 s".to_owned())??;
     match first.and_then(|first| first.body) {
         Some(collector_message::Body::Welcome(welcome)) => {
+            docket.heard(welcome.collector_epoch);
             let _ = report.send(Event::Welcomed(welcome)).await;
         }
         Some(collector_message::Body::Reject(reject)) => {
@@ -162,12 +170,7 @@ async fn converse(
                 answer(&answers, agent_message::Body::ClockReply(reply));
             }
             Some(collector_message::Body::Directive(directive)) => {
-                let refusal = DirectiveResult {
-                    id: directive.id,
-                    done: false,
-                    message: "this agent's version carries out no directives".into(),
-                };
-                answer(&answers, agent_message::Body::DirectiveResult(refusal));
+                answer(&answers, agent_message::Body::DirectiveResult(docket.take(&directive)));
             }
             Some(collector_message::Body::TapeRequest(request)) => desk.ask(request),
             Some(collector_message::Body::Reject(reject)) => {

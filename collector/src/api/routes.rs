@@ -37,6 +37,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/hosts/{host}/series", get(super::tape::series))
         .route("/v1/hosts/{host}/tape", get(super::tape::tape))
         .route("/v1/gpu/processes", get(gpu_processes))
+        .route("/v1/hosts/{host}/burst", post(super::host_burst::burst))
         .route("/v1/gpu/coverage", get(gpu_coverage))
         .route("/v1/nic", get(nic))
         .route("/v1/sources", get(sources))
@@ -363,7 +364,7 @@ fn limit(asked: Option<u64>) -> Result<u64, Problem> {
     }
 }
 
-fn check_note(note: &str) -> Result<(), Problem> {
+pub(super) fn check_note(note: &str) -> Result<(), Problem> {
     if note.len() > NOTE_BYTES_MAX {
         return Err(Problem::bad_request(format!(
             "the note has {} bytes: at most {NOTE_BYTES_MAX} go into the audit",
@@ -381,6 +382,6 @@ pub(super) fn bad_query(rejection: QueryRejection) -> Problem {
     Problem::bad_request(format!("the query cannot be understood: {}", rejection.body_text()))
 }
 
-fn bad_body(rejection: JsonRejection) -> Problem {
+pub(super) fn bad_body(rejection: JsonRejection) -> Problem {
     Problem::new(rejection.status(), "bad-body", "The body cannot be understood", rejection.body_text())
 }

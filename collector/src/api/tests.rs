@@ -3,8 +3,10 @@
 
 use super::{ApiState, serve};
 use crate::auth::Tokens;
+use crate::bursts::Bursts;
 use crate::clock::Timeline;
 use crate::core::{Attachment, CoreConfig, CoreHandle};
+use crate::directives::Directives;
 use crate::live::{Live, rows::Change};
 use crate::tape::Tapes;
 use crate::tape::kept::Kept;
@@ -58,12 +60,10 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(serve(
-            listener,
-            None,
-            ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), Kept::in_state_dir(dir.path())),
-            stop.clone(),
-        ));
+        let bursts = Bursts::new(core.clone(), live.clone(), Directives::new(core.epoch()));
+        let kept = Kept::in_state_dir(dir.path());
+        let state = ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), kept, bursts);
+        tokio::spawn(serve(listener, None, state, stop.clone()));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
         Self { dir, address, core, live, host, next_frame: 1, _stop: stop.drop_guard() }
     }
@@ -160,6 +160,7 @@ async fn nothing_is_told_without_a_token_that_suffices() {
         ("GET", "/v1/hosts", Some("expired-token"), 401, "token"),
         ("POST", "/v1/halt", Some(read.as_str()), 403, "role"),
         ("POST", "/v1/decisions/1/verdict", Some(&read), 403, "role"),
+        ("POST", "/v1/hosts/host-1/burst", Some(&read), 403, "role"),
         ("GET", "/no/such/path", Some(&read), 404, "not-found"),
         ("DELETE", "/v1/hosts", Some(&collector.token("approve")), 405, "method"),
     ] {

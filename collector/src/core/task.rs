@@ -287,6 +287,11 @@ impl Task {
                 self.pending.done.push((reply, Ok(())));
             }
             Request::Stop { reply } => return Some(reply),
+            Request::Note { entry, reply } => {
+                // Not of the engine's story: its log is not told.
+                self.pending.batch.effects(&[Effect::Audit(entry)], now);
+                self.pending.done.push((reply, Ok(())));
+            }
         }
         None
     }
@@ -581,5 +586,6 @@ fn last_states(effects: Vec<Effect>) -> Vec<Effect> {
         })
         .collect();
     kept.reverse();
+            | Request::Note { reply, .. }
     kept
 }
