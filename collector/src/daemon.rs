@@ -107,7 +107,7 @@ impl Daemon {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(published::follow(core.clone(), incidents.clone(), exporter.clone(), stop.clone()));
-        let tapes = Tapes::default();
+        let tapes = Tapes::below(core.overload().clone());
         let kept = Kept::in_state_dir(&config.state_dir);
         let directives = Directives::new(core.epoch());
         let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());

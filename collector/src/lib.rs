@@ -20,5 +20,6 @@ pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod otlp;
+pub mod overload;
 mod run_file;
 pub mod tape;

@@ -420,3 +420,34 @@ async fn a_watcher_sees_incidents_decisions_and_hosts_and_resumes_without_a_gap(
     assert_eq!(refused.status, 400);
     collector.core.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_is_asked_of_a_host_that_is_there_within_bounds_and_is_on_record() {
+    let collector = Collector::start().await;
+    collector.live.host("host-1");
+    for (path, body, status, kind) in [
+        ("/v1/hosts/nowhere/burst", json!({}), 404, "not-found"),
+        ("/v1/hosts/host-1/burst", json!({"for_ms": 0}), 400, "bad-request"),
+        ("/v1/hosts/host-1/burst", json!({"for_ms": 60_001}), 400, "bad-request"),
+        ("/v1/hosts/host-1/burst", json!({"for": "10s"}), 422, "bad-body"),
+        ("/v1/hosts/host-1/burst", json!({"reason": "a look"}), 503, "host-away"),
+    ] {
+        let answer = collector.post(path, body).await;
+        assert_eq!(
+            (answer.status, answer.json()["type"].clone()),
+            (status, json!(format!("urn:railwatch:problem:{kind}")))
+        );
+    }
+    let audit = collector.get("/v1/audit").await;
+    let rows: Vec<_> = audit.as_array().unwrap().iter().filter(|row| row["what"] == "burst").collect();
+    assert_eq!(rows.len(), 1, "what was asked for is there, though it was not to be had: {audit}");
+    assert!(rows[0]["actor"] == "approve" && rows[0]["detail"].as_str().unwrap().contains("a look"), "{}", rows[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_how_much_there_is_to_do() {
+    let collector = Collector::start().await;
+    let status = collector.get("/v1/status").await;
+    assert_eq!((&status["level"], &status["store_error"]), (&json!("normal"), &Value::Null), "{status}");
+    assert_eq!(status["shed"], json!({"tape": 0, "windows": 0, "streams": 0}));
+}

@@ -172,7 +172,7 @@ async fn opened(
         Err(reject) => return End::Rejected(reject),
     };
     let host: Arc<str> = peer.host.as_str().into();
-    let place = match shared.streams.claim(&host) {
+    let place = match shared.streams.claim(&host, || shared.core.overload().turns_away()) {
         Ok(place) => place,
         Err(reject) => return End::Rejected(reject),
     };
@@ -549,6 +549,9 @@ impl Session<'_> {
             }
             v1::frame::Body::Windows(windows) => {
                 validate::windows(&windows)?;
+                if self.shared.core.overload().sheds_windows() {
+                    return Err(Refusal::Overloaded);
+                }
                 let end = self.newest.window(windows.end_mono_ns, &clock, now)?;
                 let incomplete_since = windows.incomplete_since_mono_ns.map(|at| clock.map(at)).unwrap_or_default();
                 let applied = self.cell.lock().series.apply(&windows, end, incomplete_since);
