@@ -180,7 +180,9 @@ mod tests {
         let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
         let of_rules = crate::rules::all().iter().flat_map(|rule| rule.when.signals());
         let of_the_log = railwatch_health::kmsg::PATTERNS.iter().map(|pattern| pattern.signal);
-        for signal in of_rules.chain(of_the_log).chain(crate::job::SIGNALS).chain(["gpu.alloc.failed"]) {
+        for signal in
+            of_rules.chain(of_the_log).chain(crate::job::SIGNALS).chain(["gpu.alloc.failed", railwatch_nic::MICROBURST])
+        {
             let page = std::fs::read_to_string(pages.join(format!("{signal}.md"))).unwrap_or_default();
             for part in [
                 format!("# {signal}\n").as_str(),

@@ -15,6 +15,7 @@ mod driver_vocabulary;
 mod ethtool_ioctl;
 mod generic_netlink;
 mod link;
+mod microburst;
 mod netdev;
 mod netdev_choice;
 mod netdev_dcb;
@@ -33,6 +34,7 @@ mod sysfs;
 mod vocabulary;
 
 pub use generic_netlink::{Ethtool, GenericNetlink};
+pub use microburst::MICROBURST;
 pub use ports::{PortInfo, PortKind, Ports};
 pub use sources::{NicConfig, NicSources};
 pub use vocabulary::RULES;

@@ -7,6 +7,7 @@
 //! rates over that time. Never: an interface nobody asked for, the loopback.
 
 use crate::link::Link;
+use crate::microburst::Microbursts;
 use crate::netdev_choice::NetdevChoice;
 use crate::netlink::{Attributes, Netlink, Request, number, number64};
 use crate::ports::{PortInfo, PortKind, Ports};
@@ -35,6 +36,7 @@ pub(crate) struct NetdevSource {
     ports: Arc<Ports>,
     backend: Backend,
     interfaces: Vec<Interface>,
+    microbursts: Microbursts,
 }
 
 enum Backend {
@@ -52,7 +54,9 @@ struct Interface {
 impl NetdevSource {
     pub(crate) fn new(root: PathBuf, choice: NetdevChoice, ports: Arc<Ports>) -> Self {
         let netlink = if choice.may_use_netlink { Netlink::open(SockProtocol::NetlinkRoute).ok() } else { None };
-        Self { root, choice, ports, backend: netlink.map_or(Backend::Sysfs, Backend::Netlink), interfaces: Vec::new() }
+        let microbursts = Microbursts::new(Arc::clone(&ports));
+        let backend = netlink.map_or(Backend::Sysfs, Backend::Netlink);
+        Self { root, choice, ports, backend, interfaces: Vec::new(), microbursts }
     }
 
     fn found(&mut self) -> Result<Vec<Link>, Unavailable> {
@@ -89,6 +93,7 @@ impl Source for NetdevSource {
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let links = self.found()?;
         self.interfaces.clear();
+        self.microbursts.begin();
         let mut ports = Vec::with_capacity(links.len());
         for link in &links {
             let driver = sysfs::driver(&self.root, "net", &link.name);
@@ -105,14 +110,19 @@ impl Source for NetdevSource {
                 }
                 interface.series[place] = declare.series(series(&link.name, word, refresh));
             }
-            self.interfaces.push(interface);
             let speed_mbit = sysfs::line(directory.join("speed")).and_then(|text| text.parse::<u64>().ok());
+            let speed_bits_per_s = speed_mbit.filter(|mbit| *mbit > 0).map(|mbit| mbit * 1_000_000);
+            // Files, and counters that a driver refreshes in the background, show no millisecond.
+            if matches!(self.backend, Backend::Netlink(_)) && refresh.is_none() {
+                self.microbursts.declare(&link.name, speed_bits_per_s, &interface.series, declare);
+            }
+            self.interfaces.push(interface);
             ports.push(PortInfo {
                 name: link.name.clone(),
                 kind: PortKind::Netdev,
                 state: link.state().to_owned(),
                 driver,
-                speed_bits_per_s: speed_mbit.filter(|mbit| *mbit > 0).map(|mbit| mbit * 1_000_000),
+                speed_bits_per_s,
                 netdev: None,
                 link_layer: None,
             });
@@ -122,6 +132,14 @@ impl Source for NetdevSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let read = self.read_counters(batch);
+        self.microbursts.take(batch);
+        read
+    }
+}
+
+impl NetdevSource {
+    fn read_counters(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         for Interface { index, request, series, files } in &mut self.interfaces {
             match &mut self.backend {
                 Backend::Netlink(netlink) => {
