@@ -352,12 +352,18 @@ impl Collector for Inside {
                 overload.level as u64,
             ),
             ("store_frames_waiting", "Frames waiting for the store and the engine", overload.frames),
-            ("store_lag_milliseconds", "From the arrival of the oldest frame to having stored it", overload.lag_ms),
             ("halted", "1 while all acting is halted", u64::from(self.core.halted().is_some())),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
+        let lag = ConstGauge::new(overload.lag_ms as f64 / 1e3);
+        lag.encode(encoder.encode_descriptor(
+            "store_lag_seconds",
+            "From the arrival of the oldest frame of a transaction to having stored it",
+            None,
+            MetricType::Gauge,
+        )?)?;
         let mut shed =
             Table::new("overload_shed", "Left out and counted while there was too much to do, by what it was");
         for (what, count) in [
