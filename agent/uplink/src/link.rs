@@ -30,6 +30,9 @@ use tonic::transport::Endpoint;
 /// Frames that wait for HTTP/2: a signal stands behind no more than these and what is in flight.
 const FRAMES_WAITING_MAX: usize = 32;
 const CONTROL_WAITING_MAX: usize = 64;
+/// Between two pieces of the tape: what HTTP/2 has taken goes before a signal that comes later, and so it gets one piece
+/// at a time, some tens of kilobytes, and not as many as its window holds.
+const PIECE_PAUSE: Duration = Duration::from_millis(10);
 /// The longest silence towards the collector.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 const WELCOME_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -73,6 +76,7 @@ impl Link {
             control: Some(control_out),
             frames: Some(frames_out),
             pieces: pieces_out,
+            pause: Box::pin(sleep(Duration::ZERO)),
             heartbeat: Box::pin(sleep(HEARTBEAT)),
         };
         let answers = control.downgrade();
@@ -216,6 +220,8 @@ struct Outgoing {
     control: Option<mpsc::Receiver<AgentMessage>>,
     frames: Option<mpsc::Receiver<AgentMessage>>,
     pieces: mpsc::Receiver<TapePiece>,
+    /// Over when the next piece may go.
+    pause: Pin<Box<Sleep>>,
     heartbeat: Pin<Box<Sleep>>,
 }
 
@@ -244,7 +250,9 @@ impl Stream for Outgoing {
         if this.control.is_none() && this.frames.is_none() {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(Some(piece)) = this.pieces.poll_recv(cx) {
+        let may_go = this.pause.is_elapsed() || this.pause.as_mut().poll(cx).is_ready();
+        if may_go && let Poll::Ready(Some(piece)) = this.pieces.poll_recv(cx) {
+            this.pause.as_mut().reset(Instant::now() + PIECE_PAUSE);
             this.heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
             return Poll::Ready(Some(message(agent_message::Body::TapePiece(piece))));
         }
