@@ -188,7 +188,7 @@ mod tests {
             &railwatch_disk::SIGNALS,
             &railwatch_optics_source::TREND_SIGNALS,
             &[railwatch_health::dcmi::FAULT, railwatch_health::kmsg::TOGETHER],
-            &[railwatch_sampling::SLOWED, railwatch_sampling::RESTORED, "gpu.alloc.failed"],
+            &[railwatch_sampling::SLOWED, railwatch_sampling::RESTORED, railwatch_nic::MICROBURST, "gpu.alloc.failed"],
         ]
         .concat();
         for signal in of_rules.chain(of_the_log).chain(others) {

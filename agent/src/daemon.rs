@@ -5,6 +5,7 @@
 
 use crate::cli::Options;
 use crate::config::Config;
+use crate::directives::Carrier;
 use crate::disk;
 use crate::drops;
 use crate::gpu::{GpuRoom, MemorySource};
@@ -159,6 +160,7 @@ impl Agent {
         }
         let mut sampler = Sampler::new(sampler_config, catalog, sink)
             .with_tape(tape.clone().map(|tape| Arc::new(tape) as Arc<dyn railwatch_sampling::Tape>));
+        outbox.uplink().set_directives(Arc::new(Carrier(sampler.on_request())));
         let gpu_series_max = Arc::new(AtomicU64::new(config.gpu.series_max));
         let memory: Option<Box<dyn Source>> = gpu
             .is_some()

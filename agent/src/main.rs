@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod convert;
 mod daemon;
+mod directives;
 mod disk;
 mod drops;
 mod error_names;

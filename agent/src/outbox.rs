@@ -10,7 +10,7 @@ use crate::shared::Shared;
 use crate::tape::Dump;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{Sink, SinkFull, WindowFrame};
-use railwatch_uplink::{Refused, UplinkHandle, UplinkState};
+use railwatch_uplink::{Receipt, Refused, UplinkHandle, UplinkState};
 use railwatch_wire::limits::SERIES_PER_FRAME_MAX;
 use railwatch_wire::v1;
 use std::collections::HashSet;
@@ -45,16 +45,32 @@ impl Outbox {
         let _ = self.dump.set(dump);
     }
 
-    /// Hands over a signal that the book has noticed already.
+    /// Hands over a signal that the book has noticed already, and that its origin keeps until the spool has it.
+    pub fn signal_from(&self, signal: v1::Signal, receipt: Receipt) -> Result<(), SinkFull> {
+        self.before_signal(&signal);
+        let Receipt { origin, places } = receipt.clone();
+        let handed = self.uplink.signal_from(signal, receipt);
+        if handed.is_err() {
+            // Counted as lost here and in the next frame: it is not to come again.
+            origin.settle(&places);
+        }
+        self.settle(handed)
+    }
+
+    /// Hands over a signal that the book has noticed already, and that nobody keeps.
     pub fn signal_noticed(&self, signal: v1::Signal) -> Result<(), SinkFull> {
+        self.before_signal(&signal);
+        self.settle(self.uplink.signal(signal))
+    }
+
+    fn before_signal(&self, signal: &v1::Signal) {
         if let Some(dump) = self.dump.get()
             && signal.severity() == v1::Severity::Critical
             && !self.uplink.state().connected
         {
-            dump.signal(&signal);
+            dump.signal(signal);
         }
         self.shared.news.notify_one();
-        self.settle(self.uplink.signal(signal))
     }
 
     /// Sends the windows whose time to join is over; all of them at the end. Returns whether some wait still.

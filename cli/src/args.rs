@@ -203,6 +203,8 @@ pub enum Command {
     Inventory(Inventory),
     /// A host's readings to the millisecond, from its memory, around an instant
     Tape(Tape),
+    /// Have a host's agent read at its shortest cadences for a while
+    Burst(Burst),
     /// Stop all acting, at once; works when the collector is down
     Halt(Halt),
     /// Allow acting again
@@ -376,6 +378,20 @@ pub struct Verdict {
     /// Why, for the audit
     #[arg(long, default_value = "", hide_default_value = true)]
     pub note: String,
+}
+
+/// Reading faster for a while.
+#[derive(Clone, Debug, Args)]
+pub struct Burst {
+    /// Of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: String,
+    /// For how long, at most 60s; the agent may shorten it, to keep its own bounds
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub for_: Duration,
+    /// Why, for the audit
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
 }
 
 /// Halting or resuming.

@@ -23,7 +23,7 @@ pub mod table;
 pub mod tape;
 pub mod watch;
 
-use args::{Command, CommandLine, Connection, FixedShape, Format, Gpu, Halt, Optics, OpticsInstead};
+use args::{Burst, Command, CommandLine, Connection, FixedShape, Format, Gpu, Halt, Optics, OpticsInstead};
 use clap::{CommandFactory, Parser};
 use client::Client;
 use failure::{Failure, Kind};
@@ -155,6 +155,7 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Watch { for_, shape } => watch::watch(asker.connect()?, shape.output, for_, out),
         Command::Inventory(asked) => inventory::inventory(&asker.connect()?, &asked, out),
         Command::Tape(tape) => tape::tape(&asker.connect()?, &tape, out),
+        Command::Burst(burst) => ask_for_burst(asker, &burst, out),
         Command::Halt(halt) => set_halt(asker, &halt, true, out),
         Command::Resume(halt) => set_halt(asker, &halt, false, out),
         Command::Completions { shell } => {
@@ -286,6 +287,13 @@ fn set_halt(asker: &Asker<'_>, halt: &Halt, halted: bool, out: &mut Output) -> R
         (Err(failure), None) => Err(failure),
         (Err(failure), Some(first)) => Err(Failure { what: format!("{}; and {}", first.what, failure.what), ..first }),
     }
+}
+
+fn ask_for_burst(asker: &Asker<'_>, burst: &Burst, out: &mut Output) -> Result<(), Failure> {
+    let path = format!("/v1/hosts/{}/burst", percent_encoded(&burst.host));
+    let for_ms = u64::try_from(burst.for_.as_millis()).unwrap_or(u64::MAX);
+    let answer = asker.connect()?.post(&path, &json!({"for_ms": for_ms, "reason": burst.reason}))?;
+    out.write(&format!("{}: {}\n", burst.host, Row::one(answer, &path)?.text("message")))
 }
 
 fn version(asker: &Asker<'_>, out: &mut Output) -> Result<(), Failure> {

@@ -8,6 +8,7 @@
 pub mod counters;
 mod feed;
 mod guard;
+mod host_burst;
 mod inventory;
 mod problem;
 mod readers;
@@ -23,6 +24,7 @@ pub use server::{ListenRefused, check_listen, serve};
 pub use tls::{TlsError, tls};
 
 use crate::auth::Tokens;
+use crate::bursts::Bursts;
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
 use crate::live::Live;
@@ -49,6 +51,7 @@ struct Inner {
     core: CoreHandle,
     tapes: Tapes,
     kept: Kept,
+    bursts: Bursts,
     feed: Feed,
     counters: Arc<Counters>,
     watchers: Arc<Semaphore>,
@@ -58,7 +61,7 @@ struct Inner {
 
 impl ApiState {
     /// The API of this collector.
-    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle, tapes: Tapes, kept: Kept) -> Self {
+    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle, tapes: Tapes, kept: Kept, bursts: Bursts) -> Self {
         let started = Timeline::now();
         Self(Arc::new(Inner {
             tokens,
@@ -67,6 +70,7 @@ impl ApiState {
             core,
             tapes,
             kept,
+            bursts,
             feed: Feed::new(started),
             counters: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),

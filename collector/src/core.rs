@@ -1,10 +1,11 @@
 //! The one writer: an own thread that owns the engine and the store.
 //!
 //! In: frames, hearings, verdicts, halts, answers of the executor. Out: acknowledgements, and what the engine did, each only after the transaction
-//! that holds it is on disk. What arrives while one transaction is written shares the next. When the queue is full its senders wait; nothing
-//! is dropped. While the store cannot be written, nothing is acknowledged, agents keep their frames, and callers are told why.
+//! that holds it is on disk. What arrives while one transaction is written shares the next. Hosts take turns ([`inbox`]); where one finds no room it
+//! waits, and nothing is dropped. How far all this is behind is what [`crate::overload`] judges. While the store cannot be written, nothing is acknowledged, agents keep their frames, and callers are told why.
 
 mod counters;
+mod inbox;
 mod task;
 
 pub use counters::{CoreCounters, CoreFigures, LATENCY_BOUNDS_MS};
@@ -12,15 +13,15 @@ pub use counters::{CoreCounters, CoreFigures, LATENCY_BOUNDS_MS};
 use crate::clock::Timeline;
 use crate::executor::halt::{self, Halt, HaltError};
 use crate::executor::{WebhookConfig, WebhookError};
-use railwatch_engine::{Decision, Effect, OptionError, Options, Outcome, Timestamp};
+use crate::overload::Overload;
+use inbox::Inbox;
+use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Timestamp};
 use railwatch_store::{Frame, InventoryItem, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-/// Frames that wait for the core at most; further senders wait.
-const FRAMES_MAX: usize = 8_192;
 /// Requests that wait at most.
 const REQUESTS_MAX: usize = 256;
 /// What a subscriber may fall behind before it must read the store again.
@@ -163,6 +164,11 @@ pub(crate) enum Request {
         items: Vec<InventoryItem>,
         at: Timestamp,
     },
+    /// Something that the engine has no part in goes on record.
+    Note {
+        entry: AuditEntry,
+        reply: oneshot::Sender<Result<(), CoreError>>,
+    },
     Reconfigure {
         engine: Box<Options>,
         retention: Retention,
@@ -194,7 +200,8 @@ pub(crate) struct Arrived {
 #[derive(Clone)]
 pub struct CoreHandle {
     requests: mpsc::Sender<Request>,
-    frames: mpsc::Sender<Arrived>,
+    inbox: Inbox,
+    overload: Overload,
     published: broadcast::Sender<Arc<Published>>,
     counters: Arc<CoreCounters>,
     epoch: u64,
@@ -207,10 +214,10 @@ impl CoreHandle {
     pub fn spawn(store: Store, config: CoreConfig) -> Result<Self, StartError> {
         config.engine.check()?;
         let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
-        let (frames, frames_in) = mpsc::channel(FRAMES_MAX);
         let handle = Self {
             requests,
-            frames,
+            inbox: Inbox::default(),
+            overload: Overload::default(),
             published: broadcast::channel(PUBLISHED_MAX).0,
             counters: Arc::default(),
             epoch: store.epoch(),
@@ -218,11 +225,13 @@ impl CoreHandle {
             state_dir: config.state_dir.clone(),
         };
         let ledger = CoreLedger(handle.requests.clone());
-        let task = task::Task::start(store, config, handle.published.clone(), handle.counters.clone(), ledger)?;
+        let (published, counters) = (handle.published.clone(), handle.counters.clone());
+        let task = task::Task::start(store, config, published, counters, handle.overload.clone(), ledger)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let inbox = handle.inbox.clone();
         std::thread::Builder::new()
             .name("core".to_owned())
-            .spawn(move || runtime.block_on(task.run(requests_in, frames_in)))?;
+            .spawn(move || runtime.block_on(task.run(requests_in, inbox)))?;
         Ok(handle)
     }
 
@@ -238,7 +247,8 @@ impl CoreHandle {
         let (host, boot_id) = (host.to_owned(), boot_id.to_owned());
         self.ask(Request::Attach { host, boot_id, stream, first_sequence, reply }).await?;
         let link = answer.await.map_err(|_| CoreError::Stopped)??;
-        Ok(Attachment { link, frames: self.frames.clone(), requests: self.requests.clone(), epoch: self.epoch })
+        let (inbox, overload) = (self.inbox.clone(), self.overload.clone());
+        Ok(Attachment { link, inbox, overload, requests: self.requests.clone(), epoch: self.epoch })
     }
 
     /// A person judges a decision. Returns the decision as it is then: `ordered`, `rejected`, `done` or `withheld` with the reason in `outcome`.
@@ -274,6 +284,14 @@ impl CoreHandle {
         answer.await.map_err(|_| CoreError::Stopped)?
     }
 
+    /// Puts a line into the audit about something that the engine has no part in. On disk when this returns.
+    pub async fn note(&self, actor: &str, what: &str, detail: String) -> Result<(), CoreError> {
+        let (reply, answer) = oneshot::channel();
+        let entry = AuditEntry { at: Timeline::now(), actor: actor.to_owned(), what: what.to_owned(), detail };
+        self.ask(Request::Note { entry, reply }).await?;
+        answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
     /// Who halted acting.
     pub fn halted(&self) -> Option<Halt> {
         halt::is_set(&self.state_dir)
@@ -304,7 +322,12 @@ impl CoreHandle {
 
     /// Figures for metrics.
     pub fn figures(&self) -> CoreFigures {
-        self.counters.figures(FRAMES_MAX - self.frames.capacity())
+        self.counters.figures(self.inbox.len())
+    }
+
+    /// How much there is to do, and what is left out.
+    pub fn overload(&self) -> &Overload {
+        &self.overload
     }
 
     /// Why the store cannot be written at present.
@@ -333,7 +356,8 @@ impl CoreHandle {
 /// One connection of one host. Dropping it without [`detach`](Self::detach) is a break.
 pub struct Attachment {
     link: Arc<Link>,
-    frames: mpsc::Sender<Arrived>,
+    inbox: Inbox,
+    overload: Overload,
     requests: mpsc::Sender<Request>,
     epoch: u64,
 }
@@ -359,7 +383,9 @@ impl Attachment {
     pub async fn submit(&self, frame: Frame) -> Result<(), CoreError> {
         self.heard();
         let arrived = Arrived { link: self.link.clone(), frame, at: Timeline::now() };
-        self.frames.send(arrived).await.map_err(|_| CoreError::Stopped)
+        let given = self.inbox.push(arrived).await;
+        self.overload.frames_wait(self.inbox.len());
+        if given { Ok(()) } else { Err(CoreError::Stopped) }
     }
 
     /// Gives the host's whole inventory to the core; waits while the core has too much to do. What differs from the stored one is written.

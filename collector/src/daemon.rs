@@ -8,10 +8,12 @@ mod published;
 use crate::{
     api::{self, ApiState},
     auth::Tokens,
+    bursts::Bursts,
     certificates,
     clock::Timeline,
     config::{Config, ConfigError, Overrides},
     core::{CoreConfig, CoreHandle},
+    directives::Directives,
     ingest::{self, streams::Streams},
     inventory,
     live::Live,
@@ -106,8 +108,10 @@ impl Daemon {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(published::follow(core.clone(), incidents.clone(), exporter.clone(), stop.clone()));
-        let tapes = Tapes::default();
+        let tapes = Tapes::below(core.overload().clone());
         let kept = Kept::in_state_dir(&config.state_dir);
+        let directives = Directives::new(core.epoch());
+        let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -115,6 +119,7 @@ impl Daemon {
             credentials: Arc::clone(&credentials),
             streams: Streams::new(usize::try_from(config.streams_max).unwrap_or(usize::MAX)),
             tapes: tapes.clone(),
+            directives,
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -123,7 +128,8 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state = ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone());
+        let api_state =
+            ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone(), bursts.clone());
         let inside = Inside {
             core: core.clone(),
             incidents,
@@ -131,6 +137,7 @@ impl Daemon {
             api: api_state.counters(),
             tokens: Arc::clone(&tokens),
             kept: kept.clone(),
+            bursts: bursts.clone(),
         };
         registry.register_collector(Box::new(inside));
         let is_tls = api_tls.is_some();
@@ -138,6 +145,7 @@ impl Daemon {
         tasks.spawn(railwatch_exposition::serve(metrics_listener, Arc::new(registry), stop.clone()));
         tasks.spawn(certificates::keep(config.clone(), Arc::clone(&credentials), stop.clone()));
         tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
+        tasks.spawn(bursts.follow(stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
         let standing = live.inventories().standing();
         standing.configure(config.drift);

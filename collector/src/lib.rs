@@ -7,11 +7,13 @@
 
 pub mod api;
 pub mod auth;
+pub mod bursts;
 pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod core;
 pub mod daemon;
+pub mod directives;
 pub mod executor;
 pub mod ingest;
 pub mod inventory;
@@ -19,5 +21,6 @@ pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod otlp;
+pub mod overload;
 mod run_file;
 pub mod tape;

@@ -7,6 +7,7 @@
 use crate::{
     api,
     auth::Tokens,
+    bursts::Bursts,
     clock::Timeline,
     core::{CoreHandle, LATENCY_BOUNDS_MS},
     live::{Host, Live},
@@ -250,6 +251,8 @@ pub struct Inside {
     pub tokens: Arc<Tokens>,
     /// Pieces of tape around incidents.
     pub kept: Kept,
+    /// Bursts asked of agents.
+    pub bursts: Bursts,
 }
 
 impl fmt::Debug for Inside {
@@ -262,6 +265,8 @@ impl Collector for Inside {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let figures = self.core.figures();
         let tape = self.kept.figures();
+        let bursts = self.bursts.figures();
+        let overload = self.core.overload().figures();
         for (name, help, value) in [
             ("store_frames_accepted", "Frames stored", figures.frames_accepted),
             ("store_frames_duplicate", "Frames that had been stored before", figures.frames_duplicate),
@@ -316,6 +321,11 @@ impl Collector for Inside {
             ("tape_pieces_failed", "Pieces not had from their host, or not written", tape.failed),
             ("tape_pieces_skipped", "Pieces not tried because too many incidents came at a time", tape.skipped),
             ("tape_pieces_evicted", "Kept pieces removed again to stay within the bounds", tape.evicted),
+            ("overload_changes", "Changes of the level of load", overload.changes),
+            ("bursts_by_person", "Bursts of agents that a person asked for", bursts.by_person),
+            ("bursts_by_incident", "Bursts of agents because of an incident", bursts.by_incident),
+            ("bursts_not_done", "Bursts of hosts that were away, gave no answer or refused", bursts.not_done),
+            ("bursts_held_back", "Bursts for incidents not sent, to stay within the limits", bursts.held_back),
             ("engine_hosts_refused", "Hosts not watched because too many are", figures.engine.hosts_refused),
         ] {
             let counter = ConstCounter::new(value);
@@ -336,11 +346,34 @@ impl Collector for Inside {
                 "1 while nothing can be stored or acknowledged",
                 u64::from(self.core.store_error().is_some()),
             ),
+            (
+                "overload_level",
+                "0 normal; 1 busy: pieces of tape are refused; 2 overloaded: windows are shed and new hosts turned away",
+                overload.level as u64,
+            ),
+            ("store_frames_waiting", "Frames waiting for the store and the engine", overload.frames),
             ("halted", "1 while all acting is halted", u64::from(self.core.halted().is_some())),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
+        let lag = ConstGauge::new(overload.lag_ms as f64 / 1e3);
+        lag.encode(encoder.encode_descriptor(
+            "store_lag_seconds",
+            "From the arrival of the oldest frame of a transaction to having stored it",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let mut shed =
+            Table::new("overload_shed", "Left out and counted while there was too much to do, by what it was");
+        for (what, count) in [
+            ("tape", overload.tapes_refused),
+            ("windows", overload.windows_shed),
+            ("streams", overload.hosts_turned_away),
+        ] {
+            shed.push(vec![("what", what.to_owned())], count);
+        }
+        shed.write(&mut encoder, MetricType::Counter, ConstCounter::new)?;
         let mut open = Table::new("incidents_open", "Open incidents, by severity");
         for (severity, count) in self.incidents.by_severity() {
             open.push(vec![("severity", severity.to_owned())], i64::try_from(count).unwrap_or(i64::MAX));

@@ -10,6 +10,7 @@ pub mod selector;
 
 use crate::clock::{Estimate, Timeline};
 use crate::live::Live;
+use crate::overload::Overload;
 use railwatch_engine::Timestamp;
 use railwatch_wire::limits::{TAPE_READINGS_MAX, TAPE_SERIES_MAX};
 use railwatch_wire::tape::{Reading, unpack};
@@ -47,6 +48,7 @@ struct Inner {
     lines: Mutex<HashMap<Arc<str>, Line>>,
     next_id: AtomicU64,
     under_way: Semaphore,
+    overload: Overload,
 }
 
 /// The way to one host's stream.
@@ -58,10 +60,18 @@ struct Line {
 
 impl Default for Tapes {
     fn default() -> Self {
+        Self::below(Overload::default())
+    }
+}
+
+impl Tapes {
+    /// Tapes that are refused while the collector has too much to do.
+    pub fn below(overload: Overload) -> Self {
         Self(Arc::new(Inner {
             lines: Mutex::default(),
             next_id: AtomicU64::new(1),
             under_way: Semaphore::new(ASKED_AT_ONCE_MAX),
+            overload,
         }))
     }
 }
@@ -112,6 +122,9 @@ pub enum Unanswered {
     /// Too many requests are under way.
     #[error("{ASKED_AT_ONCE_MAX} requests for tapes are under way: ask again in a moment")]
     Busy,
+    /// The collector itself has too much to do.
+    #[error("the collector is busy with signals and windows: pieces of tape wait; ask again in some seconds")]
+    Overloaded,
     /// The agent refuses.
     #[error("the agent of host {0} refuses: {1}")]
     Refused(String, String),
@@ -143,6 +156,9 @@ impl Tapes {
     /// Reads a host's tape.
     pub async fn fetch(&self, live: &Live, host: &str, wanted: &Wanted) -> Result<Fetched, Unanswered> {
         let away = || Unanswered::Away(host.to_owned());
+        if self.0.overload.refuses_tape() {
+            return Err(Unanswered::Overloaded);
+        }
         let asks = self.lines().get(host).map(|line| line.asks.clone()).ok_or_else(away)?;
         let clock = live.find(host).and_then(|cell| cell.lock().clock.estimate(Timeline::now()));
         let clock = clock.ok_or_else(|| Unanswered::NoClock(host.to_owned()))?;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod idle;
+mod latency;
 mod probe;
 mod statistics;
 mod tape;
@@ -22,6 +23,8 @@ pub enum Bench {
     Agent(agent::Options),
     /// What the agent costs while nothing happens
     Idle(idle::Options),
+    /// The time from a counter's move to its signal at the collector, by kind of source
+    Latency(latency::Options),
     /// What a reading costs on the tape, in bytes and nanoseconds, beside the other candidate
     Tape(tape::Options),
 }
@@ -33,6 +36,7 @@ pub fn bench(bench: &Bench) -> Result<()> {
         Bench::Uplink(options) => write(&options.json, &uplink::measure(options)?),
         Bench::Agent(options) => write(&options.json, &agent::measure(options)?),
         Bench::Idle(options) => write(&options.json, &idle::measure(options)?),
+        Bench::Latency(options) => write(&options.json, &latency::measure(options)?),
         Bench::Tape(options) => write(&options.json, &tape::measure()?),
     }
 }

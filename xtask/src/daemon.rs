@@ -25,10 +25,38 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Which build of the daemons is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As shipped.
+    Release,
+    /// As tested.
+    Unoptimised,
+}
+
+/// Builds programs of the packages of the same names.
+pub fn build(profile: Profile, packages: &[&str]) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.arg("build").args((profile == Profile::Release).then_some("--release"));
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    shell::run(&mut command)
+}
+
 /// A program of the release build.
 pub fn program(name: &str) -> Result<PathBuf> {
+    program_of(Profile::Release, name)
+}
+
+/// A program of that build.
+pub fn program_of(profile: Profile, name: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    Ok(std::path::absolute(target.join("release").join(name))?)
+    let folder = match profile {
+        Profile::Release => "release",
+        Profile::Unoptimised => "debug",
+    };
+    Ok(std::path::absolute(target.join(folder).join(name))?)
 }
 
 /// The running kernel, as `uname -r` says it.
@@ -180,7 +208,12 @@ pub struct Listen {
 
 /// The `collector` command line of a build, in `HOME/collector`.
 pub fn collector_command(home: &Path, run_dir: &Path, listen: &Listen) -> Result<Command> {
-    let mut command = Command::new(program("railwatch-collector")?);
+    collector_command_of(Profile::Release, home, run_dir, listen)
+}
+
+/// The same, of that build.
+pub fn collector_command_of(profile: Profile, home: &Path, run_dir: &Path, listen: &Listen) -> Result<Command> {
+    let mut command = Command::new(program_of(profile, "railwatch-collector")?);
     command.arg("run").arg("--state-dir").arg(home.join("collector")).arg("--run-dir").arg(run_dir).args([
         "--uplink-listen",
         &listen.uplink,
@@ -194,8 +227,13 @@ pub fn collector_command(home: &Path, run_dir: &Path, listen: &Listen) -> Result
 
 /// Writes the certificate of `host`, signed by the collector in `HOME/collector`, into `folder`.
 pub fn issue(home: &Path, host: &str, folder: &Path) -> Result<()> {
+    issue_of(Profile::Release, home, host, folder)
+}
+
+/// The same, by the collector of that build.
+pub fn issue_of(profile: Profile, home: &Path, host: &str, folder: &Path) -> Result<()> {
     shell::quiet(
-        Command::new(program("railwatch-collector")?)
+        Command::new(program_of(profile, "railwatch-collector")?)
             .args(["pki", "issue", host, "--state-dir"])
             .arg(home.join("collector"))
             .arg("--out")

@@ -6,6 +6,7 @@
 //! something, loading fails with what is missing ([`LoadError`]); what merely degrades is in [`Kernel::off`].
 
 mod attach;
+mod custody;
 pub mod object;
 pub mod offsets;
 mod pin;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use railwatch_abi::cookie::Layer;
 use railwatch_abi::event::{EventKind, ExitStatus, RawEvent};
@@ -24,6 +26,7 @@ use railwatch_abi::maps::{
 };
 
 pub use attach::{AttachError, Attached, AttachmentId, Method};
+pub use custody::Custody;
 
 use crate::scope::Scope;
 use crate::symbols::SymbolId;
@@ -163,7 +166,7 @@ pub struct Loss {
     pub seen: u64,
     /// Put into the ring.
     pub submitted: u64,
-    /// Handed to [`Kernel::drain`]'s caller (or that of an agent before a restart).
+    /// Handed to the caller of [`Kernel::drain`] or [`Kernel::drain_kept`] (or that of an agent before a restart).
     pub delivered: u64,
     /// What was not sent or not recorded, by reason; reasons that never happened are there with 0.
     pub by_reason: BTreeMap<Reason, u64>,
@@ -248,7 +251,7 @@ impl Kernel {
             _tracepoints: tracepoints,
         };
         if was_adopted {
-            // What the agent before took out of the ring, it delivered.
+            // What the agent before let the ring forget, it delivered.
             kernel.delivered = kernel.loss().submitted.saturating_sub(kernel.ring.unread());
         }
         Ok(kernel)
@@ -317,14 +320,38 @@ impl Kernel {
         sys::map_update(late, &key[0], &marks[0], 0)
     }
 
-    /// Hands over every event that is there, in order.
+    /// Hands over every event that is there, in order. The ring lets go of each at once.
     pub fn drain(&mut self, mut take: impl FnMut(Event)) {
-        let mut unknown = 0;
-        self.delivered += self.ring.drain(|raw| match decode(&raw) {
-            Some(event) => take(event),
-            None => unknown += 1,
+        let custody = Arc::clone(self.custody());
+        self.drain_kept(|place, event| {
+            take(event);
+            custody.settle(&[place]);
         });
-        self.unknown += unknown;
+    }
+
+    /// Hands over every event that is there, in order, with its place in the ring, which keeps it until
+    /// [`Custody::settle`] is told of that place. Returns whether a further one is being written, which may wake nobody.
+    pub fn drain_kept(&mut self, mut take: impl FnMut(u64, Event)) -> bool {
+        let mut unknown = Vec::new();
+        let drained = self.ring.drain(|place, raw| match decode(&raw) {
+            Some(event) => take(place, event),
+            None => unknown.push(place),
+        });
+        self.delivered += drained.taken;
+        self.unknown += unknown.len() as u64;
+        self.custody().settle(&unknown);
+        drained.busy
+    }
+
+    /// Which events were handed over and are not settled.
+    pub fn custody(&self) -> &Arc<Custody> {
+        self.ring.custody()
+    }
+
+    /// The kernel's number of the ring: the same after a restart of the agent that found it
+    /// pinned, another for every other ring of this boot.
+    pub fn ring_number(&self) -> io::Result<u64> {
+        sys::map_id(self.map("EVENTS")).map(u64::from)
     }
 
     /// Becomes readable when an urgent event is there; others wait for the next [`Self::drain`].

@@ -18,6 +18,7 @@ mod ethtool_ioctl;
 mod generic_netlink;
 mod interfaces;
 mod link;
+mod microburst;
 mod netdev;
 mod netdev_choice;
 mod netdev_dcb;
@@ -40,6 +41,7 @@ mod vocabulary;
 
 pub use generic_netlink::{Ethtool, GenericNetlink};
 pub use interfaces::Interfaces;
+pub use microburst::MICROBURST;
 pub use ports::{PortInfo, PortKind, Ports};
 pub use rdma_resources::{CmId, Owner, QueuePair, RdmaResources};
 pub use settings::{Ets, Fec, Pause, Settings, SettingsReader};

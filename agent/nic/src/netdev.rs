@@ -8,6 +8,7 @@
 
 use crate::counter_files::CounterFiles;
 use crate::link::Link;
+use crate::microburst::Microbursts;
 use crate::netdev_choice::NetdevChoice;
 use crate::netlink::{Attributes, Netlink, Request, Requests, number, number64};
 use crate::ports::{PortInfo, PortKind, Ports};
@@ -37,6 +38,7 @@ pub(crate) struct NetdevSource {
     ports: Arc<Ports>,
     backend: Backend,
     interfaces: Vec<Interface>,
+    microbursts: Microbursts,
 }
 
 enum Backend {
@@ -66,9 +68,10 @@ struct Interface {
 impl NetdevSource {
     pub(crate) fn new(root: PathBuf, choice: NetdevChoice, ports: Arc<Ports>) -> Self {
         let netlink = if choice.may_use_netlink { Netlink::open(SockProtocol::NetlinkRoute).ok() } else { None };
+        let microbursts = Microbursts::new(Arc::clone(&ports));
         let backend = netlink
             .map_or_else(|| Backend::Sysfs(CounterFiles::default()), |netlink| Backend::Netlink(Asked::new(netlink)));
-        Self { root, choice, ports, backend, interfaces: Vec::new() }
+        Self { root, choice, ports, backend, interfaces: Vec::new(), microbursts }
     }
 
     fn found(&mut self) -> Result<Vec<Link>, Unavailable> {
@@ -113,6 +116,7 @@ impl Source for NetdevSource {
             Backend::Netlink(asked) => asked.expect(&links),
             Backend::Sysfs(files) => files.begin_again(),
         }
+        self.microbursts.begin();
         let mut ports = Vec::with_capacity(links.len());
         for link in &links {
             let driver = sysfs::driver(&self.root, "net", &link.name);
@@ -130,14 +134,19 @@ impl Source for NetdevSource {
                     files.push(file, series);
                 }
             }
-            self.interfaces.push(interface);
             let speed_mbit = sysfs::line(directory.join("speed")).and_then(|text| text.parse::<u64>().ok());
+            let speed_bits_per_s = speed_mbit.filter(|mbit| *mbit > 0).map(|mbit| mbit * 1_000_000);
+            // Files, and counters that a driver refreshes in the background, show no millisecond.
+            if matches!(self.backend, Backend::Netlink(_)) && refresh.is_none() {
+                self.microbursts.declare(&link.name, speed_bits_per_s, &interface.series, declare);
+            }
+            self.interfaces.push(interface);
             ports.push(PortInfo {
                 name: link.name.clone(),
                 kind: PortKind::Netdev,
                 state: link.state().to_owned(),
                 driver,
-                speed_bits_per_s: speed_mbit.filter(|mbit| *mbit > 0).map(|mbit| mbit * 1_000_000),
+                speed_bits_per_s,
                 netdev: None,
                 link_layer: None,
             });
@@ -147,6 +156,14 @@ impl Source for NetdevSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
+        let read = self.read_counters(batch);
+        self.microbursts.take(batch);
+        read
+    }
+}
+
+impl NetdevSource {
+    fn read_counters(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let Self { backend, interfaces, .. } = self;
         match backend {
             Backend::Netlink(asked) => asked.read(interfaces, batch),

@@ -9,6 +9,7 @@ use crate::generic_netlink::Ethtool;
 use crate::netdev::{self, drops, port_series};
 use crate::netdev_choice::NetdevChoice;
 use crate::netlink::{Attributes, Netlink, Request, number, number64};
+use crate::ports::Ports;
 use nix::sys::socket::SockProtocol;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
@@ -16,6 +17,7 @@ use railwatch_sampling::{
     Unavailable, Value,
 };
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One value of an answer: where it is, and what it is called.
@@ -93,10 +95,12 @@ pub(crate) struct NetdevQueuesSource {
     choice: NetdevChoice,
     sockets: Option<(Netlink, Ethtool)>,
     interfaces: Vec<Interface>,
+    ports: Arc<Ports>,
 }
 
 struct Interface {
     index: u32,
+    name: String,
     statistics: Request,
     questions: Vec<Question>,
     /// Pause frames and dropped packets, both directions, when last read.
@@ -110,8 +114,8 @@ struct Question {
 }
 
 impl NetdevQueuesSource {
-    pub(crate) fn new(root: PathBuf, choice: NetdevChoice) -> Self {
-        Self { root, choice, sockets: None, interfaces: Vec::new() }
+    pub(crate) fn new(root: PathBuf, choice: NetdevChoice, ports: Arc<Ports>) -> Self {
+        Self { root, choice, sockets: None, interfaces: Vec::new(), ports }
     }
 }
 
@@ -133,7 +137,7 @@ impl Source for NetdevQueuesSource {
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        let Self { root, choice, sockets, interfaces } = self;
+        let Self { root, choice, sockets, interfaces, ports: _ } = self;
         let open = || Ok((Netlink::open(SockProtocol::NetlinkRoute)?, Ethtool::open()?));
         let (route, ethtool) = choice.opened(sockets, "ethtool netlink", open)?;
         let links = choice.links(root, Some(route))?;
@@ -162,7 +166,8 @@ impl Source for NetdevQueuesSource {
                 let old = before.iter().find(|old| old.index == link.index);
                 let (pauses, drops) = old.map_or((None, None), |old| (old.pauses, old.drops));
                 let statistics = netdev::request(link.index);
-                interfaces.push(Interface { index: link.index, statistics, questions, pauses, drops });
+                let (index, name) = (link.index, link.name);
+                interfaces.push(Interface { index, name, statistics, questions, pauses, drops });
             }
         }
         if interfaces.is_empty() {
@@ -175,8 +180,8 @@ impl Source for NetdevQueuesSource {
     }
 
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        let Self { sockets: Some((route, ethtool)), interfaces, .. } = self else { return Ok(()) };
-        for Interface { index, statistics, questions, pauses, drops: dropped } in interfaces {
+        let Self { sockets: Some((route, ethtool)), interfaces, ports, .. } = self else { return Ok(()) };
+        for Interface { index, name, statistics, questions, pauses, drops: dropped } in interfaces {
             for Question { request, columns } in questions {
                 let before_ns = monotonic_ns();
                 let values = ethtool.ask(request, |answer| -> Vec<(&Field, SeriesHandle, Option<u64>)> {
@@ -204,6 +209,7 @@ impl Source for NetdevQueuesSource {
                     {
                         cause = Some(if before == now { "drops_still" } else { "drops_moving" });
                     }
+                    ports.note_pauses(name, now);
                     (*pauses, *dropped) = (Some(now), dropped_now);
                 }
                 for (_, series, value) in values {

@@ -42,9 +42,9 @@ pub struct PortInfo {
     pub link_layer: Option<String>,
 }
 
-/// All ports the sources read, by name.
+/// All ports the sources read, by name; and the pause frames of interfaces, by name.
 #[derive(Debug, Default)]
-pub struct Ports(Mutex<BTreeMap<String, PortInfo>>);
+pub struct Ports(Mutex<BTreeMap<String, PortInfo>>, Mutex<BTreeMap<String, u64>>);
 
 impl Ports {
     /// All of them now.
@@ -74,6 +74,21 @@ impl Ports {
         if let Some(port) = self.locked().get_mut(name) {
             port.speed_bits_per_s = Some(bits_per_s);
         }
+    }
+
+    /// Notes how many pause frames an interface has had, sent and received.
+    pub(crate) fn note_pauses(&self, name: &str, frames: u64) {
+        let mut pauses = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        match pauses.get_mut(name) {
+            Some(known) => *known = frames,
+            None => _ = pauses.insert(name.to_owned(), frames),
+        }
+    }
+
+    /// The pause frames of an interface, and its speed in bits per second, where they are known.
+    pub(crate) fn pauses_and_speed(&self, name: &str) -> (Option<u64>, Option<u64>) {
+        let pauses = self.1.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        (pauses, self.locked().get(name).and_then(|port| port.speed_bits_per_s))
     }
 
     fn locked(&self) -> MutexGuard<'_, BTreeMap<String, PortInfo>> {

@@ -63,7 +63,7 @@ impl NicSources {
             Box::new(RdmaPmaSource::new(root.clone())),
             Box::new(RdmaLinkSource::new(root.clone(), Arc::clone(&ports))),
             Box::new(NetdevDriverSource::new(root.clone(), choice.clone())),
-            Box::new(NetdevQueuesSource::new(root.clone(), choice.clone())),
+            Box::new(NetdevQueuesSource::new(root.clone(), choice.clone(), Arc::clone(&ports))),
             Box::new(NetdevDcbSource::new(root.clone(), choice)),
         ];
         Self { sources, ports }

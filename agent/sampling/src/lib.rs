@@ -34,7 +34,7 @@ mod watch;
 
 pub use batch::{Batch, Reading, Value};
 pub use bounds::Bounds;
-pub use burst::{BURST_REST, BURST_TIME, BURST_TIME_MAX};
+pub use burst::{BURST_REST, BURST_SHARE, BURST_TIME, BURST_TIME_MAX, BurstRefused, Bursts};
 pub use catalog::{Catalog, SERIES_MAX_DEFAULT};
 pub use clock::{ClockPair, Moment};
 pub use counter::{Step, step};

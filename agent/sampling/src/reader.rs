@@ -63,6 +63,7 @@ pub(crate) struct Common<'a> {
     pub(crate) catalog: &'a Arc<Catalog>,
     pub(crate) sink: &'a Arc<dyn Sink>,
     pub(crate) governor: &'a Arc<Governor>,
+    pub(crate) burst_governor: &'a Arc<Governor>,
     pub(crate) burst: &'a Arc<Burst>,
 }
 
@@ -76,8 +77,11 @@ pub(crate) struct Reader {
     sink: Arc<dyn Sink>,
     tape: Option<Box<dyn TapeWriter>>,
     governor: Arc<Governor>,
+    burst_governor: Arc<Governor>,
     burst: Arc<Burst>,
     settled_at_ns: u64,
+    /// A burst was on when the budget was looked at last.
+    in_burst: bool,
     judged_at_ns: u64,
     judged_cpu_ns: u64,
     /// Spent on probes since then.
@@ -113,7 +117,7 @@ impl Reader {
         control: &Arc<Control>,
         common: &Common<'_>,
     ) -> io::Result<Self> {
-        let Common { config, catalog, sink, governor, burst } = common;
+        let Common { config, catalog, sink, governor, burst_governor, burst } = common;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
         let recorder = Recorder::new(source.name(), config.window, config.rules, Arc::clone(catalog));
         Ok(Self {
@@ -125,8 +129,10 @@ impl Reader {
             sink: Arc::clone(sink),
             tape: None,
             governor: Arc::clone(governor),
+            burst_governor: Arc::clone(burst_governor),
             burst: Arc::clone(burst),
             settled_at_ns: 0,
+            in_burst: false,
             judged_at_ns: 0,
             judged_cpu_ns: 0,
             probes_cpu_ns: 0,
@@ -214,14 +220,30 @@ impl Reader {
         self.hand_over();
     }
 
+    /// The cadence in force.
     fn cadence_ns(&self) -> u64 {
         let asked_ns = self.stats.cadence_ns.load(Relaxed) << self.stats.backed_off.load(Relaxed);
-        if self.burst.is_on(monotonic_ns()) { asked_ns.min(nanos(self.source.cadence().min)) } else { asked_ns }
+        let burst_ns = self.stats.burst_ns.load(Relaxed);
+        if burst_ns > 0 { asked_ns.min(burst_ns) } else { asked_ns }
+    }
+
+    /// Whether a burst is on. Where that is news, the budget is looked at afresh: what a burst costs is no reason to read
+    /// less often before or after it.
+    fn look_for_burst(&mut self, now_ns: u64) -> bool {
+        let in_burst = self.burst.is_on(now_ns);
+        if in_burst != self.in_burst {
+            self.in_burst = in_burst;
+            (self.judged_at_ns, self.judged_cpu_ns, self.probes_cpu_ns) = (now_ns, thread_cpu_ns(), 0);
+            let shortest_ns = if in_burst { nanos(self.source.cadence().min) } else { 0 };
+            self.stats.burst_ns.store(shortest_ns, Relaxed);
+        }
+        in_burst
     }
 
     /// Once a second, compares the CPU time of this thread and the others with the budget.
     fn stay_within_budget(&mut self) {
         let now_ns = monotonic_ns();
+        let in_burst = self.look_for_burst(now_ns);
         let elapsed_ns = now_ns - self.judged_at_ns;
         if elapsed_ns < JUDGE_EVERY_NS {
             return;
@@ -238,8 +260,8 @@ impl Reader {
         if now_ns < self.settled_at_ns {
             return;
         }
-        // A burst is bounded in time, and its cost is no reason to read less often before or after it.
-        if self.burst.is_on(now_ns) {
+        if in_burst {
+            self.stay_within_burst_budget(share);
             return;
         }
         let steps = self.stats.backed_off.load(Relaxed);
@@ -272,6 +294,24 @@ impl Reader {
         };
         let (asked, is) = (Duration::from_nanos(asked_ns), Duration::from_nanos(is_ns));
         out.signals.extend(slowed.judge(stats.source, by, asked, is, now_ns));
+    }
+
+    /// A burst has a budget of its own: beyond it the dearest source goes back towards the cadence that it has without one.
+    fn stay_within_burst_budget(&self, share: f64) {
+        let Self { stats, source, .. } = self;
+        let burst_ns = stats.burst_ns.load(Relaxed);
+        let asked_ns = stats.cadence_ns.load(Relaxed) << stats.backed_off.load(Relaxed);
+        let (shortest_ns, can_back_off) = (nanos(source.cadence().min), self.on && burst_ns <= asked_ns / 2);
+        let wanted_ns = match self.burst_governor.judge(stats.source, share, can_back_off) {
+            Verdict::BackOff => burst_ns * 2,
+            Verdict::ComeBack => (burst_ns / 2).max(shortest_ns),
+            Verdict::Stay => burst_ns,
+        };
+        if wanted_ns != burst_ns {
+            stats.burst_ns.store(wanted_ns, Relaxed);
+            let (name, cadence_ms) = (stats.source, wanted_ns / 1_000_000);
+            tracing::info!(source = name, cadence_ms, "a burst's cadence changes for its CPU budget");
+        }
     }
 
     /// The first deadline after now; those between it and the last one are missed.

@@ -3,9 +3,8 @@
 //! In: sources, and cadences that may change at any time. Out: a running thread per source, and a [`SourceReport`] of each.
 //! One OS thread per source, so that a slow NIC never delays another's readings. Never: a wait for the sink.
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Bursts};
 use crate::catalog::Catalog;
-use crate::clock::monotonic_ns;
 use crate::frame::WindowFrame;
 use crate::governor::Governor;
 use crate::reader::{Common, Control, Reader};
@@ -48,6 +47,8 @@ pub struct SamplerConfig {
     pub batch_max: usize,
     /// CPU time that all sources together may use, as share of one core. Beyond it the dearest source is read less often.
     pub cpu_budget_share: f64,
+    /// The same while a burst is on.
+    pub burst_cpu_budget_share: f64,
     /// Share of the time for which the reads of one source may hold RTNL; ten times as much in a burst.
     pub rtnl_budget_share: f64,
     /// Memory that one source may take for its series, bytes, their place on the tape included. Series beyond are left out, and
@@ -64,6 +65,7 @@ impl Default for SamplerConfig {
             reprobe: Duration::from_secs(10),
             batch_max: 4096,
             cpu_budget_share: 0.007,
+            burst_cpu_budget_share: 0.1,
             rtnl_budget_share: 0.01,
             source_bytes_max: 12 << 20,
             rules: &[],
@@ -91,6 +93,7 @@ pub struct Sampler {
     sink: Arc<dyn Sink>,
     tape: Option<Arc<dyn Tape>>,
     governor: Arc<Governor>,
+    burst_governor: Arc<Governor>,
     burst: Arc<Burst>,
     running: Vec<Running>,
 }
@@ -106,7 +109,8 @@ impl Sampler {
     #[must_use]
     pub fn new(config: SamplerConfig, catalog: Arc<Catalog>, sink: Arc<dyn Sink>) -> Self {
         let governor = Arc::new(Governor::new(config.cpu_budget_share));
-        Self { config, catalog, sink, tape: None, governor, burst: Arc::default(), running: Vec::new() }
+        let burst_governor = Arc::new(Governor::new(config.burst_cpu_budget_share));
+        Self { config, catalog, sink, tape: None, governor, burst_governor, burst: Arc::default(), running: Vec::new() }
     }
 
     /// Keeps every reading of the sources that are started from now on.
@@ -125,8 +129,8 @@ impl Sampler {
         let failed = |error: std::io::Error| StartError { source_name: name, error };
         let stats = Arc::new(SourceStats::new(name, source.kernel_path(), source.cadence(), cadence));
         let control = Arc::new(Control::new().map_err(failed)?);
-        let Self { config, catalog, sink, governor, burst, .. } = self;
-        let shared = Common { config, catalog, sink, governor, burst };
+        let Self { config, catalog, sink, governor, burst_governor, burst, .. } = self;
+        let shared = Common { config, catalog, sink, governor, burst_governor, burst };
         let reader = Reader::new(source, &stats, &control, &shared).map_err(failed)?.with_tape(self.tape.as_deref());
         burst.join(&control);
         let thread = std::thread::Builder::new()
@@ -152,9 +156,10 @@ impl Sampler {
         Ok(cadence)
     }
 
-    /// Reads every source at its shortest cadence for a time, [`BURST_TIME_MAX`](crate::BURST_TIME_MAX) at most.
-    pub fn burst(&self, time: Duration) {
-        self.burst.begin(monotonic_ns(), time);
+    /// The way to ask for reading every source at its shortest cadence for a time.
+    #[must_use]
+    pub fn on_request(&self) -> Bursts {
+        Bursts(Arc::clone(&self.burst))
     }
 
     /// Bursts begun so far, by requests and by signals.

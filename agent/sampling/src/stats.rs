@@ -93,6 +93,8 @@ pub(crate) struct SourceStats {
     /// What that comes to within the source's range; the time between reads is this, doubled `backed_off` times.
     pub(crate) cadence_ns: AtomicU64,
     pub(crate) backed_off: AtomicU32,
+    /// What a burst makes of it; 0 while none is on.
+    pub(crate) burst_ns: AtomicU64,
     cpu_ns: AtomicU64,
     /// Of one core, in parts per million.
     cpu_share_ppm: AtomicU64,
@@ -125,6 +127,7 @@ impl SourceStats {
             state: Mutex::new(SourceState::Starting),
             cadence_ns: AtomicU64::new(0),
             backed_off: AtomicU32::new(0),
+            burst_ns: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
             cpu_share_ppm: AtomicU64::new(0),
             reads: AtomicU64::new(0),
@@ -217,6 +220,7 @@ impl SourceStats {
             asked_ns: _,
             cadence_ns,
             backed_off,
+            burst_ns,
             cpu_ns,
             cpu_share_ppm,
             reads,
@@ -237,14 +241,17 @@ impl SourceStats {
             rtnl_ns,
             rtnl_rest_ns,
         } = self;
+        let asked_ns = cadence_ns.load(Relaxed) << backed_off.load(Relaxed);
+        let in_force_ns = match burst_ns.load(Relaxed) {
+            0 => asked_ns,
+            burst_ns => asked_ns.min(burst_ns),
+        };
         let costs: Vec<u64> = cost_histogram.iter().map(|count| count.load(Relaxed)).collect();
         SourceReport {
             source,
             kernel_path: kernel_path.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             state: state.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            cadence: Duration::from_nanos(
-                (cadence_ns.load(Relaxed) << backed_off.load(Relaxed)).max(rtnl_rest_ns.load(Relaxed)),
-            ),
+            cadence: Duration::from_nanos(in_force_ns.max(rtnl_rest_ns.load(Relaxed))),
             backed_off: backed_off.load(Relaxed),
             cpu_ns: cpu_ns.load(Relaxed),
             cpu_share: cpu_share_ppm.load(Relaxed) as f64 / 1e6,

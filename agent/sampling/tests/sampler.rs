@@ -335,8 +335,25 @@ fn a_signal_of_one_source_has_all_of_them_read_at_their_shortest_cadence() {
     set(1);
     until("another signal", || seen.signals.lock().unwrap().len() >= 2);
     assert_eq!(sampler.bursts(), 1);
-    sampler.burst(Duration::from_secs(1));
+    sampler.on_request().request(Duration::from_secs(1)).unwrap();
     assert_eq!(sampler.bursts(), 1, "one is on");
+}
+
+#[test]
+fn a_burst_has_a_budget_of_its_own_and_leaves_the_cadence_as_it_was() {
+    let knobs = Knobs::new();
+    // 2 ms of every 5: 40 % of a core, four times the budget of a burst.
+    knobs.read_burns_us.store(2000, SeqCst);
+    let slow = Duration::from_millis(500);
+    let (sampler, _) = start(&knobs, Some(slow));
+    until("a first read", || report(&sampler).reads > 0);
+    assert_eq!(report(&sampler).cadence, slow);
+    sampler.on_request().request(Duration::from_secs(6)).unwrap();
+    let shortest = Duration::from_millis(5);
+    until("the burst", || report(&sampler).cadence == shortest);
+    until("the burst to be slowed", || (shortest * 2..slow).contains(&report(&sampler).cadence));
+    assert_eq!(report(&sampler).backed_off, 0, "its own cadence is what it was");
+    until("the end of the burst", || report(&sampler).cadence == slow);
 }
 
 #[test]

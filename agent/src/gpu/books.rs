@@ -1,18 +1,24 @@
 //! The thread of events and books: signals within milliseconds of the call, state as it changes.
+//!
+//! The ring keeps every failed allocation until the uplink has its signal in the spool, so that a kill of the agent in
+//! between loses nothing: the next agent reads it again, and leaves out what the spool knows.
 
-use super::failure::{Failures, Who, signal};
+use super::failure::{Due, Failures, Taken, Who, signal};
 use super::table::Table;
 use super::{Discovered, Stop, locked};
 use crate::loss::{Fate, LossBook, MALFORMED};
 use crate::outbox::Outbox;
 use crate::shared::Shared;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use railwatch_abi::event::EventKind;
 use railwatch_gpu::accounts::{Accounts, Snapshot};
 use railwatch_gpu::discovery::{Probes, container_of};
-use railwatch_gpu::kernel::{Event, Loss};
+use railwatch_gpu::kernel::{Custody, Event, Kernel, Loss};
 use railwatch_sampling::clock::monotonic_ns;
-use std::os::fd::{AsFd, OwnedFd};
+use railwatch_uplink::{Origin, Receipt};
+use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -29,6 +35,26 @@ const REFRESH_SHARE: u64 = 200;
 const REFRESH_MAX_NS: u64 = 5_000_000_000;
 /// How long held failures wait at most beyond their hold-off.
 const FAILURES_DUE_NS: u64 = 100_000_000;
+/// How soon the ring is looked at again where a record in it was being written.
+const BUSY_NS: u64 = 1_000_000;
+/// Held failures are told before their time once the ring keeps this many events for them: half of what fits it.
+const KEPT_MAX: usize = 2048;
+
+/// The kernel's ring, which keeps what signals are made of.
+struct RingOrigin {
+    number: u64,
+    custody: Arc<Custody>,
+}
+
+impl Origin for RingOrigin {
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn settle(&self, places: &[u64]) -> u64 {
+        self.custody.settle(places)
+    }
+}
 
 pub(super) struct Books {
     probes: Option<Arc<Mutex<Probes>>>,
@@ -42,7 +68,13 @@ pub(super) struct Books {
     table: Table,
     /// The kernel half's counts when this agent started: pinned maps keep those of the agents before.
     base: Loss,
-    events: Vec<Event>,
+    events: Vec<(u64, Event)>,
+    /// The ring, where the kernel half is loaded.
+    origin: Option<Arc<RingOrigin>>,
+    /// A record of the ring was being written when it was looked at.
+    busy: bool,
+    /// Places of which an agent before spooled the signal.
+    told_before: HashSet<u64>,
     /// When the books were read last.
     refreshed_ns: u64,
     /// The least pause after a reading as dear as that one.
@@ -58,6 +90,14 @@ impl Books {
         stop: Arc<Stop>,
     ) -> Self {
         let base = probes.as_ref().map(|probes| locked(probes).kernel.loss()).unwrap_or_default();
+        let origin = probes.as_ref().map(|probes| {
+            let kernel = &locked(probes).kernel;
+            let number = kernel.ring_number().unwrap_or_else(|error| {
+                tracing::error!(%error, "the event ring has no number: after a kill of this agent signals may come twice");
+                0
+            });
+            Arc::new(RingOrigin { number, custody: Arc::clone(kernel.custody()) })
+        });
         Self {
             probes,
             discovered,
@@ -70,6 +110,9 @@ impl Books {
             table: Table::default(),
             base,
             events: Vec::new(),
+            origin,
+            busy: false,
+            told_before: HashSet::new(),
             refreshed_ns: 0,
             dear_ns: 0,
         }
@@ -77,14 +120,21 @@ impl Books {
 
     pub(super) fn run(mut self) {
         let ring = self.probes.as_ref().and_then(|probes| {
-            let duplicate = locked(probes).kernel.events_fd().try_clone_to_owned();
-            duplicate.inspect_err(|error| tracing::error!(%error, "the event ring cannot be waited for; it is looked at every 250 ms")).ok()
+            ring_waiter(&locked(probes).kernel)
+                .inspect_err(|error| tracing::error!(%error, "the event ring cannot be waited for; it is looked at every 250 ms"))
+                .ok()
         });
+        if let Some(origin) = &self.origin {
+            self.told_before = self.outbox.uplink().spooled(origin.number).into_iter().collect();
+        }
         let (mut refresh_at_ns, mut pause_ns) = (0, REFRESH_NS);
         while !self.stop.wanted.load(Relaxed) {
             let mut wake_ns = refresh_at_ns;
             if !self.failures.is_empty() {
                 wake_ns = wake_ns.min(monotonic_ns() + FAILURES_DUE_NS);
+            }
+            if self.busy {
+                wake_ns = wake_ns.min(monotonic_ns() + BUSY_NS);
             }
             self.wait(ring.as_ref(), wake_ns);
             // An event or a find is a reason to look soon: the books have moved, or are about to.
@@ -107,14 +157,15 @@ impl Books {
             }
         }
         self.take_events();
-        self.tell_held(u64::MAX);
+        let held = self.failures.all(monotonic_ns());
+        self.tell_all(held);
         self.refresh();
     }
 
-    fn wait(&self, ring: Option<&OwnedFd>, until_ns: u64) {
+    fn wait(&self, ring: Option<&Epoll>, until_ns: u64) {
         let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns())).as_micros().div_ceil(1000);
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let fds = [Some(self.stop.wake.as_fd()), Some(self.stop.news.as_fd()), ring.map(AsFd::as_fd)];
+        let fds = [Some(self.stop.wake.as_fd()), Some(self.stop.news.as_fd()), ring.map(|ring| ring.0.as_fd())];
         let mut waiting: Vec<_> = fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if let Err(error) = poll(&mut waiting, timeout)
             && error != nix::errno::Errno::EINTR
@@ -122,42 +173,55 @@ impl Books {
             tracing::error!(%error, "waiting for GPU events");
             std::thread::sleep(Duration::from_millis(100));
         }
+        // Takes the edge, so that the next wait waits for another.
+        if let Some(ring) = ring {
+            let _ = ring.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO);
+        }
     }
 
     /// Returns whether there were any.
     fn take_events(&mut self) -> bool {
-        if let Some(probes) = &self.probes {
-            let events = &mut self.events;
-            locked(probes).kernel.drain(|event| events.push(event));
-        }
+        let (Some(probes), Some(origin)) = (&self.probes, &self.origin) else { return false };
+        let events = &mut self.events;
+        self.busy = locked(probes).kernel.drain_kept(|place, event| events.push((place, event)));
         let any = !self.events.is_empty();
         let book = &self.shared.book;
-        let (mut urgent, mut ended) = (Vec::new(), Vec::new());
-        for event in self.events.drain(..) {
-            if event.kind == EventKind::AllocationFailed {
+        let (mut urgent, mut ended, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, event) in self.events.drain(..) {
+            if self.told_before.remove(&place) {
+                settled.push(place);
+            } else if event.kind == EventKind::AllocationFailed {
                 book.notice(1);
-                urgent.extend(self.failures.take(event, book));
+                match self.failures.take(event, place, book) {
+                    Taken::Tell => urgent.push(Due { event, places: vec![place] }),
+                    Taken::Held => {}
+                    Taken::LeftOut => settled.push(place),
+                }
             } else if event.exit().is_some() {
                 book.notice(1);
-                ended.push(event);
+                ended.push((place, event));
             } else {
                 if event.kind == EventKind::ProcessSeen {
                     self.shared.tasks.notice(event.pid());
                 }
                 // The accounts tell of it.
                 book.pass(Fate::Delivered);
+                settled.push(place);
             }
         }
-        for event in urgent {
-            self.tell(&event, 0);
-        }
-        for event in ended {
+        origin.custody.settle(&settled);
+        let kept = origin.custody.open();
+        self.tell_all(urgent);
+        for (place, event) in ended {
             let status = event.exit().unwrap_or_default();
             let signal = self.shared.tasks.ended(event.pid(), event.at_ns, status, self.who(&event));
+            let origin = Arc::clone(origin) as Arc<dyn Origin>;
             // Settled by the outbox.
-            let _ = self.outbox.signal_noticed(signal);
+            let _ = self.outbox.signal_from(signal, Receipt { origin, places: vec![place] });
         }
-        self.tell_held(monotonic_ns());
+        let now_ns = monotonic_ns();
+        let due = if kept < KEPT_MAX { self.failures.due(now_ns) } else { self.failures.all(now_ns) };
+        self.tell_all(due);
         any
     }
 
@@ -166,17 +230,22 @@ impl Books {
         self.snapshot.processes.is_empty() && self.discovered().processes.is_empty()
     }
 
-    fn tell_held(&mut self, now_ns: u64) {
-        for (event, suppressed) in self.failures.due(now_ns) {
-            self.tell(&event, suppressed);
-        }
+    fn tell_all(&self, due: Vec<Due>) {
+        due.into_iter().for_each(|due| self.tell(due));
     }
 
-    fn tell(&self, event: &Event, suppressed: u64) {
-        match signal(event, suppressed, &self.who(event)) {
-            // Settled by the outbox.
-            Some(signal) => drop(self.outbox.signal_noticed(signal)),
-            None => self.shared.book.settle(1, MALFORMED),
+    fn tell(&self, due: Due) {
+        let Some(origin) = &self.origin else { return };
+        match signal(&due.event, due.suppressed(), &self.who(&due.event)) {
+            Some(signal) => {
+                let origin = Arc::clone(origin) as Arc<dyn Origin>;
+                // Settled by the outbox.
+                let _ = self.outbox.signal_from(signal, Receipt { origin, places: due.places });
+            }
+            None => {
+                self.shared.book.settle(1, MALFORMED);
+                origin.custody.settle(&due.places);
+            }
         }
     }
 
@@ -241,6 +310,13 @@ impl Books {
     fn discovered(&self) -> MutexGuard<'_, Discovered> {
         locked(&self.discovered)
     }
+}
+
+/// Becomes readable with each urgent event; not while events lie in the ring that were read and are only kept there.
+fn ring_waiter(kernel: &Kernel) -> nix::Result<Epoll> {
+    let ring = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    ring.add(kernel.events_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+    Ok(ring)
 }
 
 /// Records that this build does not know were read, and told nobody anything.

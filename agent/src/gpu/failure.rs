@@ -40,7 +40,35 @@ struct Kind {
 struct Held {
     quiet_until_ns: u64,
     last: Option<Event>,
-    count: u64,
+    /// Of all of them, in the ring, which keeps them until they are told.
+    places: Vec<u64>,
+}
+
+/// Events of one kind that are to be told in one signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The last of them.
+    pub event: Event,
+    /// Where they lie in the ring.
+    pub places: Vec<u64>,
+}
+
+impl Due {
+    /// How many were left out before the last one.
+    pub fn suppressed(&self) -> u64 {
+        (self.places.len() as u64).saturating_sub(1)
+    }
+}
+
+/// What becomes of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is to be told now.
+    Tell,
+    /// It is told later, with others.
+    Held,
+    /// It is not told: the tables of the kernel half alone count it.
+    LeftOut,
 }
 
 /// Decides which failed allocation becomes a signal now, and which waits.
@@ -50,35 +78,44 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Takes an event that the book has noticed. Returns it where it is to be told now, with nothing left out before
-    /// it; otherwise it is held, and the one held before it is settled as coalesced.
-    pub fn take(&mut self, event: Event, book: &LossBook) -> Option<Event> {
+    /// Takes an event that the book has noticed, and says what becomes of it. Where it is held, the one held before it is
+    /// settled as coalesced.
+    pub fn take(&mut self, event: Event, place: u64, book: &LossBook) -> Taken {
         let kind = Kind { process: event.process, symbol: event.symbol, device: event.device, code: event.code };
         if let Some(held) = self.kinds.get_mut(&kind) {
             book.settle(u64::from(held.last.is_some()), COALESCED);
             held.last = Some(event);
-            held.count += 1;
-            return None;
+            held.places.push(place);
+            return Taken::Held;
         }
         if self.kinds.len() >= KINDS_MAX {
             book.settle(1, COALESCED);
-            return None;
+            return Taken::LeftOut;
         }
-        self.kinds.insert(kind, Held { quiet_until_ns: event.at_ns + HOLD_OFF_NS, last: None, count: 0 });
-        Some(event)
+        let quiet_until_ns = event.at_ns + HOLD_OFF_NS;
+        self.kinds.insert(kind, Held { quiet_until_ns, last: None, places: Vec::new() });
+        Taken::Tell
     }
 
-    /// The last held event of each kind whose hold-off is over, with the number left out before it. Kinds that stayed
-    /// quiet are forgotten.
-    pub fn due(&mut self, now_ns: u64) -> Vec<(Event, u64)> {
+    /// What is held of each kind whose hold-off is over. Kinds that stayed quiet are forgotten.
+    pub fn due(&mut self, now_ns: u64) -> Vec<Due> {
+        self.give(now_ns, |held| now_ns >= held.quiet_until_ns)
+    }
+
+    /// Everything that is held, hold-off or not.
+    pub fn all(&mut self, now_ns: u64) -> Vec<Due> {
+        self.give(now_ns, |held| now_ns >= held.quiet_until_ns || held.last.is_some())
+    }
+
+    fn give(&mut self, now_ns: u64, is_due: impl Fn(&Held) -> bool) -> Vec<Due> {
         let mut due = Vec::new();
         self.kinds.retain(|_, held| {
-            if now_ns < held.quiet_until_ns {
+            if !is_due(held) {
                 return true;
             }
-            let Some(last) = held.last.take() else { return false };
-            due.push((last, held.count - 1));
-            *held = Held { quiet_until_ns: now_ns.saturating_add(HOLD_OFF_NS), last: None, count: 0 };
+            let Some(event) = held.last.take() else { return false };
+            due.push(Due { event, places: std::mem::take(&mut held.places) });
+            held.quiet_until_ns = now_ns.saturating_add(HOLD_OFF_NS);
             true
         });
         due
@@ -209,7 +246,7 @@ mod tests {
     #[test]
     fn a_flood_is_told_at_once_then_once_a_second_and_nothing_goes_uncounted() {
         let (mut failures, book) = (Failures::default(), LossBook::default());
-        let mut told = Vec::new();
+        let (mut told, mut places) = (Vec::new(), Vec::new());
         let mut deliver = |suppressed: u64| {
             told.push(suppressed);
             book.settle(1, Fate::Delivered);
@@ -217,17 +254,21 @@ mod tests {
         const TOTAL: u64 = 25_000;
         for i in 0..TOTAL {
             let at_ns = i * 100_000;
-            for (_, suppressed) in failures.due(at_ns) {
-                deliver(suppressed);
+            for due in failures.due(at_ns) {
+                deliver(due.suppressed());
+                places.extend(due.places);
             }
             book.notice(1);
-            if failures.take(event("cudaMalloc", 4242, 35, at_ns), &book).is_some() {
+            if failures.take(event("cudaMalloc", 4242, 35, at_ns), i, &book) == Taken::Tell {
                 deliver(0);
+                places.push(i);
             }
         }
-        for (_, suppressed) in failures.due(u64::MAX) {
-            deliver(suppressed);
+        for due in failures.due(u64::MAX) {
+            deliver(due.suppressed());
+            places.extend(due.places);
         }
+        assert_eq!(places, (0..TOTAL).collect::<Vec<_>>(), "every record of the ring is let go of, once");
         assert_eq!(told[0], 0, "the first leaves at once");
         assert_eq!(told.len(), 4, "2.5 s: at once, after 1 s, after 2 s, and the rest: {told:?}");
         assert_eq!(told.iter().map(|suppressed| suppressed + 1).sum::<u64>(), TOTAL);
@@ -249,7 +290,7 @@ mod tests {
             Event { device: None, ..event("cudaMalloc", 1, 2, 0) },
         ] {
             book.notice(1);
-            assert!(failures.take(next, &book).is_some(), "{next:?}");
+            assert_eq!(failures.take(next, 0, &book), Taken::Tell, "{next:?}");
         }
     }
 
@@ -259,9 +300,26 @@ mod tests {
         let mut told = 0;
         for code in 0..10_000 {
             book.notice(1);
-            told += u64::from(failures.take(event("cudaMalloc", 1, code, 0), &book).is_some());
+            told += u64::from(failures.take(event("cudaMalloc", 1, code, 0), 0, &book) == Taken::Tell);
         }
         book.settle(told, Fate::Delivered);
         assert_eq!((told, book.pending()), (KINDS_MAX as u64, 0));
+    }
+    #[test]
+    fn what_is_held_can_be_told_before_its_time_and_is_held_off_anew() {
+        let (mut failures, book) = (Failures::default(), LossBook::default());
+        book.notice(5);
+        let take = |failures: &mut Failures, pid, place| failures.take(event("cudaMalloc", pid, 2, 0), place, &book);
+        assert_eq!([take(&mut failures, 1, 0), take(&mut failures, 2, 1)], [Taken::Tell; 2]);
+        assert_eq!([take(&mut failures, 1, 2), take(&mut failures, 1, 3)], [Taken::Held; 2]);
+        let told = failures.all(5);
+        assert_eq!(
+            told.iter().map(|due| (due.suppressed(), due.places.clone())).collect::<Vec<_>>(),
+            [(1, vec![2, 3])]
+        );
+        assert!(failures.all(6).is_empty());
+        assert_eq!(take(&mut failures, 1, 4), Taken::Held);
+        assert!(failures.due(5 + HOLD_OFF_NS - 1).is_empty());
+        assert_eq!(failures.due(5 + HOLD_OFF_NS).len(), 1);
     }
 }

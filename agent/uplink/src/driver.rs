@@ -4,16 +4,14 @@
 //! Never: sending a frame that is not in the spool, or waiting for anything but the next event.
 
 use crate::backoff::{Backoff, PERMANENT};
-use crate::handle::{Shared, UplinkState};
+use crate::handle::{Handed, Shared, UplinkState};
 use crate::link::{Event, Link, message};
 use crate::spool::Spool;
 use crate::sync::Syncer;
 use crate::{Control, UplinkOptions};
 use railwatch_pki::Credentials;
 use railwatch_wire::PROTOCOL_VERSIONS;
-use railwatch_wire::v1::{
-    AgentMessage, Definitions, Frame, Hello, Reject, Signal, Welcome, Windows, agent_message, frame,
-};
+use railwatch_wire::v1::{AgentMessage, Definitions, Frame, Hello, Reject, Welcome, Windows, agent_message, frame};
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -74,7 +72,7 @@ enum Woken {
 }
 
 impl Driver {
-    pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>, mut windows: mpsc::Receiver<Windows>) {
+    pub async fn run(mut self, mut signals: mpsc::Receiver<Handed>, mut windows: mpsc::Receiver<Windows>) {
         let mut session: Option<Session> = None;
         let mut dial_at = Instant::now();
         let mut sync_windows_at = Instant::now() + SYNC_WINDOWS;
@@ -122,7 +120,7 @@ impl Driver {
                 // Both queues close when the last handle is dropped.
                 Woken::Signals(0) | Woken::Windows(0) => break,
                 Woken::Signals(_) | Woken::Windows(_) => {
-                    new_signals.drain(..).for_each(|signal| self.spool.signal(&signal));
+                    new_signals.drain(..).for_each(|(signal, receipt)| self.spool.signal(&signal, receipt));
                     new_windows.drain(..).for_each(|windows| self.spool.windows(&windows));
                 }
                 Woken::Control => {
@@ -140,6 +138,7 @@ impl Driver {
                         );
                         self.options.target = target;
                         self.credentials = None;
+                        self.shared.docket.forget();
                         if let Some(session) = session.take() {
                             session.link.goodbye_unattended(LINGER);
                         }
@@ -179,8 +178,8 @@ impl Driver {
         }
         signals.close();
         windows.close();
-        while let Some(signal) = signals.recv().await {
-            self.spool.signal(&signal);
+        while let Some((signal, receipt)) = signals.recv().await {
+            self.spool.signal(&signal, receipt);
         }
         while let Some(windows) = windows.recv().await {
             self.spool.windows(&windows);
@@ -225,7 +224,13 @@ impl Driver {
             limitations,
         };
         Ok(Session {
-            link: Link::dial(self.options.target.clone(), credentials, hello, self.shared.tapes.clone()),
+            link: Link::dial(
+                self.options.target.clone(),
+                credentials,
+                hello,
+                self.shared.tapes.clone(),
+                self.shared.docket.clone(),
+            ),
             welcomed: None,
             defined: HashSet::new(),
             pending: VecDeque::new(),

@@ -1,13 +1,16 @@
 //! What the agent's threads hold: hand over and go on. Nothing here blocks, and what finds no place is counted.
 
+use crate::directives::Docket;
+use crate::receipt::Receipt;
 use crate::spool::{SeriesTable, SpoolStats};
 use crate::tapes::TapesLater;
-use crate::{Control, Tapes, Target};
+use crate::{Control, Directives, Tapes, Target};
 use prost::Message;
 use railwatch_wire::limits::{MESSAGE_BYTES_MAX, SERIES_PER_HOST_MAX};
 use railwatch_wire::v1::{Limitation, SeriesDefinition, Signal, Snapshot, Windows};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -75,6 +78,9 @@ pub(crate) struct Snapshots {
     pub changed: Option<Snapshot>,
 }
 
+/// A signal as handed over.
+pub(crate) type Handed = (Signal, Option<Receipt>);
+
 /// Shared by the handle and the driver.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -83,6 +89,9 @@ pub(crate) struct Shared {
     pub snapshot_came: Notify,
     pub state: Mutex<UplinkState>,
     pub tapes: TapesLater,
+    pub docket: Arc<Docket>,
+    /// What the spool held of receipts when it was opened.
+    pub receipts: OnceLock<HashMap<u64, Vec<u64>>>,
     /// Refused since the driver last looked; then in the state.
     pub refused_signals: AtomicU64,
     pub refused_windows: AtomicU64,
@@ -94,7 +103,7 @@ pub(crate) struct Shared {
 #[derive(Clone)]
 pub struct UplinkHandle {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) signals: mpsc::Sender<Signal>,
+    pub(crate) signals: mpsc::Sender<Handed>,
     pub(crate) windows: mpsc::Sender<Windows>,
     pub(crate) control: Arc<watch::Sender<Control>>,
 }
@@ -102,14 +111,38 @@ pub struct UplinkHandle {
 impl UplinkHandle {
     /// Hands over a signal: spooled and sent at once.
     pub fn signal(&self, signal: Signal) -> Result<(), Refused> {
-        hand_over(&self.signals, signal).inspect_err(|_| {
+        self.hand_over_signal(signal, None)
+    }
+
+    /// Hands over a signal whose origin keeps what it was made of until the spool has the signal. Where it is refused the
+    /// origin is not told: the signal is counted as lost, and its places are the caller's to settle.
+    pub fn signal_from(&self, signal: Signal, receipt: Receipt) -> Result<(), Refused> {
+        self.hand_over_signal(signal, Some(receipt))
+    }
+
+    /// The places of this origin whose signals were in the spool when it was opened: what it gives again from them is
+    /// known. Waits until the spool is open.
+    pub fn spooled(&self, origin: u64) -> Vec<u64> {
+        self.shared.receipts.wait().get(&origin).cloned().unwrap_or_default()
+    }
+
+    fn hand_over_signal(&self, signal: Signal, receipt: Option<Receipt>) -> Result<(), Refused> {
+        let handed = match fits(&signal) {
+            true => hand_over(&self.signals, (signal, receipt)),
+            false => Err(Refused::TooLarge),
+        };
+        handed.inspect_err(|_| {
             self.shared.refused_signals.fetch_add(1, Ordering::Relaxed);
         })
     }
 
     /// Hands over windows. Their series must have been defined before.
     pub fn windows(&self, windows: Windows) -> Result<(), Refused> {
-        hand_over(&self.windows, windows).inspect_err(|_| {
+        let handed = match fits(&windows) {
+            true => hand_over(&self.windows, windows),
+            false => Err(Refused::TooLarge),
+        };
+        handed.inspect_err(|_| {
             self.shared.refused_windows.fetch_add(1, Ordering::Relaxed);
         })
     }
@@ -131,7 +164,7 @@ impl UplinkHandle {
 
     /// Hands over state: parts that are set replace what was sent before, the others stay.
     pub fn snapshot(&self, snapshot: Snapshot) -> Result<(), Refused> {
-        if snapshot.encoded_len() > MESSAGE_BYTES_MAX - ENVELOPE_BYTES {
+        if !fits(&snapshot) {
             self.shared.refused_snapshots.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::TooLarge);
         }
@@ -170,16 +203,22 @@ impl UplinkHandle {
         let _ = self.shared.tapes.set(tapes);
     }
 
+    /// Who carries out the collector's directives. Once; another call changes nothing.
+    pub fn set_directives(&self, directives: Arc<dyn Directives>) {
+        self.shared.docket.set_carrier(directives);
+    }
+
     /// Ends the uplink: what was handed over is spooled, sent and waited for, for a second at most; then goodbye.
     pub fn stop(&self) {
         self.control.send_modify(|control| control.stop = true);
     }
 }
 
-fn hand_over<T: Message>(queue: &mpsc::Sender<T>, message: T) -> Result<(), Refused> {
-    if message.encoded_len() > MESSAGE_BYTES_MAX - ENVELOPE_BYTES {
-        return Err(Refused::TooLarge);
-    }
+fn fits(message: &impl Message) -> bool {
+    message.encoded_len() <= MESSAGE_BYTES_MAX - ENVELOPE_BYTES
+}
+
+fn hand_over<T>(queue: &mpsc::Sender<T>, message: T) -> Result<(), Refused> {
     queue.try_send(message).map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => Refused::Full,
         mpsc::error::TrySendError::Closed(_) => Refused::Ended,

@@ -10,7 +10,7 @@
 //! - a signal that was taken is sent at once, before all windows that wait, and again until it is acknowledged;
 //!   under one sequence for ever, so that the collector recognises what it has;
 //! - a kill of the agent loses nothing that reached the spool, microseconds after it was taken, except while the
-//!   disk refuses (a stated limitation);
+//!   disk refuses (a stated limitation); who keeps what a signal is made of is told when it is there ([`Receipt`]);
 //! - what is lost (quota, damage, full queues) is counted in the next frame of its kind and in [`UplinkState`];
 //! - silence towards the collector never lasts longer than 200 ms while connected, even while the disk hangs
 //!   (frames wait for it then: nothing is sent that is not in the spool).
@@ -29,17 +29,21 @@
 
 mod backoff;
 mod clock;
+mod directives;
 mod driver;
 mod handle;
 mod journal;
 mod link;
 mod log;
+mod receipt;
 mod record;
 mod spool;
 mod sync;
 mod tapes;
 
+pub use directives::Directives;
 pub use handle::{Refused, UplinkHandle, UplinkState};
+pub use receipt::{Origin, Receipt};
 pub use spool::{FRAMES_IN_FLIGHT_MAX, SpoolOptions, SpoolStats, WINDOWS_BYTES_IN_FLIGHT_MAX};
 pub use tapes::Tapes;
 
@@ -135,6 +139,8 @@ impl Uplink {
         let handle = UplinkHandle { shared: shared.clone(), signals, windows, control: Arc::new(control) };
         let thread = std::thread::Builder::new().name("railwatch-uplink".into()).spawn(move || {
             let spool = spool::Spool::open(options.spool.clone(), shared.series.clone());
+            // Set once, here.
+            let _ = shared.receipts.set(spool.receipts());
             let driver = Driver {
                 options,
                 shared,

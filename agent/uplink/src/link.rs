@@ -8,13 +8,13 @@
 
 use crate::Target;
 use crate::clock::{mono_ns, unix_ns};
+use crate::directives::Docket;
 use crate::tapes::{Desk, TapesLater};
 use railwatch_pki::{AgentConnector, Credentials};
 use railwatch_wire::limits::MESSAGE_BYTES_MAX;
 use railwatch_wire::v1::uplink_client::UplinkClient;
 use railwatch_wire::v1::{
-    AgentMessage, ClockProbe, ClockReply, DirectiveResult, Hello, Reject, Snapshot, TapePiece, Welcome, agent_message,
-    collector_message,
+    AgentMessage, ClockProbe, ClockReply, Hello, Reject, Snapshot, TapePiece, Welcome, agent_message, collector_message,
 };
 use std::error::Error;
 use std::future::Future;
@@ -30,6 +30,9 @@ use tonic::transport::Endpoint;
 /// Frames that wait for HTTP/2: a signal stands behind no more than these and what is in flight.
 const FRAMES_WAITING_MAX: usize = 32;
 const CONTROL_WAITING_MAX: usize = 64;
+/// Between two pieces of the tape: what HTTP/2 has taken goes before a signal that comes later, and so it gets one piece
+/// at a time, some tens of kilobytes, and not as many as its window holds.
+const PIECE_PAUSE: Duration = Duration::from_millis(10);
 /// The longest silence towards the collector.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 const WELCOME_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -57,7 +60,13 @@ pub(crate) struct Link {
 
 impl Link {
     /// Begins to dial.
-    pub fn dial(target: Target, credentials: Arc<Credentials>, hello: Hello, tapes: TapesLater) -> Self {
+    pub fn dial(
+        target: Target,
+        credentials: Arc<Credentials>,
+        hello: Hello,
+        tapes: TapesLater,
+        docket: Arc<Docket>,
+    ) -> Self {
         let (frames, frames_out) = mpsc::channel(FRAMES_WAITING_MAX);
         let (control, control_out) = mpsc::channel(CONTROL_WAITING_MAX);
         let (report, events) = mpsc::channel(256);
@@ -67,13 +76,14 @@ impl Link {
             control: Some(control_out),
             frames: Some(frames_out),
             pieces: pieces_out,
+            pause: Box::pin(sleep(Duration::ZERO)),
             heartbeat: Box::pin(sleep(HEARTBEAT)),
         };
         let answers = control.downgrade();
         let task = tokio::spawn(async move {
             let why = match AgentConnector::new(&target.address, &target.server_name, credentials) {
                 Err(error) => error.to_string(),
-                Ok(connector) => match converse(connector.clone(), outgoing, answers, &desk, &report).await {
+                Ok(connector) => match converse(connector.clone(), outgoing, answers, &desk, &docket, &report).await {
                     Ok(()) => "the collector ended the stream".to_owned(),
                     // TLS knows better than HTTP/2 why a connection was closed.
                     Err(why) => connector.refusal().unwrap_or(why),
@@ -118,6 +128,7 @@ async fn converse(
     outgoing: Outgoing,
     answers: mpsc::WeakSender<AgentMessage>,
     desk: &Desk,
+    docket: &Docket,
     report: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
     // The connector does TLS and knows the address; tonic wants a URI for its headers.
@@ -141,6 +152,7 @@ async fn converse(
         .map_err(|_| "the collector gave no Welcome within 5 s".to_owned())??;
     match first.and_then(|first| first.body) {
         Some(collector_message::Body::Welcome(welcome)) => {
+            docket.heard(welcome.collector_epoch);
             let _ = report.send(Event::Welcomed(welcome)).await;
         }
         Some(collector_message::Body::Reject(reject)) => {
@@ -162,12 +174,7 @@ async fn converse(
                 answer(&answers, agent_message::Body::ClockReply(reply));
             }
             Some(collector_message::Body::Directive(directive)) => {
-                let refusal = DirectiveResult {
-                    id: directive.id,
-                    done: false,
-                    message: "this agent's version carries out no directives".into(),
-                };
-                answer(&answers, agent_message::Body::DirectiveResult(refusal));
+                answer(&answers, agent_message::Body::DirectiveResult(docket.take(&directive)));
             }
             Some(collector_message::Body::TapeRequest(request)) => desk.ask(request),
             Some(collector_message::Body::Reject(reject)) => {
@@ -213,6 +220,8 @@ struct Outgoing {
     control: Option<mpsc::Receiver<AgentMessage>>,
     frames: Option<mpsc::Receiver<AgentMessage>>,
     pieces: mpsc::Receiver<TapePiece>,
+    /// Over when the next piece may go.
+    pause: Pin<Box<Sleep>>,
     heartbeat: Pin<Box<Sleep>>,
 }
 
@@ -241,7 +250,9 @@ impl Stream for Outgoing {
         if this.control.is_none() && this.frames.is_none() {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(Some(piece)) = this.pieces.poll_recv(cx) {
+        let may_go = this.pause.is_elapsed() || this.pause.as_mut().poll(cx).is_ready();
+        if may_go && let Poll::Ready(Some(piece)) = this.pieces.poll_recv(cx) {
+            this.pause.as_mut().reset(Instant::now() + PIECE_PAUSE);
             this.heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
             return Poll::Ready(Some(message(agent_message::Body::TapePiece(piece))));
         }

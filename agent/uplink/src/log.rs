@@ -81,12 +81,13 @@ impl Segment {
 }
 
 impl Log {
-    /// Opens the log in `directory`, or one in memory. `definitions` gets the bodies of all definitions found.
+    /// Opens the log in `directory`, or one in memory. `learn` gets the bodies of all definitions found, and of the receipts
+    /// of this boot with the index of their frame.
     pub fn open(
         directory: Option<PathBuf>,
         boot_id: &str,
         segment_bytes_max: u64,
-        mut definitions: impl FnMut(&[u8]),
+        mut learn: impl FnMut(Kind, u64, &[u8]),
     ) -> io::Result<Self> {
         let mut log = Self {
             directory: directory.clone(),
@@ -113,7 +114,7 @@ impl Log {
             .collect();
         names.sort_unstable();
         for (first_index, path) in names {
-            match log.load(first_index, &path, &mut definitions) {
+            match log.load(first_index, &path, &mut learn) {
                 Ok(segment) if segment.frames.is_empty() => {
                     let _ = fs::remove_file(&path);
                 }
@@ -130,7 +131,7 @@ impl Log {
         Ok(log)
     }
 
-    fn load(&mut self, first_index: u64, path: &Path, definitions: &mut impl FnMut(&[u8])) -> io::Result<Segment> {
+    fn load(&mut self, first_index: u64, path: &Path, learn: &mut impl FnMut(Kind, u64, &[u8])) -> io::Result<Segment> {
         let mut bytes = Vec::new();
         // No segment is written larger than this; a larger file is not ours.
         let most = self.segment_bytes_max.max(64 << 20) + railwatch_wire::limits::MESSAGE_BYTES_MAX as u64 * 2;
@@ -144,9 +145,11 @@ impl Log {
             defined: HashSet::new(),
         };
         let mut expected = self.next_index.max(first_index);
+        let mut receipt = None;
         let met = record::scan(&bytes, |record| match record.kind {
             Kind::Segment => segment.anchor = segment.anchor.take().or_else(|| anchor(record.body)),
-            Kind::Definitions => definitions(record.body),
+            Kind::Definitions => learn(record.kind, record.index, record.body),
+            Kind::Receipt => receipt = Some((record.index, record.body)),
             Kind::Frame => {
                 if let (true, Ok(delta), Ok(offset)) = (
                     record.index >= expected,
@@ -155,6 +158,10 @@ impl Log {
                 ) {
                     segment.frames.push((delta, offset));
                     expected = record.index + 1;
+                    let own_boot = segment.anchor.as_ref().is_some_and(|anchor| anchor.boot_id == self.boot_id);
+                    if let Some((_, body)) = receipt.take().filter(|(index, _)| own_boot && *index == record.index) {
+                        learn(Kind::Receipt, record.index, body);
+                    }
                 }
             }
         });
@@ -181,9 +188,29 @@ impl Log {
         }
     }
 
+    /// Appends a frame with its receipt, if it has one, and returns its index.
+    pub fn append(&mut self, body: &[u8], receipt: Option<&[u8]>) -> u64 {
+        self.append_with(body, receipt, &[], |_| None)
+    }
+
     /// Appends a frame and returns its index. `definitions` makes the body that defines those of `series` which this
     /// segment does not define yet.
-    pub fn append(&mut self, body: &[u8], series: &[u64], definitions: impl Fn(&[u64]) -> Option<Vec<u8>>) -> u64 {
+    pub fn append_defining(
+        &mut self,
+        body: &[u8],
+        series: &[u64],
+        definitions: impl Fn(&[u64]) -> Option<Vec<u8>>,
+    ) -> u64 {
+        self.append_with(body, None, series, definitions)
+    }
+
+    fn append_with(
+        &mut self,
+        body: &[u8],
+        receipt: Option<&[u8]>,
+        series: &[u64],
+        definitions: impl Fn(&[u64]) -> Option<Vec<u8>>,
+    ) -> u64 {
         let index = self.next_index;
         self.next_index += 1;
         self.roll_if_needed(index);
@@ -198,6 +225,9 @@ impl Log {
                 && let Some(definitions) = definitions(&undefined)
             {
                 record::write(&mut bytes, Kind::Definitions, index, &definitions);
+            }
+            if let Some(receipt) = receipt {
+                record::write(&mut bytes, Kind::Receipt, index, receipt);
             }
             let offset = segment.bytes + bytes.len() as u64;
             record::write(&mut bytes, Kind::Frame, index, body);

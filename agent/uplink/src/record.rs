@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Frame = 2,
     /// `Definitions` of series that later frames of the segment use.
     Definitions = 3,
+    /// What the frame of the same index was made of: see [`super::receipt`]. Counts only where that frame is whole.
+    Receipt = 4,
 }
 
 /// A record that was found whole.
@@ -63,7 +65,9 @@ fn header(bytes: &[u8]) -> Option<Header> {
     if bytes[..4] != MAGIC || u32_at(bytes, 24) != crc32fast::hash(&bytes[..24]) {
         return None;
     }
-    let kind = [Kind::Segment, Kind::Frame, Kind::Definitions].into_iter().find(|kind| *kind as u8 == bytes[4])?;
+    let kind = [Kind::Segment, Kind::Frame, Kind::Definitions, Kind::Receipt]
+        .into_iter()
+        .find(|kind| *kind as u8 == bytes[4])?;
     let length = u32_at(bytes, 8) as usize;
     let index = u64::from(u32_at(bytes, 12)) | u64::from(u32_at(bytes, 16)) << 32;
     (length <= BODY_BYTES_MAX).then_some(Header { kind, length, index, body_crc: u32_at(bytes, 20) })

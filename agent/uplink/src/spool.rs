@@ -7,6 +7,9 @@
 //! Loss is read off the indexes: what a quota cut, damage took or a full queue refused leaves a gap, and the next
 //! frame of that queue says how many are missing, over restarts too.
 //!
+//! Where a signal came with a receipt, its origin is told once the signal is in the spool, and the receipt stays on disk
+//! as long as the origin would give any of its places again: see [`crate::receipt`].
+//!
 //! What a kill of the agent loses: frames that were held in memory because the disk refused them; nothing else,
 //! because the kernel keeps what was written. What a power cut loses: signals of the last 50 ms and windows of the
 //! last 5 s that were not acknowledged; what was sent since the last sync may then arrive twice.
@@ -14,6 +17,8 @@
 use crate::clock::{mono_ns, unix_ns};
 use crate::journal::{Assigned, Book, Journal};
 use crate::log::{Anchor, Log, Place};
+use crate::receipt::{Kept, Receipt};
+use crate::record::Kind;
 use prost::Message;
 use railwatch_wire::v1::{Definitions, Frame, Limitation, SeriesDefinition, Signal, Windows, frame};
 use std::collections::{HashMap, VecDeque};
@@ -94,6 +99,8 @@ pub(crate) struct Spool {
     in_flight_bytes_sum: u64,
     /// Frames that had a sequence and cannot be resent: signals, windows.
     lost: (u64, u64),
+    /// Receipts that must outlive a kill, ascending by index.
+    kept: VecDeque<Kept>,
     series: SeriesTable,
     options: SpoolOptions,
     unavailable: Option<String>,
@@ -137,7 +144,10 @@ impl Spool {
         let budget = if directory.is_some() { options.disk_bytes_max } else { options.memory_bytes_max };
         // Memory follows the smaller quota, or its first segment alone would be all of it.
         let segment_bytes_max = (budget.min(options.memory_bytes_max.max(1) * 4) / 16).clamp(4 * 1024, 4 << 20);
-        let learn = |body: &[u8]| {
+        let learn = |kind: Kind, _: u64, body: &[u8]| {
+            if kind != Kind::Definitions {
+                return;
+            }
             let Ok(definitions) = Definitions::decode(body) else { return };
             let mut table = series.lock().unwrap_or_else(PoisonError::into_inner);
             for definition in definitions.series {
@@ -148,7 +158,10 @@ impl Spool {
             }
         };
         let within = |name: &str| directory.as_ref().map(|directory| directory.join(name));
-        let mut signals = Log::open(within("signals"), &options.boot_id, segment_bytes_max, |_| {})?;
+        let mut kept = VecDeque::new();
+        let mut signals = Log::open(within("signals"), &options.boot_id, segment_bytes_max, |kind, index, body| {
+            kept.extend((kind == Kind::Receipt).then(|| Kept::decode(index, body)).flatten());
+        })?;
         let mut windows = Log::open(within("windows"), &options.boot_id, segment_bytes_max, learn)?;
         let (mut journal, book) = Journal::open(directory.as_deref())?;
         let book = match book {
@@ -180,6 +193,7 @@ impl Spool {
             in_flight_bytes: VecDeque::new(),
             in_flight_bytes_sum: 0,
             lost: (0, 0),
+            kept,
             series: series.clone(),
             options: options.clone(),
             unavailable: None,
@@ -191,16 +205,32 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Takes a signal.
-    pub fn signal(&mut self, signal: &Signal) {
-        self.signals.append(&signal.encode_to_vec(), &[], |_| None);
+    /// Takes a signal, and tells its origin.
+    pub fn signal(&mut self, signal: &Signal, receipt: Option<Receipt>) {
+        let encoded = receipt.as_ref().map(Receipt::encode);
+        let index = self.signals.append(&signal.encode_to_vec(), encoded.as_deref());
+        if let Some(Receipt { origin: source, places }) = receipt {
+            let (origin, again_from) = (source.number(), source.settle(&places));
+            self.kept.push_back(Kept { index, origin, places });
+            // Receipts of another origin are of a ring that this agent did not find again.
+            self.kept.retain(|kept| kept.origin == origin && kept.places.iter().any(|place| *place >= again_from));
+        }
         self.keep_quota();
+    }
+
+    /// By origin, the places whose signals were spooled and that it may give again.
+    pub fn receipts(&self) -> HashMap<u64, Vec<u64>> {
+        let mut places: HashMap<u64, Vec<u64>> = HashMap::new();
+        for kept in &self.kept {
+            places.entry(kept.origin).or_default().extend(&kept.places);
+        }
+        places
     }
 
     /// Takes windows.
     pub fn windows(&mut self, windows: &Windows) {
         let series = &self.series;
-        self.windows.append(&windows.encode_to_vec(), &windows.series, |ids| {
+        self.windows.append_defining(&windows.encode_to_vec(), &windows.series, |ids| {
             let found = lookup(series, ids);
             (!found.is_empty()).then(|| Definitions { series: found }.encode_to_vec())
         });
@@ -337,10 +367,11 @@ impl Spool {
     }
 
     fn drop_acknowledged(&mut self) {
-        for queue in [Queue::Signals, Queue::Windows] {
-            let wanted = self.wanted_from(queue);
-            self.log(queue).drop_before(wanted);
-        }
+        let kept = self.kept.front().map_or(u64::MAX, |kept| kept.index);
+        let signals = self.wanted_from(Queue::Signals).min(kept);
+        self.signals.drop_before(signals);
+        let windows = self.wanted_from(Queue::Windows);
+        self.windows.drop_before(windows);
     }
 
     /// The first index that is not acknowledged.
@@ -366,6 +397,8 @@ impl Spool {
                 }
             }
         }
+        let held = self.signals.held_from(0).unwrap_or(u64::MAX);
+        self.kept.retain(|kept| kept.index >= held);
     }
 
     /// The definitions of those series that are known.
@@ -503,7 +536,7 @@ mod tests {
         ) {
             let directory = tempfile::TempDir::new().unwrap();
             let mut spool = open(directory.path(), "boot");
-            (0..20).for_each(|payload| spool.signal(&signal(payload)));
+            (0..20).for_each(|payload| spool.signal(&signal(payload), None));
             drop(spool);
             let path = only_segment(directory.path(), "signals");
             let mut bytes = std::fs::read(&path).unwrap();
@@ -517,7 +550,7 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
 
             let mut spool = open(directory.path(), "boot");
-            spool.signal(&signal(20));
+            spool.signal(&signal(20), None);
             let frames = drain(&mut spool);
             let found = values(&frames);
             prop_assert!(found.windows(2).all(|pair| pair[0] < pair[1]), "{found:?}");
@@ -535,7 +568,7 @@ mod tests {
         fn a_damaged_journal_never_panics_and_loses_no_frame(flips in proptest::collection::vec((0usize..400, 1u8..), 1..5)) {
             let directory = tempfile::TempDir::new().unwrap();
             let mut spool = open(directory.path(), "boot");
-            (0..6).for_each(|payload| spool.signal(&signal(payload)));
+            (0..6).for_each(|payload| spool.signal(&signal(payload), None));
             spool.welcome(0);
             (0..4).for_each(|_| drop(spool.next()));
             drop(spool);
@@ -556,7 +589,7 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let mut spool = open(directory.path(), "boot");
         spool.windows(&Windows { start_mono_ns: 1, ..Default::default() });
-        (1..=3).for_each(|payload| spool.signal(&signal(payload)));
+        (1..=3).for_each(|payload| spool.signal(&signal(payload), None));
         spool.welcome(0);
         let sent: Vec<Frame> = std::iter::from_fn(|| spool.next()).collect();
         assert_eq!(values(&sent), [1, 2, 3, 1001]);
@@ -564,7 +597,7 @@ mod tests {
         drop(spool);
 
         let mut spool = open(directory.path(), "boot");
-        spool.signal(&signal(9));
+        spool.signal(&signal(9), None);
         assert_eq!(spool.sequences(), (2, 5));
         spool.welcome(1);
         let again: Vec<Frame> = std::iter::from_fn(|| spool.next()).collect();
@@ -581,7 +614,7 @@ mod tests {
         let mut spool = open(directory.path(), "former");
         (0..3).for_each(|at| spool.windows(&Windows { start_mono_ns: at, ..Default::default() }));
         let observed = Signal { observed_mono_ns: mono_ns(), half_width_ns: 10, ..signal(7) };
-        spool.signal(&observed);
+        spool.signal(&observed, None);
         drop(spool);
 
         let mut spool = open(directory.path(), "now");
@@ -600,7 +633,7 @@ mod tests {
     fn damage_of_a_frame_in_flight_is_told_by_the_next_frame() {
         let directory = tempfile::TempDir::new().unwrap();
         let mut spool = open(directory.path(), "boot");
-        (0..3).for_each(|payload| spool.signal(&signal(payload)));
+        (0..3).for_each(|payload| spool.signal(&signal(payload), None));
         spool.welcome(0);
         while spool.next().is_some() {}
         let path = only_segment(directory.path(), "signals");
@@ -615,5 +648,67 @@ mod tests {
             assert_eq!(frames.len(), 2, "{frames:?}");
             assert_eq!((frames[0].skipped_signals, frames[1].skipped_signals), (0, 1));
         }
+    }
+    /// Gives `released` as the first place that it would give again.
+    struct Ring {
+        number: u64,
+        released: std::sync::atomic::AtomicU64,
+    }
+
+    impl crate::receipt::Origin for Ring {
+        fn number(&self) -> u64 {
+            self.number
+        }
+
+        fn settle(&self, _: &[u64]) -> u64 {
+            self.released.load(std::sync::atomic::Ordering::Relaxed)
+        }
+    }
+
+    fn kept(spool: &Spool, origin: u64) -> Vec<u64> {
+        spool.receipts().remove(&origin).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_receipt_outlives_acknowledgement_and_kills_while_its_origin_may_give_the_places_again() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let ring = Arc::new(Ring { number: 7, released: 0.into() });
+        let receipt = |places: &[u64]| Some(Receipt { origin: ring.clone(), places: places.to_vec() });
+        let mut spool = open(directory.path(), "boot");
+        spool.signal(&signal(1), receipt(&[64, 128]));
+        spool.signal(&signal(2), None);
+        spool.signal(&signal(3), receipt(&[256]));
+        // A kill before anything was sent, and one after all was acknowledged.
+        for run in 0..2 {
+            drop(spool);
+            spool = open(directory.path(), "boot");
+            assert_eq!(kept(&spool, 7), [64, 128, 256], "run {run}");
+            assert_eq!(values(&drain(&mut spool)), if run == 0 { vec![1, 2, 3] } else { vec![] });
+        }
+        ring.released.store(256, std::sync::atomic::Ordering::Relaxed);
+        spool.signal(&signal(4), receipt(&[320]));
+        assert_eq!(kept(&spool, 7), [256, 320], "what the origin let go of is forgotten");
+        drop(spool);
+        let mut spool = open(directory.path(), "boot");
+        let other = Arc::new(Ring { number: 8, released: 0.into() });
+        spool.signal(&signal(5), Some(Receipt { origin: other, places: vec![0] }));
+        assert_eq!((kept(&spool, 7), kept(&spool, 8)), (vec![], vec![0]), "another ring took the first one's place");
+        drop(spool);
+        assert!(open(directory.path(), "next boot").receipts().is_empty(), "rings end with their boot");
+    }
+
+    #[test]
+    fn a_receipt_without_its_frame_does_not_count() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let ring = Arc::new(Ring { number: 7, released: 0.into() });
+        let mut spool = open(directory.path(), "boot");
+        spool.signal(&signal(1), Some(Receipt { origin: ring.clone(), places: vec![64] }));
+        spool.signal(&signal(2), Some(Receipt { origin: ring, places: vec![128] }));
+        drop(spool);
+        let path = only_segment(directory.path(), "signals");
+        let bytes = std::fs::read(&path).unwrap();
+        // The kill came while the last frame was written, behind its receipt.
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).unwrap();
+        assert_eq!(kept(&open(directory.path(), "boot"), 7), [64]);
     }
 }

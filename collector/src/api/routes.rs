@@ -34,9 +34,11 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/v1/version", get(version))
+        .route("/v1/status", get(status))
         .route("/v1/hosts", get(hosts))
         .route("/v1/hosts/{host}/series", get(super::tape::series))
         .route("/v1/hosts/{host}/tape", get(super::tape::tape))
+        .route("/v1/hosts/{host}/burst", post(super::host_burst::burst))
         .route("/v1/gpu/processes", get(gpu_processes))
         .route("/v1/gpu/coverage", get(gpu_coverage))
         .route("/v1/nic", get(nic))
@@ -90,6 +92,35 @@ struct Version {
 
 async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION"), api: "v1" })
+}
+
+/// How much the collector has to do, and what it left out.
+#[derive(Serialize)]
+struct Status {
+    level: &'static str,
+    frames_waiting: u64,
+    store_lag_ms: u64,
+    store_error: Option<String>,
+    shed: Shed,
+}
+
+/// Since the collector started. Signals are never among it.
+#[derive(Serialize)]
+struct Shed {
+    tape: u64,
+    windows: u64,
+    streams: u64,
+}
+
+async fn status(State(api): State<ApiState>) -> Json<Status> {
+    let load = api.0.core.overload().figures();
+    Json(Status {
+        level: load.level.name(),
+        frames_waiting: load.frames,
+        store_lag_ms: load.lag_ms,
+        store_error: api.0.core.store_error(),
+        shed: Shed { tape: load.tapes_refused, windows: load.windows_shed, streams: load.hosts_turned_away },
+    })
 }
 
 #[derive(Deserialize)]
@@ -409,7 +440,7 @@ fn limit(asked: Option<u64>) -> Result<u64, Problem> {
     }
 }
 
-fn check_note(note: &str) -> Result<(), Problem> {
+pub(super) fn check_note(note: &str) -> Result<(), Problem> {
     if note.len() > NOTE_BYTES_MAX {
         return Err(Problem::bad_request(format!(
             "the note has {} bytes: at most {NOTE_BYTES_MAX} go into the audit",
@@ -427,6 +458,6 @@ pub(super) fn bad_query(rejection: QueryRejection) -> Problem {
     Problem::bad_request(format!("the query cannot be understood: {}", rejection.body_text()))
 }
 
-fn bad_body(rejection: JsonRejection) -> Problem {
+pub(super) fn bad_body(rejection: JsonRejection) -> Problem {
     Problem::new(rejection.status(), "bad-body", "The body cannot be understood", rejection.body_text())
 }

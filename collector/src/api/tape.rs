@@ -276,6 +276,7 @@ impl From<Unanswered> for Problem {
                 problem(StatusCode::SERVICE_UNAVAILABLE, "host-away", "The host is away").retry_after(5)
             }
             Unanswered::NoClock(_) | Unanswered::Busy => Self::unavailable(detail),
+            Unanswered::Overloaded => Self::unavailable(detail).retry_after(5),
             Unanswered::TimedOut(_) => {
                 problem(StatusCode::GATEWAY_TIMEOUT, "host-silent", "The host does not answer").retry_after(5)
             }

@@ -3,8 +3,10 @@
 
 use super::{ApiState, serve};
 use crate::auth::Tokens;
+use crate::bursts::Bursts;
 use crate::clock::Timeline;
 use crate::core::{Attachment, CoreConfig, CoreHandle};
+use crate::directives::Directives;
 use crate::live::{Live, rows::Change};
 use crate::tape::Tapes;
 use crate::tape::kept::Kept;
@@ -58,12 +60,10 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(serve(
-            listener,
-            None,
-            ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), Kept::in_state_dir(dir.path())),
-            stop.clone(),
-        ));
+        let bursts = Bursts::new(core.clone(), live.clone(), Directives::new(core.epoch()));
+        let kept = Kept::in_state_dir(dir.path());
+        let state = ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), kept, bursts);
+        tokio::spawn(serve(listener, None, state, stop.clone()));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
         Self { dir, address, core, live, host, next_frame: 1, _stop: stop.drop_guard() }
     }
@@ -160,6 +160,7 @@ async fn nothing_is_told_without_a_token_that_suffices() {
         ("GET", "/v1/hosts", Some("expired-token"), 401, "token"),
         ("POST", "/v1/halt", Some(read.as_str()), 403, "role"),
         ("POST", "/v1/decisions/1/verdict", Some(&read), 403, "role"),
+        ("POST", "/v1/hosts/host-1/burst", Some(&read), 403, "role"),
         ("GET", "/no/such/path", Some(&read), 404, "not-found"),
         ("DELETE", "/v1/hosts", Some(&collector.token("approve")), 405, "method"),
     ] {
@@ -505,4 +506,35 @@ async fn placement_is_told_by_host_and_jobs_over_all_hosts() {
     let placement = collector.get("/v1/placement?host=host-1").await;
     assert_eq!(placement.as_array().map(Vec::len), Some(1));
     assert_eq!(placement[0]["devices"][0]["numa_node"], Value::Null, "not told is null, never zero");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_is_asked_of_a_host_that_is_there_within_bounds_and_is_on_record() {
+    let collector = Collector::start().await;
+    collector.live.host("host-1");
+    for (path, body, status, kind) in [
+        ("/v1/hosts/nowhere/burst", json!({}), 404, "not-found"),
+        ("/v1/hosts/host-1/burst", json!({"for_ms": 0}), 400, "bad-request"),
+        ("/v1/hosts/host-1/burst", json!({"for_ms": 60_001}), 400, "bad-request"),
+        ("/v1/hosts/host-1/burst", json!({"for": "10s"}), 422, "bad-body"),
+        ("/v1/hosts/host-1/burst", json!({"reason": "a look"}), 503, "host-away"),
+    ] {
+        let answer = collector.post(path, body).await;
+        assert_eq!(
+            (answer.status, answer.json()["type"].clone()),
+            (status, json!(format!("urn:railwatch:problem:{kind}")))
+        );
+    }
+    let audit = collector.get("/v1/audit").await;
+    let rows: Vec<_> = audit.as_array().unwrap().iter().filter(|row| row["what"] == "burst").collect();
+    assert_eq!(rows.len(), 1, "what was asked for is there, though it was not to be had: {audit}");
+    assert!(rows[0]["actor"] == "approve" && rows[0]["detail"].as_str().unwrap().contains("a look"), "{}", rows[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_how_much_there_is_to_do() {
+    let collector = Collector::start().await;
+    let status = collector.get("/v1/status").await;
+    assert_eq!((&status["level"], &status["store_error"]), (&json!("normal"), &Value::Null), "{status}");
+    assert_eq!(status["shed"], json!({"tape": 0, "windows": 0, "streams": 0}));
 }

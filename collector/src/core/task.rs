@@ -1,12 +1,14 @@
 //! The core's loop: take what is there, step the engine, write it down in one transaction, then tell.
 
 use super::counters::CoreCounters;
+use super::inbox::Inbox;
 use super::{
     Arrived, CoreConfig, CoreError, CoreLedger, Link, Published, ReleaseError, Request, StartError, VerdictError,
 };
 use crate::clock::Timeline;
 use crate::executor::halt::{self, Halt};
 use crate::executor::{Executor, Job};
+use crate::overload::Overload;
 use railwatch_engine::{
     AuditEntry, Decision, DecisionState, Effect, Engine, Event, KnownHost, Logged, Options, Order, Outcome, Recorder,
     Timestamp,
@@ -50,6 +52,7 @@ pub(super) struct Task {
     executor: Executor,
     published: broadcast::Sender<Arc<Published>>,
     counters: Arc<CoreCounters>,
+    overload: Overload,
     retention: Retention,
     state_dir: PathBuf,
     silent_after_ms: u64,
@@ -71,6 +74,8 @@ struct Pending {
     effects: Vec<Effect>,
     acknowledged: BTreeMap<u64, (Arc<Link>, u64)>,
     signals_arrived: Vec<Timestamp>,
+    /// Arrival of its oldest frame.
+    oldest: Option<Timestamp>,
     since: Option<Instant>,
     urgent: bool,
     frames: usize,
@@ -86,6 +91,7 @@ impl Task {
         config: CoreConfig,
         published: broadcast::Sender<Arc<Published>>,
         counters: Arc<CoreCounters>,
+        overload: Overload,
         ledger: CoreLedger,
     ) -> Result<Self, StartError> {
         let CoreConfig { engine: options, retention, state_dir, webhook } = config;
@@ -105,6 +111,7 @@ impl Task {
             executor,
             published,
             counters,
+            overload,
             retention,
             state_dir,
             connections: BTreeMap::new(),
@@ -137,7 +144,8 @@ impl Task {
         Ok(())
     }
 
-    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut frames: mpsc::Receiver<Arrived>) {
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, inbox: Inbox) {
+        let _end = Closed(inbox.clone());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut asked, mut arrived) = (Vec::new(), Vec::new());
@@ -155,7 +163,8 @@ impl Task {
                         return;
                     }
                 }
-                _ = frames.recv_many(&mut arrived, GROUP_MAX) => {
+                () = inbox.take(&mut arrived, GROUP_MAX) => {
+                    self.overload.frames_wait(inbox.len());
                     for one in arrived.drain(..) {
                         self.frame(one);
                     }
@@ -163,7 +172,9 @@ impl Task {
                 () = sleep_until(due.into()) => {}
             }
             if stopped.is_some() {
-                while let Ok(one) = frames.try_recv() {
+                inbox.close();
+                inbox.take_now(&mut arrived, usize::MAX);
+                for one in arrived.drain(..) {
                     self.frame(one);
                 }
                 self.pending.urgent = true;
@@ -200,6 +211,8 @@ impl Task {
         let verdict =
             self.pending.batch.frame(&self.store, &link.host, link.stream, &frame, at, Some(link.first_sequence));
         self.pending.frames += 1;
+        let oldest = self.pending.oldest.get_or_insert(at);
+        *oldest = at.min(*oldest);
         self.pending.since.get_or_insert_with(Instant::now);
         match verdict {
             FrameVerdict::Accepted { missing } => {
@@ -277,6 +290,11 @@ impl Task {
                     self.step(Event::Halt { halted: false, actor, reason: String::new() }, now);
                 }
                 self.pending.released.push((reply, released));
+            }
+            Request::Note { entry, reply } => {
+                // Not of the engine's story: its log is not told.
+                self.pending.batch.effects(&[Effect::Audit(entry)], now);
+                self.pending.done.push((reply, Ok(())));
             }
             Request::Reconfigure { engine, retention, reply } => {
                 self.reconfigure(*engine, retention);
@@ -457,6 +475,8 @@ impl Task {
         let pending = std::mem::take(&mut self.pending);
         let begun = Instant::now();
         if !pending.batch.is_empty() {
+            let oldest = pending.oldest.unwrap_or_else(Timeline::now);
+            self.overload.writing(oldest.0);
             let mut failed = false;
             while let Err(error) = self.store.commit(&pending.batch) {
                 self.counters.commits_failed.fetch_add(1, Relaxed);
@@ -477,6 +497,7 @@ impl Task {
                     let _ = self.request(request);
                 }
             }
+            self.overload.stored(Timeline::now().0.saturating_sub(oldest.0) / 1_000_000);
             self.counters.commits.fetch_add(1, Relaxed);
             self.counters.commit_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
         }
@@ -528,6 +549,15 @@ impl Task {
     }
 }
 
+/// Closes the inbox when the core ends, also by a panic: whoever waits for room in it must learn of that.
+struct Closed(Inbox);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Who halted acting as the audit has it: `None` where its last word is a release, or where the switch was thrown anew
 /// since. The last word is looked for among the newest lines; where it is not, a halt is put on record once more.
 fn halted_on_record(store: &Store, switch: Option<&Halt>) -> Result<Option<String>, StoreError> {
@@ -572,6 +602,7 @@ async fn refuse(
             Request::Verdict { reply, .. } => drop(reply.send(Err(error.clone().into()))),
             Request::Release { reply, .. } => drop(reply.send(Err(error.clone().into()))),
             Request::Halted { reply, .. }
+            | Request::Note { reply, .. }
             | Request::Sending { reply, .. }
             | Request::Finished { reply, .. }
             | Request::Reconfigure { reply, .. } => drop(reply.send(Err(error.clone()))),

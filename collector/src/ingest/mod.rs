@@ -14,7 +14,7 @@ mod session;
 pub mod streams;
 mod validate;
 
-use crate::{core::CoreHandle, live::Live, metrics::Counters, tape::Tapes};
+use crate::{core::CoreHandle, directives::Directives, live::Live, metrics::Counters, tape::Tapes};
 use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
 use railwatch_wire::{
     limits,
@@ -50,6 +50,8 @@ pub struct Shared {
     pub streams: Streams,
     /// Who wants to read their tapes.
     pub tapes: Tapes,
+    /// What their agents are to do.
+    pub directives: Directives,
     /// Ends everything.
     pub stop: CancellationToken,
 }

@@ -39,6 +39,8 @@ pub enum Refusal {
     ClockReply,
     /// A second `Hello`.
     HelloAgain,
+    /// Windows that came while the collector had more to do than it could.
+    Overloaded,
 }
 
 impl Refusal {
@@ -63,6 +65,7 @@ impl Refusal {
             Self::StateTooLong => "state_too_long",
             Self::ClockReply => "clock_reply",
             Self::HelloAgain => "hello_again",
+            Self::Overloaded => "overloaded",
         }
     }
 }

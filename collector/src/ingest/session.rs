@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock::{Estimate, Timeline},
     core::Attachment,
+    directives::{Sent, WAITING_MAX},
     inventory,
     live::{HostCell, rows::Change},
     metrics::{KindLabel, ReasonLabel},
@@ -31,7 +32,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 use tonic::{Status, Streaming};
@@ -172,7 +173,7 @@ async fn opened(
         Err(reject) => return End::Rejected(reject),
     };
     let host: Arc<str> = peer.host.as_str().into();
-    let place = match shared.streams.claim(&host) {
+    let place = match shared.streams.claim(&host, || shared.core.overload().turns_away()) {
         Ok(place) => place,
         Err(reject) => return End::Rejected(reject),
     };
@@ -215,13 +216,17 @@ async fn opened(
         one_way: None,
         measured: None,
         asked: HashMap::new(),
+        directed: HashMap::new(),
         host: Arc::clone(&host),
     };
     shared.live.announce(Change::HostConnected { host: host.to_string() });
     let end = match answers.send(Answer::Welcome(welcome)).await {
         Ok(()) => {
-            let asks = shared.tapes.open(&host, place.generation());
-            session.run(inbound, peer, place.end(), acknowledged, asks).await
+            let asked = Asked {
+                asks: shared.tapes.open(&host, place.generation()),
+                directives: shared.directives.open(&host, place.generation()),
+            };
+            session.run(inbound, peer, place.end(), acknowledged, asked).await
         }
         Err(end) => end,
     };
@@ -258,6 +263,14 @@ struct Session<'a> {
     measured: Measured,
     /// Who waits for pieces of the tape, by the identifier of the request.
     asked: HashMap<u64, mpsc::Sender<v1::TapePiece>>,
+    /// Who waits for the result of a directive, by its identifier.
+    directed: HashMap<String, oneshot::Sender<v1::DirectiveResult>>,
+}
+
+/// What others want of the host.
+struct Asked {
+    asks: mpsc::Receiver<Ask>,
+    directives: mpsc::Receiver<Sent>,
 }
 
 impl Session<'_> {
@@ -267,7 +280,7 @@ impl Session<'_> {
         peer: &PeerIdentity,
         mut lost: watch::Receiver<Option<v1::Reject>>,
         mut acknowledged: watch::Receiver<u64>,
-        mut asks: mpsc::Receiver<Ask>,
+        mut asked: Asked,
     ) -> End {
         let shared = Arc::clone(&self.shared);
         let mut credentials = shared.credentials.generation();
@@ -295,7 +308,8 @@ impl Session<'_> {
                     probe_due.as_mut().reset(Instant::now() + probes::INTERVAL);
                     self.probe().await
                 }
-                Some(ask) = asks.recv() => self.ask(ask).await,
+                Some(sent) = asked.directives.recv() => self.direct(sent).await,
+                Some(ask) = asked.asks.recv() => self.ask(ask).await,
                 () = &mut held_longest, if !self.held.is_empty() => self.release().await,
                 message = inbound.message() => match message {
                     Ok(Some(message)) => self.message(message).await.map(|quick| if quick { probe_due.as_mut().reset(Instant::now()) }),
@@ -308,6 +322,24 @@ impl Session<'_> {
             }
         };
         end.err().unwrap_or(End::Broken)
+    }
+
+    /// Passes a directive on to the agent. One beyond the bound is dropped, which tells whoever waits for it.
+    async fn direct(&mut self, Sent { directive, result }: Sent) -> Result<(), End> {
+        self.directed.retain(|_, waiting| !waiting.is_closed());
+        if self.directed.len() >= WAITING_MAX {
+            return Ok(());
+        }
+        self.directed.insert(directive.id.clone(), result);
+        self.answers.send(Answer::Directive(directive)).await
+    }
+
+    /// The result of a directive, for whoever waits for it still.
+    fn directed(&mut self, result: v1::DirectiveResult) {
+        if let Some(waiting) = self.directed.remove(&result.id) {
+            // Whoever waited may have lost patience.
+            let _ = waiting.send(result);
+        }
     }
 
     /// Passes a request for the tape on to the agent. Those whose askers are gone are forgotten.
@@ -331,6 +363,7 @@ impl Session<'_> {
     async fn closed(self, place: &Place, orderly: bool) {
         place.give_back();
         self.shared.tapes.close(&self.host, place.generation());
+        self.shared.directives.close(&self.host, place.generation());
         if self.cell.lock().closed(place.generation()) {
             self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
         }
@@ -371,8 +404,7 @@ impl Session<'_> {
             Some(Body::Definitions(definitions)) => self.definitions(definitions, now),
             Some(Body::Snapshot(snapshot)) => self.snapshot(snapshot).await?,
             Some(Body::ClockReply(reply)) => return self.clock_reply(&reply, now).await,
-            // Directives are answered when there are any; a version that knows more may say more.
-            Some(Body::DirectiveResult(_)) => {}
+            Some(Body::DirectiveResult(result)) => self.directed(result),
             Some(Body::TapePiece(piece)) => self.piece(piece),
             Some(Body::Hello(_)) => self.refuse(Refusal::HelloAgain, 1),
             None => self.refuse(Refusal::Empty, 1),
@@ -529,6 +561,9 @@ impl Session<'_> {
             }
             v1::frame::Body::Windows(windows) => {
                 validate::windows(&windows)?;
+                if self.shared.core.overload().sheds_windows() {
+                    return Err(Refusal::Overloaded);
+                }
                 let end = self.newest.window(windows.end_mono_ns, &clock, now)?;
                 let incomplete_since = windows.incomplete_since_mono_ns.map(|at| clock.map(at)).unwrap_or_default();
                 let applied = self.cell.lock().series.apply(&windows, end, incomplete_since);

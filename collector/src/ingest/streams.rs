@@ -13,8 +13,9 @@ use tokio::sync::watch;
 /// An agent that lost its place to another stream of the same host comes back no sooner: two agents with one name
 /// must not chase each other.
 const SUPERSEDED_RETRY_MS: u32 = 60_000;
-/// When the collector is full.
-const OVERLOADED_RETRY_MS: u32 = 10_000;
+/// When the collector is full or overloaded: half of this at least, and the rest by the host, so that those turned away
+/// do not come back together.
+const OVERLOADED_RETRY_MS: u32 = 20_000;
 
 /// The open streams.
 #[derive(Clone, Debug)]
@@ -55,15 +56,25 @@ impl Streams {
         self.len() == 0
     }
 
-    /// Takes the place of `host`; a stream that holds it is told to end.
-    pub fn claim(&self, host: &Arc<str>) -> Result<Place, v1::Reject> {
+    /// Takes the place of `host`; a stream that holds it is told to end. Where there is no room, or more to do than gets
+    /// done, a host without a stream is turned away; one that has a stream takes no more than it did.
+    pub fn claim(&self, host: &Arc<str>, is_overloaded: impl FnOnce() -> bool) -> Result<Place, v1::Reject> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= self.streams_max && !open.contains_key(host) {
-            return Err(v1::Reject {
-                reason: v1::reject::Reason::Overloaded.into(),
-                message: format!("{} hosts are connected, which is streams_max in collector.toml", self.streams_max),
-                retry_after_ms: OVERLOADED_RETRY_MS,
-            });
+        if !open.contains_key(host) {
+            let why = match () {
+                () if open.len() >= self.streams_max => {
+                    format!("{} hosts are connected, which is streams_max in collector.toml", self.streams_max)
+                }
+                () if is_overloaded() => "the collector has more to do than it can: come back later".to_owned(),
+                () => String::new(),
+            };
+            if !why.is_empty() {
+                return Err(v1::Reject {
+                    reason: v1::reject::Reason::Overloaded.into(),
+                    message: why,
+                    retry_after_ms: OVERLOADED_RETRY_MS / 2 + spread(host) % (OVERLOADED_RETRY_MS / 2),
+                });
+            }
         }
         let (end, ended) = watch::channel(None);
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
@@ -77,6 +88,11 @@ impl Streams {
         open.insert(Arc::clone(host), Open { generation, end });
         Ok(Place { streams: self.clone(), host: Arc::clone(host), generation, end: ended })
     }
+}
+
+/// A number of the host's own (FNV-1a, 32 bits).
+fn spread(host: &str) -> u32 {
+    host.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 impl Place {
@@ -117,8 +133,8 @@ mod tests {
     fn the_newer_stream_wins_and_the_older_is_told_once() {
         let streams = Streams::new(2);
         let host = "a".into();
-        let first = streams.claim(&host).unwrap();
-        let second = streams.claim(&host).unwrap();
+        let first = streams.claim(&host, || false).unwrap();
+        let second = streams.claim(&host, || false).unwrap();
         assert_eq!(first.end().borrow().as_ref().unwrap().reason(), Reason::Superseded);
         assert!(!first.give_back(), "the newer stream keeps the place");
         drop(first);
@@ -130,8 +146,20 @@ mod tests {
     #[test]
     fn a_full_collector_turns_new_hosts_away_and_lets_known_ones_reconnect() {
         let streams = Streams::new(1);
-        let _first = streams.claim(&"a".into()).unwrap();
-        assert_eq!(streams.claim(&"b".into()).unwrap_err().reason(), Reason::Overloaded);
-        assert!(streams.claim(&"a".into()).is_ok());
+        let _first = streams.claim(&"a".into(), || false).unwrap();
+        let turned_away = streams.claim(&"b".into(), || false).unwrap_err();
+        assert_eq!(turned_away.reason(), Reason::Overloaded);
+        assert!((10_000..20_000).contains(&turned_away.retry_after_ms), "{turned_away:?}");
+        assert!(streams.claim(&"a".into(), || false).is_ok());
+    }
+
+    #[test]
+    fn an_overloaded_collector_turns_new_hosts_away_not_all_to_the_same_instant() {
+        let streams = Streams::new(10);
+        let _known = streams.claim(&"known".into(), || false).unwrap();
+        assert!(streams.claim(&"known".into(), || true).is_ok());
+        let retries: std::collections::HashSet<u32> =
+            (0..8).map(|n| streams.claim(&format!("host-{n}").into(), || true).unwrap_err().retry_after_ms).collect();
+        assert!(retries.len() > 4, "{retries:?}");
     }
 }

@@ -211,6 +211,11 @@ impl Agent {
         let _ = tokio::time::timeout(PATIENCE, self.out.send(bytes)).await.expect("the collector reads");
     }
 
+    /// Its way out, for a task that sends beside others.
+    pub fn sender(&self) -> mpsc::Sender<Vec<u8>> {
+        self.out.clone()
+    }
+
     pub async fn frame(&self, sequence: u64, body: impl Into<Option<v1::frame::Body>>) {
         self.say(Body::Frame(v1::Frame { sequence, body: body.into(), ..v1::Frame::default() })).await;
     }
@@ -229,8 +234,8 @@ impl Agent {
         loop {
             match self.answer().await {
                 Ok(Answer::Ack(ack)) if ack.through_sequence >= sequence => return,
-                // A silence on a busy machine is an incident, whose readings the collector asks for.
-                Ok(Answer::Ack(_) | Answer::TapeRequest(_)) => {}
+                // A silence on a busy machine is an incident, whose readings the collector asks for, and more of them.
+                Ok(Answer::Ack(_) | Answer::TapeRequest(_) | Answer::Directive(_)) => {}
                 other => panic!("no acknowledgement of {sequence}, but {other:?}"),
             }
         }

@@ -167,12 +167,12 @@ fn all(home: &Path, options: &Options, tree: &Path) -> Result<Figures> {
 // ---- the emulated host --------------------------------------------------------------------------------
 
 /// The counters' files, open.
-struct Emulated {
+pub(super) struct Emulated {
     moving: Vec<(File, u64, u64)>,
 }
 
 impl Emulated {
-    fn make(root: &Path) -> Result<Self> {
+    pub(super) fn make(root: &Path) -> Result<Self> {
         let template = Path::new("tests/fixtures/sysfs/roce-host");
         let mut moving = Vec::new();
         for nic in 0..NICS {

@@ -327,6 +327,27 @@ pub fn prog_load(
     )
 }
 
+/// The kernel's number of a map: unique within a boot, the same for whoever opens it.
+pub fn map_id(map: BorrowedFd<'_>) -> Result<u32> {
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    // SAFETY: plain integers and bytes, all of which may be 0.
+    let mut info: aya_obj::generated::bpf_map_info = unsafe { std::mem::zeroed() };
+    bpf(
+        OBJ_GET_INFO,
+        &mut Attr {
+            fd: map.as_raw_fd() as u32,
+            length: size_of_val(&info) as u32,
+            info: std::ptr::from_mut(&mut info).addr() as u64,
+        },
+    )?;
+    Ok(info.id)
+}
+
 /// Times that the kernel left a program out because one of its runs was interrupted by another (kernel 5.12; 0 before).
 pub fn prog_misses(program: BorrowedFd<'_>) -> Result<u64> {
     #[repr(C)]
