@@ -4,7 +4,7 @@
 //! and reason names are compiled in, ports and series by the catalog's bound, devices by the host; no process is a label.
 
 use crate::outbox::Outbox;
-use crate::page::{Labels, Page, labels, metric_name};
+use crate::page::{Labels, Page, labels};
 use crate::probe;
 use crate::shared::{GpuView, Shared};
 use crate::tape::{self, Dump};
@@ -16,6 +16,8 @@ use railwatch_probe::Counts;
 use railwatch_sampling::{ErrorReason, Kind, SeriesDef, SourceReport, SourceState};
 use railwatch_tape::Tape;
 use railwatch_uplink::UplinkState;
+use railwatch_vocabulary::Series;
+use railwatch_vocabulary::prometheus::{BaseUnit, base_unit, plain};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -77,7 +79,7 @@ fn one<V>(value: V) -> [(Labels, V); 1] {
 fn agent(page: &mut Page, shared: &Shared, uplink: &UplinkState) {
     let usage = Usage::read();
     page.gauge(
-        "agent_build",
+        "agent_build_info",
         "Always 1; its labels say what runs",
         None,
         [(
@@ -171,7 +173,7 @@ fn uplink(page: &mut Page, state: &UplinkState) {
     page.counter("agent_spool_disk_errors", "Refusals of the disk", None, one(spool.disk_errors + state.sync_errors));
     if let Some(until) = state.certificate_not_after.and_then(|end| end.duration_since(std::time::UNIX_EPOCH).ok()) {
         page.gauge(
-            "agent_certificate_not_after",
+            "agent_certificate_not_after_timestamp",
             "End of the own certificate, Unix time",
             Some(Unit::Seconds),
             one(until.as_secs()),
@@ -303,7 +305,7 @@ fn gpu(page: &mut Page, view: &GpuView) {
 fn nics(page: &mut Page, shared: &Shared) {
     let ports = shared.ports.all();
     page.gauge(
-        "port_state",
+        "port_info",
         "Always 1; its labels say how each port stands",
         None,
         ports.iter().map(|port| {
@@ -319,10 +321,10 @@ fn nics(page: &mut Page, shared: &Shared) {
         }),
     );
     page.gauge(
-        "port_speed_bits_per_second",
+        "port_speed",
         "Link speed as the driver says",
-        None,
-        ports.iter().filter_map(|port| Some((labels([("port", &port.name)]), port.speed_bits_per_s?))),
+        Some(Unit::Other("bytes_per_second".into())),
+        ports.iter().filter_map(|port| Some((labels([("port", &port.name)]), port.speed_bits_per_s? / 8))),
     );
     let mut by_name: BTreeMap<(&str, bool), Vec<Arc<SeriesDef>>> = BTreeMap::new();
     let all = shared.catalog.all();
@@ -331,49 +333,37 @@ fn nics(page: &mut Page, shared: &Shared) {
         by_name.entry((def.name(), matches!(def.kind(), Kind::Counter(_)))).or_default().push(Arc::clone(def));
     }
     for ((name, is_counter), defs) in by_name {
-        let (unit, scale) = defs.first().map_or((None, 1.0), |def| unit(def.unit()));
+        let row = railwatch_vocabulary::find(name);
+        let (unit, scale) = defs.first().map_or((None, 1.0), |def| unit(row, def.unit()));
         let values: Vec<_> =
             defs.iter().filter_map(|def| Some((series_labels(def), shared.value(def.id())?))).collect();
-        let help = format!("Series {name} of the agent's sources, as last read");
+        let help =
+            row.map_or_else(|| format!("Series {name}, which docs/metrics.md lacks"), |row| row.meaning.to_owned());
         if !is_counter {
             let values = values.into_iter().map(|(labels, value)| (labels, value.last * scale));
-            page.gauge(metric_name(name), help, unit, values);
-        } else if scale < 1.0 {
+            page.gauge(plain(name), help, unit, values);
+        } else if scale != 1.0 {
             #[expect(
                 clippy::cast_precision_loss,
                 reason = "a time or an energy for a graph; the exact one is in the window"
             )]
             let values = values.into_iter().map(|(labels, value)| (labels, value.total as f64 * scale));
-            page.counter(metric_name(name), help, unit, values);
+            page.counter(plain(name), help, unit, values);
         } else {
             let values = values.into_iter().map(|(labels, value)| (labels, value.total));
-            page.counter(metric_name(name), help, unit, values);
+            page.counter(plain(name), help, unit, values);
         }
     }
 }
 
 fn series_labels(def: &SeriesDef) -> Labels {
-    let own = def.labels().iter().map(|(key, value)| (Cow::Owned(metric_name(key)), value.clone()));
+    let own = def.labels().iter().map(|(key, value)| (Cow::Owned(plain(key)), value.clone()));
     std::iter::once((Cow::Borrowed("entity"), def.entity().name.clone())).chain(own).collect()
 }
 
-/// UCUM to the base units of Prometheus, and how many of those one is; annotations such as `{packet}` are none.
-fn unit(ucum: &str) -> (Option<Unit>, f64) {
-    match ucum {
-        "By" => (Some(Unit::Bytes), 1.0),
-        "s" => (Some(Unit::Seconds), 1.0),
-        "ms" => (Some(Unit::Seconds), 1e-3),
-        "us" => (Some(Unit::Seconds), 1e-6),
-        "ns" => (Some(Unit::Seconds), 1e-9),
-        "bit/s" => (Some(Unit::Other("bits_per_second".into())), 1.0),
-        "Cel" => (Some(Unit::Celsius), 1.0),
-        "V" => (Some(Unit::Volts), 1.0),
-        "mA" => (Some(Unit::Amperes), 1e-3),
-        "W" => (Some(Unit::Other("watts".into())), 1.0),
-        "mW" => (Some(Unit::Other("watts".into())), 1e-3),
-        "mJ" => (Some(Unit::Joules), 1e-3),
-        "dB" => (Some(Unit::Other("decibels".into())), 1.0),
-        "Hz" => (Some(Unit::Other("hertz".into())), 1.0),
-        _ => (None, 1.0),
-    }
+/// Base unit of a series on the page, and how many of it one of ours is: the vocabulary's, and for a series that it lacks
+/// the one of its UCUM code.
+fn unit(row: Option<&Series>, ucum: &str) -> (Option<Unit>, f64) {
+    let BaseUnit { suffix, factor } = row.map_or_else(|| base_unit(ucum), Series::base_unit);
+    (suffix.map(|suffix| Unit::Other(suffix.to_owned())), factor)
 }

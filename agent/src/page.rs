@@ -129,8 +129,3 @@ impl EncodeGaugeValue for Number {
         }
     }
 }
-
-/// A name of the sampling core as Prometheus wants it: `hw.network.io` becomes `hw_network_io`.
-pub fn metric_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
-}

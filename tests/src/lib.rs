@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod gpu;
+pub mod host;
 pub mod installation;
+pub mod otlp;
+pub mod prometheus;
 pub mod uplink;
 pub mod webhook;

@@ -12,6 +12,7 @@ mod shell;
 mod test;
 mod up;
 mod vm;
+mod vocabulary;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -41,6 +42,11 @@ enum Command {
     },
     /// The objects of the kernel half
     Ebpf {
+        #[command(subcommand)]
+        action: Kept,
+    },
+    /// What is made from the table of metrics: docs/metrics.md and the dashboards in deploy/grafana
+    Vocabulary {
         #[command(subcommand)]
         action: Kept,
     },
@@ -81,6 +87,8 @@ fn main() -> Result<()> {
         Command::Bench { bench } => bench::bench(&bench),
         Command::Proto { action: Kept::Build } => proto::build(),
         Command::Proto { action: Kept::Check } => proto::check(),
+        Command::Vocabulary { action: Kept::Build } => vocabulary::build(),
+        Command::Vocabulary { action: Kept::Check } => vocabulary::check(),
         Command::Vm { kernel, memory_mib, command } => {
             let fake_nic = fakenic::built(&kernel)?;
             let perftest = packages::perftest()?;

@@ -3,7 +3,7 @@
 //! A tier is a named list of checks. Without names all tiers run; a name runs that one. The first failure ends the run,
 //! and says which tier it was and how to run it alone.
 
-use crate::{ebpf, fakenic, packages, proto, shell, shell::Step, vm};
+use crate::{ebpf, fakenic, packages, proto, shell, shell::Step, vm, vocabulary};
 use anyhow::{Context, Result, ensure};
 use std::{path::PathBuf, process::Command, time::Instant};
 
@@ -113,6 +113,7 @@ fn style() -> Result<()> {
     shell::run(Command::new("cargo").args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     proto::check()?;
     ebpf::check()?;
+    vocabulary::check()?;
     // Advisories need a database from the network; the rest is decided by what is here.
     let deny = packages::cargo_tool("cargo-deny", "0.20.2", &["--debug"], &[])?;
     shell::run(Command::new(deny).args(["--all-features", "check", "bans", "licenses", "sources"]))

@@ -211,6 +211,7 @@ fn a_wrong_checksum_is_a_fault() {
         let row = rows.iter().find(|row| row.key.destination_port == 4791).unwrap();
         assert_eq!(kernel.reasons().name(row.key.reason), "UDP_CSUM");
         assert_eq!(kernel.reasons().class(row.key.reason).name(), "fault");
+        assert_eq!(kernel.reasons().class(row.key.reason).series(), "hw.network.drops.fault");
         assert_eq!((row.key.source_port, row.flow.packets + missed), (12345, 40));
     });
 }
@@ -250,6 +251,8 @@ fn a_segment_sent_again_is_counted_as_the_kernel_counts_it_and_consumed_packets_
         };
         let (again, dropped) = (of("TCP_RETRANSMIT"), of("OTHERHOST"));
         assert_eq!((again.key.reason, again.flow.packets), (RETRANSMIT, retransmitted));
+        let series = |row: &FlowRow| kernel.reasons().class(row.key.reason).series();
+        assert_eq!((series(again), series(dropped)), ("hw.network.tcp.retransmits", "hw.network.drops.harmless"));
         // The first one and its repetitions, each dropped at the other end.
         assert_eq!(dropped.flow.packets, retransmitted + 1);
         for row in [again, dropped] {
@@ -317,6 +320,7 @@ fn the_source_shows_totals_flows_and_an_account_that_adds_up() {
         let told: Vec<_> = out.signals.iter().map(|signal| (signal.name, signal.entity.name.as_str())).collect();
         assert_eq!(told, [("net.drop.burst", "lo")], "3,000 within a reading or two are a burst");
         let series = catalog.all();
+        assert_eq!(catalog.outside_vocabulary(), "");
         let own = series.iter().find(|def| def.label("reason") == Some("NO_SOCKET")).unwrap();
         assert_eq!((own.name(), own.label("network.interface.name")), ("hw.network.drops.loss", Some("lo")));
     });

@@ -89,12 +89,26 @@ fn every_drivers_words_come_through_the_kernel_as_one_vocabulary() {
         ("fk_mlx5", "rx_prio3_pause_transition", 9, "hw.network.pfc.transitions 3 receive", 9),
         ("fk_mlx5", "rx_prio3_discards", 11, "hw.network.priority.discards 3 receive", 11),
         ("fk_mlx5", "rx_prio5_marked", 13, "hw.network.priority.ecn_marked 5 receive", 13),
+        ("fk_mlx5", "rx_prio3_bytes", 51, "hw.network.priority.io 3 receive", 51),
+        ("fk_mlx5", "rx_prio3_buf_discard", 52, "hw.network.priority.discards.buffer 3 receive", 52),
+        ("fk_mlx5", "rx_prio3_cong_discard", 53, "hw.network.priority.discards.congestion 3 receive", 53),
         ("fk_mlx5", "rx_global_pause_duration", 17, "hw.network.pause_time receive", 17_000),
+        ("fk_mlx5", "rx_global_pause_transition", 54, "hw.network.pause_transitions receive", 54),
+        ("fk_mlx5", "tx_pause_storm_warning_events", 55, "hw.network.pfc.storm_warnings transmit", 55),
+        ("fk_mlx5", "tx_pause_storm_error_events", 56, "hw.network.pfc.storm_errors transmit", 56),
+        ("fk_mlx5", "rx_discards_phy", 57, "hw.network.discards receive", 57),
+        ("fk_mlx5", "rx_out_of_buffer", 58, "hw.network.out_of_buffer receive", 58),
+        ("fk_mlx5", "rx_symbol_err_phy", 59, "hw.network.errors.symbol receive", 59),
+        ("fk_mlx5", "link_down_events_phy", 60, "hw.network.phy.link_downs", 60),
         ("fk_bnxt", "rx_pfc_ena_frames_pri3", 701, "hw.network.pfc.pause_frames 3 receive", 701),
         ("fk_bnxt", "pfc_pri3_rx_duration_us", 6, "hw.network.pfc.pause_time 3 receive", 6_000),
         ("fk_bnxt", "rx_discard_packets_cos2", 19, "hw.network.cos.discards 2 receive", 19),
         ("fk_ice", "rx_priority_3_xoff.nic", 702, "hw.network.pfc.pause_frames 3 receive", 702),
         ("fk_ice", "rx_priority_3_xon.nic", 700, "hw.network.pfc.resume_frames 3 receive", 700),
+        ("fk_ice", "tx_dropped_link_down.nic", 61, "hw.network.dropped.link_down transmit", 61),
+        ("fk_ice", "mac_local_faults.nic", 62, "hw.network.faults.local receive", 62),
+        ("fk_ice", "mac_remote_faults.nic", 63, "hw.network.faults.remote receive", 63),
+        ("fk_hns3", "mac_rx_pause_xoff_time", 64, "hw.network.xoff_ticks receive", 64),
         ("fk_hns3", "mac_rx_pfc_pri3_pkt_num", 703, "hw.network.pfc.pause_frames 3 receive", 703),
         ("fk_hns3", "mac_rx_pfc_pri3_xoff_time", 23, "hw.network.pfc.xoff_ticks 3 receive", 23),
     ];
@@ -166,6 +180,7 @@ fn every_drivers_words_come_through_the_kernel_as_one_vocabulary() {
     let told: Vec<_> =
         driver.signals().into_iter().map(|signal| (signal.name, signal.entity.name, signal.value)).collect();
     assert_eq!(told, [("nic.pfc.unexpected", "fk_ice".to_owned(), 3.0)]);
+    assert_eq!(driver.window().delta("fk_ice hw.network.pfc.unexpected_pause_frames receive"), 3);
 
     // Pause of the whole link while nothing is dropped.
     queues.read();
@@ -206,6 +221,8 @@ fn every_drivers_words_come_through_the_kernel_as_one_vocabulary() {
     until(&mut link, "nic.link.up");
     until(&mut link, "nic.speed.reduced");
     assert!(told.iter().all(|(_, port)| port == "fk_mlx5"), "{told:?}");
+    let rows = link.window();
+    assert_eq!((rows.delta("fk_mlx5 hw.network.carrier_downs"), rows.last("fk_mlx5 hw.network.speed")), (1, 2e11));
     assert_eq!(
         ports.all().into_iter().find(|port| port.name == "fk_mlx5").unwrap().speed_bits_per_s,
         Some(200_000_000_000)

@@ -46,6 +46,14 @@ impl Catalog {
         self.locked().values().cloned().collect()
     }
 
+    /// What is declared and not in the vocabulary, or otherwise than there, with what to do about it; empty where all is
+    /// well. For tests: each room's asks it of every series that it made a source declare.
+    #[must_use]
+    pub fn outside_vocabulary(&self) -> String {
+        let all = self.all();
+        railwatch_vocabulary::check_all(all.iter().map(|def| def.declared()))
+    }
+
     /// Grows whenever a series comes or goes.
     #[must_use]
     pub fn generation(&self) -> u64 {

@@ -1,10 +1,11 @@
 //! What a series is: a canonical name, labels, a unit, and how its values behave.
 //!
 //! Names follow OpenTelemetry's style (dotted, lower case, the unit never in the name); labels use its attribute names
-//! where one exists (`network.interface.name`, `network.io.direction`). The identifier is the wire's: every host and
-//! every restart gives the same series the same one.
+//! where one exists (`network.interface.name`, `network.io.direction`). All of them are rows of one table,
+//! railwatch-vocabulary. The identifier is the wire's: every host and every restart gives the same series the same one.
 
 use crate::bounds::Bounds;
+use railwatch_vocabulary::Declared;
 use std::fmt;
 use std::time::Duration;
 
@@ -177,6 +178,18 @@ impl SeriesDef {
     #[must_use]
     pub fn entity(&self) -> &Entity {
         &self.entity
+    }
+
+    /// As the vocabulary judges it.
+    #[must_use]
+    pub fn declared(&self) -> Declared<'_> {
+        Declared {
+            name: self.name,
+            unit: self.unit,
+            is_counter: matches!(self.kind, Kind::Counter(_)),
+            entity: self.entity.kind,
+            labels: self.labels.iter().map(|(key, value)| (*key, value.as_str())).collect(),
+        }
     }
 }
 

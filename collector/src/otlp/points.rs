@@ -1,7 +1,8 @@
 //! Live state as OTLP metrics: the newest window of every series, a resource per host.
 //!
-//! A counter becomes a cumulative monotonic sum since it was first defined here; a gauge becomes its last value. Names
-//! and labels are those of the series, which follow OpenTelemetry's semantic conventions where there are any.
+//! A counter becomes a cumulative monotonic sum since it was first defined here, an amount or a state a sum that goes both
+//! ways, any other gauge its last value. Names, units and attributes are those of OpenTelemetry's semantic conventions where
+//! the vocabulary has one, and the series' own otherwise.
 
 use super::records::{keyed, text};
 use crate::live::{Host, Live, Series};
@@ -15,6 +16,7 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 use railwatch_engine::Timestamp;
+use railwatch_vocabulary::{Convention, Kind};
 use std::collections::BTreeMap;
 
 /// Points in one request: well below the 4 MiB that receivers take by default.
@@ -58,32 +60,62 @@ pub fn requests(live: &Live, now: Timestamp) -> Vec<ExportMetricsServiceRequest>
     requests
 }
 
-fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
-    let mut metrics: BTreeMap<(&str, &str, bool), Vec<NumberDataPoint>> = BTreeMap::new();
-    for series in series {
-        let definition = &series.definition;
-        metrics.entry((&definition.name, &definition.unit, definition.monotonic)).or_default().push(point(series));
-    }
-    let metrics = metrics.into_iter().map(|((name, unit, monotonic), data_points)| Metric {
-        name: name.to_owned(),
-        unit: unit.to_owned(),
-        data: Some(if monotonic {
-            Data::Sum(Sum {
+/// What a metric is to OTLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Shape {
+    /// Only grows.
+    Count,
+    /// Goes both ways, and sums over entities mean something.
+    Amount,
+    Gauge,
+}
+
+impl Shape {
+    fn data(self, data_points: Vec<NumberDataPoint>) -> Data {
+        match self {
+            Self::Gauge => Data::Gauge(Gauge { data_points }),
+            Self::Count | Self::Amount => Data::Sum(Sum {
                 data_points,
                 aggregation_temporality: AggregationTemporality::Cumulative.into(),
-                is_monotonic: true,
-            })
-        } else {
-            Data::Gauge(Gauge { data_points })
-        }),
+                is_monotonic: self == Self::Count,
+            }),
+        }
+    }
+}
+
+fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
+    let mut metrics: BTreeMap<(&str, &str, Shape), Vec<NumberDataPoint>> = BTreeMap::new();
+    for series in series {
+        let definition = &series.definition;
+        // A host of another version may count what this one's table calls a gauge: its own word decides.
+        let row = railwatch_vocabulary::find(&definition.name)
+            .filter(|row| row.kind.is_counter() == definition.monotonic && row.unit == definition.unit);
+        let shape = match row.map(|row| row.kind) {
+            _ if definition.monotonic => Shape::Count,
+            Some(Kind::Amount | Kind::State) => Shape::Amount,
+            _ => Shape::Gauge,
+        };
+        let convention = row.and_then(|row| row.convention.as_ref());
+        let (name, unit) =
+            convention.map_or((&*definition.name, &*definition.unit), |convention| (convention.name, convention.unit));
+        metrics.entry((name, unit, shape)).or_default().push(point(series, shape, convention));
+    }
+    let metrics = metrics.into_iter().map(|((name, unit, shape), data_points)| Metric {
+        name: name.to_owned(),
+        unit: unit.to_owned(),
+        data: Some(shape.data(data_points)),
         ..Metric::default()
     });
-    let attributes = vec![
+    let mut attributes = vec![
         keyed("service.name", text("railwatch-agent")),
         keyed("service.version", text(&host.hello.agent_version)),
         keyed("host.name", text(&host.name)),
-        keyed("host.arch", text(if host.hello.architecture == "x86_64" { "amd64" } else { &host.hello.architecture })),
+        keyed("host.arch", text(architecture(&host.hello.architecture))),
+        keyed("os.type", text("linux")),
     ];
+    if let Some(id) = uuid(&host.hello.stream_id) {
+        attributes.push(keyed("service.instance.id", text(&id)));
+    }
     ResourceMetrics {
         resource: Some(Resource { attributes, ..Resource::default() }),
         scope_metrics: vec![ScopeMetrics {
@@ -99,21 +131,44 @@ fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
     }
 }
 
-fn point(series: &Series) -> NumberDataPoint {
+/// As `host.arch` of the conventions names it.
+fn architecture(machine: &str) -> &str {
+    match machine {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Sixteen random bytes as a UUID is written.
+fn uuid(bytes: &[u8]) -> Option<String> {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    (bytes.len() == 16)
+        .then(|| format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+}
+
+fn point(series: &Series, shape: Shape, convention: Option<&Convention>) -> NumberDataPoint {
     let definition = &series.definition;
     let entity =
         [("railwatch.entity.kind", &definition.entity_kind), ("railwatch.entity.name", &definition.entity_name)];
     let mut attributes: Vec<_> = definition.labels.iter().map(|(key, value)| keyed(key, text(value))).collect();
     attributes
         .extend(entity.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| keyed(key, text(value))));
-    let value = if definition.monotonic {
+    if let Some(convention) = convention {
+        attributes.extend(convention.attributes.iter().map(|(key, value)| keyed(key, text(value))));
+        attributes.extend(convention.entity_attribute().map(|key| keyed(key, text(&definition.entity_name))));
+    }
+    let factor = convention.map_or(1.0, |convention| convention.factor);
+    let value = if !definition.monotonic {
+        Value::AsDouble(series.reading.last * factor)
+    } else if factor == 1.0 {
         Value::AsInt(i64::try_from(series.total).unwrap_or(i64::MAX))
     } else {
-        Value::AsDouble(series.reading.last)
+        Value::AsDouble(series.total as f64 * factor)
     };
     NumberDataPoint {
         attributes,
-        start_time_unix_nano: if definition.monotonic { series.since.0 } else { 0 },
+        start_time_unix_nano: if shape == Shape::Gauge { 0 } else { series.since.0 },
         time_unix_nano: series.reading.end.0.max(series.since.0),
         value: Some(value),
         ..NumberDataPoint::default()
@@ -125,6 +180,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::{Data, POINTS_PER_REQUEST_MAX, count, requests};
     use crate::live::Live;
+    use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
     use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
     use railwatch_engine::Timestamp;
     use railwatch_wire::v1;
@@ -174,6 +230,91 @@ mod tests {
         );
         let Some(Data::Gauge(gauge)) = &metrics[1].data else { panic!("{metrics:?}") };
         assert_eq!(gauge.data_points[0].value, Some(Value::AsDouble(1.5)));
+    }
+
+    #[test]
+    fn a_series_with_a_convention_is_exported_under_it_and_another_under_its_own_name() {
+        let live = Live::new(Duration::from_secs(1));
+        let cell = live.host("h");
+        cell.lock().hello.stream_id = (0..16).collect();
+        let series = [
+            ("hw.network.errors.crc", "{error}", true, "port", "eth0"),
+            ("disk.busy_time", "ms", true, "disk", "nvme0n1"),
+            ("hw.network.speed", "bit/s", false, "port", "eth0"),
+            ("gpu.temperature", "Cel", false, "gpu", "0000:10:00.0"),
+            ("rdma.port.cnp", "{packet}", true, "port", "mlx5_0/1"),
+        ];
+        let ids: Vec<u64> = (0..series.len() as u64).collect();
+        for (id, (name, unit, monotonic, kind, entity)) in (0..).zip(series) {
+            let entity = v1::Entity { kind: kind.into(), name: entity.into() };
+            let wire = v1::SeriesDefinition {
+                id,
+                name: name.into(),
+                unit: unit.into(),
+                monotonic,
+                entity: Some(entity),
+                ..v1::SeriesDefinition::default()
+            };
+            cell.lock().series.define(id, Timestamp(5), || live.definitions().share(wire)).unwrap();
+        }
+        let column = vec![80.0; series.len()];
+        let windows = v1::Windows {
+            count: vec![1; series.len()],
+            sum: column.clone(),
+            min: column.clone(),
+            max: column.clone(),
+            last: column,
+            delta: vec![7_000; series.len()],
+            resets: vec![0; series.len()],
+            series: ids,
+            ..v1::Windows::default()
+        };
+        cell.lock().series.apply(&windows, NOW, Timestamp(0));
+        let all = requests(&live, NOW);
+        let resource = &all[0].resource_metrics[0];
+        let of = |attributes: &[KeyValue], key: &str| {
+            let value = attributes.iter().find(|pair| pair.key == key)?.value.as_ref()?.value.as_ref()?;
+            if let any_value::Value::StringValue(text) = value { Some(text.clone()) } else { None }
+        };
+        let attributes = &resource.resource.as_ref().unwrap().attributes;
+        for (key, expected) in [
+            ("host.name", "h"),
+            ("service.name", "railwatch-agent"),
+            ("service.instance.id", "00010203-0405-0607-0809-0a0b0c0d0e0f"),
+            ("os.type", "linux"),
+        ] {
+            assert_eq!(of(attributes, key).as_deref(), Some(expected), "{key}");
+        }
+        let metrics = &resource.scope_metrics[0].metrics;
+        for (name, unit, value, own) in [
+            (
+                "hw.errors",
+                "{error}",
+                Value::AsInt(7_000),
+                &[("error.type", "crc"), ("hw.id", "eth0"), ("hw.type", "network")][..],
+            ),
+            ("system.disk.io_time", "s", Value::AsDouble(7.0), &[("system.device", "nvme0n1")]),
+            ("hw.network.bandwidth.limit", "By/s", Value::AsDouble(10.0), &[("hw.type", "network")]),
+            (
+                "hw.temperature",
+                "Cel",
+                Value::AsDouble(80.0),
+                &[("hw.id", "0000:10:00.0"), ("railwatch.entity.kind", "gpu")],
+            ),
+            ("rdma.port.cnp", "{packet}", Value::AsInt(7_000), &[("railwatch.entity.name", "mlx5_0/1")]),
+        ] {
+            let metric = metrics.iter().find(|metric| metric.name == name).unwrap_or_else(|| panic!("no {name}"));
+            let points = match metric.data.as_ref().unwrap() {
+                Data::Sum(sum) => &sum.data_points,
+                Data::Gauge(gauge) => &gauge.data_points,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((metric.unit.as_str(), points[0].value), (unit, Some(value)), "{name}");
+            for (key, expected) in own {
+                assert_eq!(of(&points[0].attributes, key).as_deref(), Some(*expected), "{name} {key}");
+            }
+        }
+        assert_eq!(metrics.len(), series.len(), "nothing under two names");
     }
 
     #[test]

@@ -79,11 +79,12 @@ impl Driven {
 
     /// As the sampler does: a source that is off has no series.
     pub fn probe(&mut self) -> Result<(), Unavailable> {
-        let Self { source, recorder, out, .. } = self;
+        let Self { source, recorder, out, catalog, .. } = self;
         let outcome = recorder.probe(monotonic_ns(), out, |declare| source.probe(declare));
         if outcome.is_err() {
             recorder.retire_all(monotonic_ns(), out);
         }
+        assert_eq!(catalog.outside_vocabulary(), "");
         outcome
     }
 

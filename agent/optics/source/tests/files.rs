@@ -31,6 +31,7 @@ fn a_tree_with_module_files_has_modules_and_one_without_says_what_is_missing() {
     probe(&mut source, &mut recorder, &mut out).unwrap();
     let mut batch = Batch::with_capacity(4096);
     source.read(&mut batch).unwrap();
+    assert_eq!(catalog.outside_vocabulary(), "");
     assert!(batch.readings().len() > 100, "{}", batch.readings().len());
     let modules = source.modules().all();
     let told: Vec<_> =

@@ -100,8 +100,10 @@ impl Driven {
     }
 
     fn probe(&mut self) -> Result<(), Unavailable> {
-        let Self { source, recorder, out, .. } = self;
-        recorder.probe(monotonic_ns(), out, |declare| source.probe(declare))
+        let Self { source, recorder, out, catalog, .. } = self;
+        let outcome = recorder.probe(monotonic_ns(), out, |declare| source.probe(declare));
+        assert_eq!(catalog.outside_vocabulary(), "");
+        outcome
     }
 
     /// Reads once; returns how many readings that brought.
