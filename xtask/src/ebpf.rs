@@ -1,7 +1,7 @@
 //! Builds the kernel half's objects, and checks that those in the repository are of its sources.
 //!
-//! In: `agent-ebpf/`. Out: `agent/gpu/objects/railwatch-ARCH.bpf.o` and `agent/drops/objects/railwatch-drops-ARCH.bpf.o`,
-//! one per architecture (the register layout is fixed at build time), beside `SHA256SUMS` of sources and objects, which
+//! In: `agent-ebpf/`. Out: `agent/gpu/objects/railwatch-ARCH.bpf.o`, `agent/drops/objects/railwatch-drops-ARCH.bpf.o` and
+//! `lab/objects/railwatch-lab-ARCH.bpf.o`, one per architecture (the register layout is fixed at build time), beside `SHA256SUMS` of sources and objects, which
 //! `sha256sum -c` can read too.
 //! Installs Debian's rustc-web with libstd-rust-web-dev-bpf (a stable compiler with a prebuilt `core` for BPF) and
 //! bpf-linker; people who do not touch the kernel half need neither.
@@ -14,11 +14,17 @@ use anyhow::{Context, Result, bail, ensure};
 
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 /// Programs of the crate, and where their objects are kept.
-const OBJECTS: [(&str, &str); 2] =
-    [("railwatch-ebpf", "agent/gpu/objects/railwatch"), ("railwatch-drops", "agent/drops/objects/railwatch-drops")];
+const OBJECTS: [(&str, &str); 3] = [
+    ("railwatch-ebpf", "agent/gpu/objects/railwatch"),
+    ("railwatch-drops", "agent/drops/objects/railwatch-drops"),
+    ("railwatch-lab", "lab/objects/railwatch-lab"),
+];
 /// Environment variables that name another object for one of the programs.
-pub const VARIABLES: [(&str, &str); 2] =
-    [("RAILWATCH_EBPF_OBJECT", "railwatch-ebpf"), ("RAILWATCH_DROPS_OBJECT", "railwatch-drops")];
+pub const VARIABLES: [(&str, &str); 3] = [
+    ("RAILWATCH_EBPF_OBJECT", "railwatch-ebpf"),
+    ("RAILWATCH_DROPS_OBJECT", "railwatch-drops"),
+    ("RAILWATCH_LAB_OBJECT", "railwatch-lab"),
+];
 const SUMS: &str = "agent/gpu/objects/SHA256SUMS";
 const TARGET: &str = "bpfel-unknown-none";
 /// Debian's, as the package installs it; rustup's own stays first on PATH.
@@ -71,7 +77,7 @@ pub fn check() -> Result<()> {
         .collect();
     ensure!(
         stale.is_empty(),
-        "the kernel half's objects are stale: {} changed since they were built; run `cargo xtask ebpf build` and commit agent/*/objects",
+        "the kernel half's objects are stale: {} changed since they were built; run `cargo xtask ebpf build` and commit agent/*/objects and lab/objects",
         stale.join(", ")
     );
     Ok(())
@@ -128,7 +134,7 @@ fn compile(root: &Path, linker: &Path, arch: &str) -> Result<PathBuf> {
 /// Hashes of all sources and of the objects, in the format of sha256sum.
 fn sums(root: &Path) -> Result<String> {
     let mut files = Vec::new();
-    for folder in ["agent-ebpf/src", "agent-ebpf/drops", "agent-ebpf/abi/src", "agent-ebpf/.cargo"] {
+    for folder in ["agent-ebpf/src", "agent-ebpf/drops", "agent-ebpf/lab", "agent-ebpf/abi/src", "agent-ebpf/.cargo"] {
         for entry in std::fs::read_dir(root.join(folder)).with_context(|| format!("reading {folder}"))? {
             files.push(format!("{folder}/{}", entry?.file_name().to_string_lossy()));
         }

@@ -125,6 +125,13 @@ pub fn perftest() -> Result<PathBuf> {
     Ok(prefix)
 }
 
+/// FRR and lldpd with their libraries, unpacked: the switches of the lab. None of their daemons starts on this host.
+pub fn routing() -> Result<PathBuf> {
+    let prefix = std::path::absolute("target/routing")?;
+    unpacked(&prefix, &["frr", "lldpd"], true)?;
+    Ok(prefix)
+}
+
 /// A Rust program from crates.io at one version, kept in `target/tools`; its path.
 pub fn cargo_tool(name: &str, version: &str, extra: &[&str], environment: &[(&str, &str)]) -> Result<PathBuf> {
     let root = std::path::absolute(Path::new("target/tools").join(format!("{name}-{version}")))?;

@@ -10,6 +10,7 @@ pub mod args;
 pub mod cookie;
 pub mod drops;
 pub mod event;
+pub mod lab;
 pub mod maps;
 pub mod sizes;
 
