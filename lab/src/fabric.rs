@@ -110,6 +110,8 @@ fn sysctls(is_switch: bool) -> Result<()> {
         ("ipv4/conf/default/rp_filter", "0"),
         // A path's trace is not slowed down.
         ("ipv4/icmp_ratelimit", "0"),
+        // No tail loss probes: a NIC's transport sends nothing again on a mere suspicion.
+        ("ipv4/tcp_early_retrans", "0"),
     ];
     if is_switch {
         settings.extend([

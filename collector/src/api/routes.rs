@@ -237,8 +237,7 @@ async fn signals(
     query: Result<Query<SignalsQuery>, QueryRejection>,
 ) -> Result<Json<Vec<StoredSignal>>, Problem> {
     let Query(query) = query.map_err(bad_query)?;
-    let filter =
-        SignalFilter { incident: None, host: query.host, before: query.before, limit: limit(query.limit)? };
+    let filter = SignalFilter { incident: None, host: query.host, before: query.before, limit: limit(query.limit)? };
     api.0.readers.query(move |reader| reader.signals(&filter)).await.map(Json)
 }
 

@@ -108,9 +108,11 @@ fn prepared(stream: TcpStream) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads `struct tcp_info` (include/uapi/linux/tcp.h): `tcpi_total_retrans` and `tcpi_rcv_ooopack` (Linux 5.4).
+/// Reads `struct tcp_info` (include/uapi/linux/tcp.h): `tcpi_total_retrans`, less `tcpi_dsack_dups` which the peer had got all
+/// the same, and `tcpi_rcv_ooopack` (Linux 5.4).
 fn noticed(stream: &TcpStream) -> Result<Loss> {
     const SENT_AGAIN: usize = 100;
+    const NEEDLESSLY: usize = 216;
     const OUT_OF_SEQUENCE: usize = 224;
     let mut info = [0_u8; 256];
     let mut length = info.len() as libc::socklen_t;
@@ -126,5 +128,5 @@ fn noticed(stream: &TcpStream) -> Result<Loss> {
     };
     nix::errno::Errno::result(done).context("ask TCP what it noticed")?;
     let word = |at: usize| u64::from(u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]));
-    Ok(Loss { sent_again: word(SENT_AGAIN), out_of_sequence: word(OUT_OF_SEQUENCE) })
+    Ok(Loss { sent_again: word(SENT_AGAIN).saturating_sub(word(NEEDLESSLY)), out_of_sequence: word(OUT_OF_SEQUENCE) })
 }
