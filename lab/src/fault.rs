@@ -79,8 +79,8 @@ impl Loss {
             let name = CString::new(pin.as_os_str().as_bytes())?;
             sys::pin(program.as_fd(), &name).context("pin the program")?;
             // It may have been made for another fault already; the filter tells.
-            let _ = tc(Command::new("tc").args(["qdisc", "add", "dev", &end.port, "clsact"]));
-            tc(Command::new("tc")
+            let _ = run(Command::new("tc").args(["qdisc", "add", "dev", &end.port, "clsact"]));
+            run(Command::new("tc")
                 .args(["filter", "add", "dev", &end.port, hook, "pref", PREFERENCE, "bpf", "da", "object-pinned"])
                 .arg(&pin))
         })?;
@@ -108,7 +108,7 @@ impl Loss {
     /// # Errors
     /// `tc` does not take the filter away.
     pub fn remove(self) -> Result<FaultCounts> {
-        tc(Command::new("tc").args([
+        run(Command::new("tc").args([
             "-n",
             &self.namespace,
             "filter",
@@ -123,7 +123,7 @@ impl Loss {
     }
 }
 
-/// Limits the rate at which a port sends, in Mbit/s; `None` takes the limit away. Packets it drops since the limit was set.
+/// Limits the rate at which a port sends, in Mbit/s; `None` takes the limit away.
 ///
 /// # Errors
 /// What `tc` refused.
@@ -136,7 +136,7 @@ pub fn limit_rate(lab: &Lab, end: &End, rate_mbit_per_s: Option<f64>) -> Result<
             .args(["rate", &format!("{}kbit", (rate * 1000.0) as u64), "burst", "16kb", "latency", "50ms"]),
         None => command.args(["-n", &namespace, "qdisc", "del", "dev", &end.port, "root"]),
     };
-    tc(&mut command)
+    run(&mut command)
 }
 
 /// Packets that the limit of a port dropped.
@@ -159,10 +159,10 @@ pub fn dropped_by_limit(lab: &Lab, end: &End) -> Result<u64> {
 /// What `ip` refused.
 pub fn set_port(lab: &Lab, end: &End, up: bool) -> Result<()> {
     let state = if up { "up" } else { "down" };
-    tc(Command::new("ip").args(["-n", &lab.namespace(&end.node), "link", "set", &end.port, state]))
+    run(Command::new("ip").args(["-n", &lab.namespace(&end.node), "link", "set", &end.port, state]))
 }
 
-fn tc(command: &mut Command) -> Result<()> {
+fn run(command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("start {command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())

@@ -211,6 +211,12 @@ fn lock_of(folder: &Path) -> Result<Option<Flock<File>>> {
     }
 }
 
+/// As [`lock_of`], while nobody looks at the labs.
+fn lock_alone(folder: &Path) -> Result<Option<Flock<File>>> {
+    let _one_at_a_time = home_lock()?;
+    lock_of(folder)
+}
+
 /// How a lab stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -228,6 +234,12 @@ pub enum Standing {
 /// # Errors
 /// Their folder cannot be read.
 pub fn all() -> Result<Vec<(String, Standing)>> {
+    let _one_at_a_time = home_lock()?;
+    standings()
+}
+
+/// Whoever calls this has locked the labs: it looks at each by trying its lock, which must not be taken for a holder's.
+fn standings() -> Result<Vec<(String, Standing)>> {
     let mut found = Vec::new();
     let entries = match fs::read_dir(HOME) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
@@ -258,7 +270,7 @@ pub fn all() -> Result<Vec<(String, Standing)>> {
 /// Something of it does not go.
 pub fn sweep() -> Result<()> {
     let _one_at_a_time = home_lock()?;
-    for (name, standing) in all()? {
+    for (name, standing) in standings()? {
         if standing == Standing::Abandoned {
             let step = Step::begin(format!("sweep lab {name}, whose process died"));
             end(&name)?;
@@ -276,7 +288,7 @@ pub fn down(name: &str) -> Result<()> {
     check_name(name)?;
     let folder = Path::new(HOME).join(name);
     ensure!(folder.exists(), "there is no lab {name}: `lab list` shows those there are");
-    let Some(_lock) = lock_of(&folder)? else {
+    let Some(_lock) = lock_alone(&folder)? else {
         bail!("lab {name} is held by a process that brings it up or runs a scenario: end that with Ctrl-C");
     };
     let step = Step::begin(format!("take lab {name} down"));
@@ -292,7 +304,7 @@ pub fn down(name: &str) -> Result<()> {
 pub fn down_abandoned(name: &str) -> Result<()> {
     check_name(name)?;
     let folder = Path::new(HOME).join(name);
-    match lock_of(&folder)? {
+    match lock_alone(&folder)? {
         Some(_lock) if Lab::find(name).map_or(true, |lab| !lab.kept) => end(name),
         _ => Ok(()),
     }

@@ -162,6 +162,9 @@ pub fn run(scenario: &str, seed: u64, sizes: Sizes, programs: Programs) -> Resul
         }
         interrupt::pause(TICK)?;
     }
+    if scenario.kernel_nexthops {
+        say_lost_paths(lab)?;
+    }
     let packets_lost = active.map(|active| active.end(lab, &mut daemons)).transpose()?.flatten();
     let removed_ns = observe::now_ns()?;
     step.done();
@@ -204,6 +207,19 @@ pub fn run(scenario: &str, seed: u64, sizes: Sizes, programs: Programs) -> Resul
         probe_packets_per_s_per_nic: None,
         fault: injection.map(|Injection { kind, element, at_ms, .. }| Done { kind, element, at_ms }),
     })
+}
+
+/// Says where the kernel has fewer paths than BGP: the fault depends on FRR's version, and must be seen to be there.
+fn say_lost_paths(lab: &Lab) -> Result<()> {
+    for switch in &lab.plan.switches {
+        let paths = routing::paths(lab, &switch.name)?;
+        let expected = routing::expected(lab, switch);
+        let fewer = expected.iter().filter(|(network, count)| paths.get(*network) < Some(count)).count();
+        if fewer > 0 {
+            eprintln!("lab: {} has lost a nexthop to {fewer} of {} networks", switch.name, expected.len());
+        }
+    }
+    Ok(())
 }
 
 /// A fault that is there.

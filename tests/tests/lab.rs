@@ -65,6 +65,15 @@ fn traces(name: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
+/// Waits until nothing is there of a lab: whoever was killed must still be buried by the machine's init.
+fn gone(name: &str) -> Result<()> {
+    eventually("the end of everything that a lab made", || {
+        let left = traces(name)?;
+        ensure!(left.is_empty(), "left behind: {left:#?}");
+        Ok(Some(()))
+    })
+}
+
 /// A lab that was left running, ended with the value.
 struct Kept(String);
 
@@ -131,9 +140,7 @@ fn a_lab_is_what_its_plan_says_beside_another_and_leaves_nothing() -> Result<()>
 
     ensure!(!traces(&name)?.is_empty(), "the lab is up, and has traces");
     drop(kept);
-    let left = traces(&name)?;
-    ensure!(left.is_empty(), "left behind: {left:#?}");
-    Ok(())
+    gone(&name)
 }
 
 #[test]
@@ -178,9 +185,5 @@ fn a_run_that_is_killed_leaves_nothing() -> Result<()> {
         Ok(traces(&name)?.iter().any(|trace| trace.contains("railwatch-lab-t")).then_some(()))
     })?;
     drop(run);
-    eventually("an end of everything that the run began", || {
-        let left = traces(&name)?;
-        ensure!(left.is_empty(), "left behind: {left:#?}");
-        Ok(Some(()))
-    })
+    gone(&name)
 }

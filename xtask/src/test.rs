@@ -73,8 +73,6 @@ pub fn test(options: &Options) -> Result<()> {
 struct Environment {
     python: PathBuf,
     prometheus: PathBuf,
-    routing: PathBuf,
-    gpu_libraries: PathBuf,
     /// Folder of kernel halves built from source.
     objects: Option<PathBuf>,
 }
@@ -84,18 +82,11 @@ impl Environment {
         let prometheus = std::path::absolute("target/prometheus")?;
         packages::unpacked(&prometheus, &["prometheus"], false)?;
         packages::libcudart()?;
-        Ok(Self {
-            python: packages::python()?,
-            prometheus: prometheus.join("usr/bin"),
-            routing: packages::routing()?,
-            gpu_libraries: lab::libraries()?,
-            objects: None,
-        })
+        Ok(Self { python: packages::python()?, prometheus: prometheus.join("usr/bin"), objects: None })
     }
 
     fn apply(&self, command: &mut Command) {
         command.env("RAILWATCH_PYTHON", &self.python).env("RAILWATCH_PROMETHEUS_BIN", &self.prometheus);
-        command.env(lab::ROUTING, &self.routing).env(lab::LIBRARIES, &self.gpu_libraries);
         command.envs(self.kernel_halves());
     }
 
@@ -106,8 +97,12 @@ impl Environment {
     }
 
     fn cargo_test(&self, arguments: &[&str]) -> Result<()> {
+        self.cargo_test_with(arguments, &[])
+    }
+
+    fn cargo_test_with(&self, arguments: &[&str], environment: &[(&str, PathBuf)]) -> Result<()> {
         let mut command = Command::new("cargo");
-        command.arg("test").args(arguments);
+        command.arg("test").args(arguments).envs(environment.iter().cloned());
         self.apply(&mut command);
         shell::run(&mut command)
     }
@@ -178,6 +173,7 @@ fn system(environment: &Environment, which: &[&str]) -> Result<()> {
     let packages = ["railwatch-agent", "railwatch-collector", "railwatch", "railwatch-lab"];
     let packages = packages.iter().flat_map(|package| ["--package", package]);
     shell::run(Command::new("cargo").arg("build").args(packages))?;
+    let lab = [(lab::ROUTING, packages::routing()?), (lab::LIBRARIES, lab::libraries()?)];
     let threads = ["--", "--test-threads=1", "--nocapture"];
-    environment.cargo_test(&[&["--package", "railwatch-tests"], which, &threads].concat())
+    environment.cargo_test_with(&[&["--package", "railwatch-tests"], which, &threads].concat(), &lab)
 }
