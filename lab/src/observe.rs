@@ -89,6 +89,8 @@ pub struct Found {
     /// See the report.
     pub sensed_ms: Option<f64>,
     /// See the report.
+    pub sensed_by: Option<String>,
+    /// See the report.
     pub located_ms: Option<f64>,
     /// See the report.
     pub reported: Vec<Blame>,
@@ -131,11 +133,17 @@ fn judge(
     let before: BTreeSet<_> =
         signals.iter().filter(|row| after(&row["received"]).is_none()).map(|row| identity(&row["signal"])).collect();
     let told = signals.iter().filter_map(|row| {
-        let signal = &row["signal"];
-        let news = touches(&signal["element"]) && !before.contains(&identity(signal));
-        after(&row["received"]).filter(|_| news)
+        let (signal, element) = (&row["signal"], &row["signal"]["element"]);
+        // Severity `info` says that something is over.
+        let news = touches(element) && signal["severity"] != "info" && !before.contains(&identity(signal));
+        let by = format!("{} of {}", signal["name"].as_str().unwrap_or_default(), shown(element));
+        after(&row["received"]).filter(|_| news).map(|at| (at, by))
     });
-    let opened = incidents.iter().filter_map(|row| after(&row["opened"]).filter(|_| touches(&row["element"])));
+    let opened = incidents.iter().filter_map(|row| {
+        let by = format!("incident {} of {}", row["detector"].as_str().unwrap_or_default(), shown(&row["element"]));
+        after(&row["opened"]).filter(|_| touches(&row["element"])).map(|at| (at, by))
+    });
+    let sensed = told.chain(opened).min();
     let ms = |ns: u64| ns as f64 / 1e6;
 
     let mut reported: BTreeMap<String, Blame> = BTreeMap::new();
@@ -163,12 +171,19 @@ fn judge(
         Some(_) => Some(located.is_some() && wrong.is_empty()),
     };
     Found {
-        sensed_ms: told.chain(opened).min().map(ms),
+        sensed_ms: sensed.as_ref().map(|(at, _)| ms(*at)),
+        sensed_by: sensed.map(|(_, by)| by),
         located_ms: located.map(ms),
         reported: reported.into_values().collect(),
         correct,
         wrong: wrong.into_iter().collect(),
     }
+}
+
+/// An element as the collector has it.
+fn shown(element: &Value) -> String {
+    let text = |field: &str| element[field].as_str().unwrap_or_default();
+    format!("{}/{}", text("host"), text("name"))
 }
 
 /// An element in the words of the plan: a NIC stands for its link, since a host cannot tell the two apart; a process for the
@@ -209,7 +224,9 @@ mod tests {
     }
 
     fn signal(host: &str, name: &str, received: u64) -> Value {
-        json!({"received": received, "signal": {"name": name, "element": {"host": host, "kind": "nic", "name": "eth0"}}})
+        let element = json!({"host": host, "kind": "nic", "name": "eth0"});
+        let severity = if name.ends_with("over") { "info" } else { "error" };
+        json!({"received": received, "signal": {"name": name, "element": element, "severity": severity}})
     }
 
     fn incident(host: &str, kind: &str, name: &str, opened: u64) -> Value {
@@ -227,11 +244,13 @@ mod tests {
             (vec![], None),
             (vec![signal("host3", "nic.link.down", 1030 * ms)], Some(30.0)),
             (vec![signal("host4", "nic.link.down", 1030 * ms)], None),
+            (vec![signal("host3", "nic.rdma.loss.over", 1030 * ms)], None),
             (vec![signal("host3", "nic.errors", 900 * ms), signal("host3", "nic.errors", 1010 * ms)], None),
             (vec![signal("host3", "nic.errors", 1050 * ms), signal("host3", "nic.link.down", 1040 * ms)], Some(40.0)),
         ] {
             let found = judge(&plan, Some(&injection), 1000 * ms, &signals, &[]);
             assert_eq!(found.sensed_ms, sensed, "{signals:?}");
+            assert_eq!(found.sensed_by.is_some(), sensed.is_some(), "{found:?}");
             assert_eq!(found.correct, None);
         }
     }

@@ -46,6 +46,8 @@ pub struct Report {
     pub fault: Option<Done>,
     /// The first signal or incident at the collector that was not there before, of a host that the fault touches.
     pub sensed_ms: Option<f64>,
+    /// That signal or incident, and what it is about.
+    pub sensed_by: Option<String>,
     /// The first incident that blames the element at fault more than any other.
     pub located_ms: Option<f64>,
     /// Something was done about it.
@@ -193,6 +195,7 @@ pub fn run(scenario: &str, seed: u64, sizes: Sizes, programs: Programs) -> Resul
         scenario: name,
         seed,
         sensed_ms: found.sensed_ms,
+        sensed_by: found.sensed_by,
         located_ms: found.located_ms,
         acted_ms: None,
         healed_ms: None,
