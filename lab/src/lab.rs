@@ -15,10 +15,14 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Where labs keep their files.
 pub const HOME: &str = "/var/lib/railwatch-lab";
+/// How long a holder may take from its death to the end of its lock; another one that sweeps may be as long at it.
+const HOLDERS_END: Duration = Duration::from_secs(60);
 /// Longest name.
 const NAME_CHARS_MAX: usize = 24;
 
@@ -300,13 +304,21 @@ pub fn down(name: &str) -> Result<()> {
 /// As [`down`], of a lab whose holder has just died. Nothing to do where somebody else was faster.
 ///
 /// # Errors
-/// Something of it does not go.
+/// Something of it does not go, or the holder neither dies nor lets go.
 pub fn down_abandoned(name: &str) -> Result<()> {
     check_name(name)?;
     let folder = Path::new(HOME).join(name);
-    match lock_alone(&folder)? {
-        Some(_lock) if Lab::find(name).map_or(true, |lab| !lab.kept) => end(name),
-        _ => Ok(()),
+    let give_up = Instant::now() + HOLDERS_END;
+    loop {
+        if let Some(_lock) = lock_alone(&folder)? {
+            return if Lab::find(name).map_or(true, |lab| !lab.kept) { end(name) } else { Ok(()) };
+        }
+        if !folder.exists() {
+            return Ok(());
+        }
+        // A process that dies closes its pipes and its locks in no certain order.
+        ensure!(Instant::now() < give_up, "lab {name} is held by another process");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
