@@ -1,6 +1,6 @@
 //! Builds the kernel half's objects, and checks that those in the repository are of its sources.
 //!
-//! In: `agent-ebpf/`. Out: `railwatch-ARCH.bpf.o` in `agent/gpu/objects`, and the like of `agent/drops` and `agent/disk`,
+//! In: `agent-ebpf/`. Out: `railwatch-ARCH.bpf.o` in `agent/gpu/objects`, and the like of `agent/drops`, `agent/disk` and `lab`,
 //! one per architecture (the register layout is fixed at build time), beside `SHA256SUMS` of sources and objects, which
 //! `sha256sum -c` can read too.
 //! Installs Debian's rustc-web with libstd-rust-web-dev-bpf (a stable compiler with a prebuilt `core` for BPF) and
@@ -14,16 +14,18 @@ use anyhow::{Context, Result, bail, ensure};
 
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 /// Programs of the crate, and where their objects are kept.
-const OBJECTS: [(&str, &str); 3] = [
+const OBJECTS: [(&str, &str); 4] = [
     ("railwatch-ebpf", "agent/gpu/objects/railwatch"),
     ("railwatch-drops", "agent/drops/objects/railwatch-drops"),
     ("railwatch-disk", "agent/disk/objects/railwatch-disk"),
+    ("railwatch-lab", "lab/objects/railwatch-lab"),
 ];
 /// Environment variables that name another object for one of the programs.
-pub const VARIABLES: [(&str, &str); 3] = [
+pub const VARIABLES: [(&str, &str); 4] = [
     ("RAILWATCH_EBPF_OBJECT", "railwatch-ebpf"),
     ("RAILWATCH_DROPS_OBJECT", "railwatch-drops"),
     ("RAILWATCH_DISK_OBJECT", "railwatch-disk"),
+    ("RAILWATCH_LAB_OBJECT", "railwatch-lab"),
 ];
 const SUMS: &str = "agent/gpu/objects/SHA256SUMS";
 const TARGET: &str = "bpfel-unknown-none";
@@ -77,7 +79,7 @@ pub fn check() -> Result<()> {
         .collect();
     ensure!(
         stale.is_empty(),
-        "the kernel half's objects are stale: {} changed since they were built; run `cargo xtask ebpf build` and commit agent/*/objects",
+        "the kernel half's objects are stale: {} changed since they were built; run `cargo xtask ebpf build` and commit agent/*/objects and lab/objects",
         stale.join(", ")
     );
     Ok(())
@@ -134,8 +136,9 @@ fn compile(root: &Path, linker: &Path, arch: &str) -> Result<PathBuf> {
 /// Hashes of all sources and of the objects, in the format of sha256sum.
 fn sums(root: &Path) -> Result<String> {
     let mut files = Vec::new();
-    for folder in ["agent-ebpf/src", "agent-ebpf/drops", "agent-ebpf/disk", "agent-ebpf/abi/src", "agent-ebpf/.cargo"] {
-        for entry in std::fs::read_dir(root.join(folder)).with_context(|| format!("reading {folder}"))? {
+    let folders = ["src", "drops", "disk", "lab", "abi/src", ".cargo"].map(|folder| format!("agent-ebpf/{folder}"));
+    for folder in folders {
+        for entry in std::fs::read_dir(root.join(&folder)).with_context(|| format!("reading {folder}"))? {
             files.push(format!("{folder}/{}", entry?.file_name().to_string_lossy()));
         }
     }

@@ -6,6 +6,7 @@ mod daemon;
 mod ebpf;
 mod fakenic;
 mod fuzz;
+mod lab;
 mod packages;
 mod proto;
 mod shell;
@@ -52,6 +53,9 @@ enum Command {
     },
     /// Feed a parser with anything for a while, from the kept seeds
     Fuzz(fuzz::Options),
+    /// A fabric to break, in network namespaces: up, down, run, list, shell (docs/lab.md)
+    #[command(disable_help_flag = true)]
+    Lab(lab::Options),
     /// Everything built for arm64 and run there, under emulation
     Arm64,
     /// Run a command on another kernel (6.1 or 6.12), under emulation, with this host's userland
@@ -83,6 +87,7 @@ fn main() -> Result<()> {
         Command::Ebpf { action: Kept::Build } => ebpf::build(),
         Command::Ebpf { action: Kept::Check } => ebpf::check(),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Lab(options) => lab::lab(&options),
         Command::Arm64 => arm64::arm64(),
         Command::Bench { bench } => bench::bench(&bench),
         Command::Proto { action: Kept::Build } => proto::build(),

@@ -134,6 +134,12 @@ pub fn lldpd() -> Result<PathBuf> {
     unpacked(&prefix, &["lldpd"], true)?;
     Ok(prefix)
 }
+/// FRR and lldpd with their libraries, unpacked: the switches of the lab. None of their daemons starts on this host.
+pub fn routing() -> Result<PathBuf> {
+    let prefix = std::path::absolute("target/routing")?;
+    unpacked(&prefix, &["frr", "lldpd"], true)?;
+    Ok(prefix)
+}
 
 /// A Rust program from crates.io at one version, kept in `target/tools`; its path.
 pub fn cargo_tool(name: &str, version: &str, extra: &[&str], environment: &[(&str, &str)]) -> Result<PathBuf> {

@@ -3,7 +3,7 @@
 //! A tier is a named list of checks. Without names all tiers run; a name runs that one. The first failure ends the run,
 //! and says which tier it was and how to run it alone.
 
-use crate::{ebpf, fakenic, packages, proto, shell, shell::Step, vm, vocabulary};
+use crate::{ebpf, fakenic, lab, packages, proto, shell, shell::Step, vm, vocabulary};
 use anyhow::{Context, Result, ensure};
 use std::{path::PathBuf, process::Command, time::Instant};
 
@@ -31,7 +31,9 @@ enum Tier {
     Kernels,
     /// Units and manifests: the quick part of `system`
     Deploy,
-    /// Both daemons and the command together, with real peers; units and manifests
+    /// A fabric in network namespaces, broken: the part of `system` that needs FRR
+    Lab,
+    /// Both daemons and the command together, with real peers; units and manifests; the lab
     System,
 }
 
@@ -55,7 +57,8 @@ pub fn test(options: &Options) -> Result<()> {
             Tier::Crates => environment.cargo_test(&["--workspace", "--exclude", "railwatch-tests"]),
             Tier::Kernels => kernels(&environment),
             Tier::Deploy => environment.cargo_test(&["--package", "railwatch-tests", "--test", "deploy"]),
-            Tier::System => system(&environment),
+            Tier::Lab => system(&environment, &["--test", "lab"]),
+            Tier::System => system(&environment, &[]),
         }
         .with_context(|| {
             let name = format!("{tier:?}").to_lowercase();
@@ -101,8 +104,12 @@ impl Environment {
     }
 
     fn cargo_test(&self, arguments: &[&str]) -> Result<()> {
+        self.cargo_test_with(arguments, &[])
+    }
+
+    fn cargo_test_with(&self, arguments: &[&str], environment: &[(&str, PathBuf)]) -> Result<()> {
         let mut command = Command::new("cargo");
-        command.arg("test").args(arguments);
+        command.arg("test").args(arguments).envs(environment.iter().cloned());
         self.apply(&mut command);
         shell::run(&mut command)
     }
@@ -181,8 +188,11 @@ fn test_binaries(package: &str, prefix: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The daemons as they are shipped, but unoptimised: what is tested is what they do.
-fn system(environment: &Environment) -> Result<()> {
-    let packages = ["--package", "railwatch-agent", "--package", "railwatch-collector", "--package", "railwatch"];
+fn system(environment: &Environment, which: &[&str]) -> Result<()> {
+    let packages = ["railwatch-agent", "railwatch-collector", "railwatch", "railwatch-lab"];
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
     shell::run(Command::new("cargo").arg("build").args(packages))?;
-    environment.cargo_test(&["--package", "railwatch-tests", "--", "--test-threads=1", "--nocapture"])
+    let lab = [(lab::ROUTING, packages::routing()?), (lab::LIBRARIES, lab::libraries()?)];
+    let threads = ["--", "--test-threads=1", "--nocapture"];
+    environment.cargo_test_with(&[&["--package", "railwatch-tests"], which, &threads].concat(), &lab)
 }

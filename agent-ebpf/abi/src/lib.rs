@@ -11,6 +11,7 @@ pub mod cookie;
 pub mod disk;
 pub mod drops;
 pub mod event;
+pub mod lab;
 pub mod maps;
 pub mod sizes;
 

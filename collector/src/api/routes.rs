@@ -58,6 +58,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/incidents/{id}/tape", get(super::tape::kept))
+        .route("/v1/signals", get(signals))
         .route("/v1/decisions", get(decisions))
         .route("/v1/decisions/{id}", get(decision))
         .route("/v1/decisions/{id}/verdict", post(verdict))
@@ -298,6 +299,23 @@ async fn incident(
         .await?
         .map(Json)
         .ok_or_else(|| Problem::not_found(format!("there is no incident {id}; GET /v1/incidents lists them")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignalsQuery {
+    host: Option<String>,
+    before: Option<u64>,
+    limit: Option<u64>,
+}
+
+async fn signals(
+    State(api): State<ApiState>,
+    query: Result<Query<SignalsQuery>, QueryRejection>,
+) -> Result<Json<Vec<StoredSignal>>, Problem> {
+    let Query(query) = query.map_err(bad_query)?;
+    let filter = SignalFilter { incident: None, host: query.host, before: query.before, limit: limit(query.limit)? };
+    api.0.readers.query(move |reader| reader.signals(&filter)).await.map(Json)
 }
 
 #[derive(Deserialize)]

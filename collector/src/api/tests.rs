@@ -300,6 +300,23 @@ async fn while_halted_an_approval_is_held_back_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn signals_are_listed_newest_first_with_the_incident_they_were_joined_into() {
+    let mut collector = Collector::start().await;
+    for port in ["eth0", "eth1"] {
+        collector.link_falls(port).await;
+    }
+    let names = |rows: &Value| -> Vec<Value> {
+        rows.as_array().unwrap().iter().map(|row| row["signal"]["element"]["name"].clone()).collect()
+    };
+    let all = collector.get("/v1/signals").await;
+    assert_eq!(names(&all), ["eth1", "eth0"], "{all}");
+    assert!(all[0]["received"].is_u64() && all[0]["incident"].is_u64(), "{all}");
+    assert_eq!(names(&collector.get("/v1/signals?host=host-1&limit=1").await), ["eth1"]);
+    assert_eq!(names(&collector.get(&format!("/v1/signals?before={}", all[0]["id"])).await), ["eth0"]);
+    assert_eq!(collector.get("/v1/signals?host=host-2").await, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn live_rows_are_of_all_hosts_or_of_the_one_asked_for() {
     let collector = Collector::start().await;
     for host in ["host-1", "host-2"] {

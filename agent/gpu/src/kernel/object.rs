@@ -34,6 +34,8 @@ const TASK_STORAGE: u32 = 29;
 const STACK_TRACE: u32 = 7;
 /// `BPF_PROG_TYPE_KPROBE`, uprobes included.
 const KPROBE: u32 = 2;
+/// `BPF_PROG_TYPE_SCHED_CLS`.
+const CLASSIFIER: u32 = 3;
 /// `BPF_PROG_TYPE_RAW_TRACEPOINT`.
 const RAW_TRACEPOINT: u32 = 17;
 /// `BPF_F_RDONLY_PROG`.
@@ -153,6 +155,7 @@ impl Parsed {
         let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
         let kind = match program.section {
             ProgramSection::RawTracePoint => RAW_TRACEPOINT,
+            ProgramSection::SchedClassifier => CLASSIFIER,
             _ => KPROBE,
         };
         load_program(name, kind, attach_type, &function.instructions, &program.license)

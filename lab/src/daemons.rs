@@ -1,0 +1,298 @@
+//! The product's own daemons in a lab: a collector, an agent per host, the emulated hardware, and the workload.
+//!
+//! In: a [`Lab`] whose fabric is up. Out: running processes, each in its node. Never: an agent that sees another host's
+//! processes (its scope is the node's cgroup) or packets (its network namespace), or anything pinned in the kernel.
+//!
+//! The health of the host (pressure, memory, heat, the kernel's log) is the shared machine's and no host's: it is off.
+
+use crate::{
+    cgroup,
+    enter::{self, Session, enter},
+    interrupt,
+    lab::Lab,
+    plan::Host,
+    train::{Addresses, addresses_text},
+};
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use serde_json::Value;
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{SocketAddrV4, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Ports of the collector and the agents: each has its namespace to itself.
+const UPLINK_PORT: u16 = 7700;
+const API_PORT: u16 = 7701;
+/// How long a daemon may take until it answers. Many start at once, on few processors.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// A host heard within this time is connected.
+const HEARD_MS: u64 = 2000;
+
+/// A process of a node.
+pub struct Daemon {
+    /// Whose.
+    pub node: String,
+    /// Its program, as its log is named.
+    pub program: &'static str,
+    process: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(lab: &Lab, node: &str, program: &'static str, command: &mut Command) -> Result<Self> {
+        let log = lab.log(node, program);
+        let out =
+            File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+        command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
+        let process = command.spawn().with_context(|| format!("start {program} of {node}"))?;
+        Ok(Self { node: node.to_owned(), program, process, log })
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().cast_signed())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        signal::kill(self.pid(), signal).with_context(|| format!("send {signal} to {} of {}", self.program, self.node))
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait(&mut self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while self.process.try_wait()?.is_none() {
+            ensure!(Instant::now() < end, "{} of {} does not end", self.program, self.node);
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    /// An error when it is gone.
+    ///
+    /// # Errors
+    /// With its last words.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.process.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                let text = fs::read_to_string(&self.log).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                let last = lines[lines.len().saturating_sub(20)..].join("\n");
+                anyhow::bail!("{} of {} ended by itself ({status}):\n{last}", self.program, self.node)
+            }
+        }
+    }
+}
+
+/// All of them.
+pub struct Daemons {
+    /// The collector.
+    pub collector: Daemon,
+    /// By rank of their host.
+    pub agents: Vec<Daemon>,
+    /// The process that is all emulated hardware.
+    pub hardware: Daemon,
+    /// By rank.
+    pub ranks: Vec<Daemon>,
+}
+
+impl Daemons {
+    /// Starts all, and waits until every host is connected.
+    ///
+    /// # Errors
+    /// One that does not come up, with its last words.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        let mut hardware = start_hardware(lab)?;
+        let mut collector = start_collector(lab)?;
+        wait_for_api(lab, &mut collector)?;
+        for host in &lab.plan.hosts {
+            issue(lab, host)?;
+        }
+        hardware.must_run()?;
+        let agents = lab.plan.hosts.iter().map(|host| start_agent(lab, host)).collect::<Result<_>>()?;
+        let mut daemons = Self { collector, agents, hardware, ranks: Vec::new() };
+        daemons.connected(lab)?;
+        daemons.ranks = lab.plan.hosts.iter().map(|host| start_rank(lab, host)).collect::<Result<_>>()?;
+        Ok(daemons)
+    }
+
+    /// Waits until every host is connected.
+    ///
+    /// # Errors
+    /// One is not, or a daemon ended.
+    pub fn connected(&mut self, lab: &Lab) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            self.collector.must_run()?;
+            for agent in &mut self.agents {
+                agent.must_run()?;
+            }
+            let rows = get(lab, "/v1/hosts").unwrap_or_default();
+            let heard = |name: &str| {
+                rows.as_array().is_some_and(|rows| {
+                    rows.iter()
+                        .any(|row| row["host"] == name && row["last_seen_ms"].as_u64().is_some_and(|ms| ms < HEARD_MS))
+                })
+            };
+            let missing: Vec<_> =
+                lab.plan.hosts.iter().map(|host| host.name.as_str()).filter(|name| !heard(name)).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "not connected after {PATIENCE:?}: {}", missing.join(", "));
+            interrupt::pause(LOOK_AGAIN)?;
+        }
+    }
+}
+
+/// Starts the collector.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start_collector(lab: &Lab) -> Result<Daemon> {
+    let node = &lab.plan.management;
+    let mut command = Command::new(lab.programs.own("railwatch-collector")?);
+    command
+        .arg("run")
+        .arg("--state-dir")
+        .arg(lab.folder.join("collector"))
+        .arg("--run-dir")
+        .arg(lab.folder.join("collector-run"))
+        .args(["--uplink-listen", &format!("{}:{UPLINK_PORT}", lab.plan.collector)])
+        .args(["--api-listen", &format!("127.0.0.1:{API_PORT}"), "--metrics-listen", "127.0.0.1:7702"]);
+    fs::create_dir_all(lab.folder.join("collector-run"))?;
+    enter(lab, node, Session::Own, &mut command)?;
+    Daemon::start(lab, node, "collector", &mut command)
+}
+
+/// Waits until the collector answers.
+///
+/// # Errors
+/// It does not, or it ended.
+pub fn wait_for_api(lab: &Lab, collector: &mut Daemon) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while let Err(error) = get(lab, "/v1/version") {
+        collector.must_run()?;
+        if Instant::now() > end {
+            return Err(error).context("the collector does not answer");
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+fn issue(lab: &Lab, host: &Host) -> Result<()> {
+    let output = Command::new(lab.programs.own("railwatch-collector")?)
+        .args(["pki", "issue", &host.name, "--state-dir"])
+        .arg(lab.folder.join("collector"))
+        .arg("--out")
+        .arg(lab.node_folder(&host.name).join("pki"))
+        .output()
+        .context("start railwatch-collector")?;
+    ensure!(output.status.success(), "pki issue {}: {}", host.name, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Starts a host's agent.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start_agent(lab: &Lab, host: &Host) -> Result<Daemon> {
+    let folder = lab.node_folder(&host.name);
+    let config = folder.join("agent.toml");
+    fs::write(&config, agent_configuration(lab, host)?).with_context(|| format!("write {}", config.display()))?;
+    let mut command = Command::new(lab.programs.own("railwatch-agent")?);
+    command.arg("run").arg("--config").arg(&config);
+    enter(lab, &host.name, Session::Own, &mut command)?;
+    Daemon::start(lab, &host.name, "agent", &mut command)
+}
+
+fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
+    let folder = lab.node_folder(&host.name);
+    let path = |name: &str| folder.join(name).display().to_string();
+    let cgroup = cgroup::root()?.join(cgroup::folder_name(&lab.name)).join(&host.name);
+    Ok(format!(
+        "host_name = {name:?}\nstate_dir = {state:?}\ncollector = \"{collector}:{UPLINK_PORT}\"\nserver_name = \"localhost\"\n\
+         pki_dir = {pki:?}\n\n[gpu]\nscope = \"cgroup:{cgroup}\"\npin_dir = \"\"\n\n[sampling]\nsysfs_root = {sysfs:?}\n\
+         cadence_ms = {{ optics = 10000 }}\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
+         [tape]\nbytes_max = 8388608\n",
+        name = host.name,
+        state = path("agent"),
+        collector = lab.plan.collector,
+        pki = path("pki"),
+        cgroup = cgroup.display(),
+        sysfs = path("sys"),
+    ))
+}
+
+fn start_hardware(lab: &Lab) -> Result<Daemon> {
+    let node = &lab.plan.management;
+    let mut command = Command::new(std::env::current_exe().context("find the own program")?);
+    command.args(["hardware", &lab.name]);
+    // It reaches into every host's namespace, and so is inside none.
+    enter::join(lab, node, &mut command)?;
+    let mut daemon = Daemon::start(lab, node, "hardware", &mut command)?;
+    let end = Instant::now() + PATIENCE;
+    let ready = |host: &Host| lab.node_folder(&host.name).join("sys/class/infiniband").exists();
+    while !lab.plan.hosts.iter().all(ready) {
+        daemon.must_run()?;
+        ensure!(Instant::now() < end, "the emulated hardware does not come up");
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(daemon)
+}
+
+fn start_rank(lab: &Lab, host: &Host) -> Result<Daemon> {
+    let ranks = lab.plan.hosts.iter().map(|host| host.nics.iter().map(|nic| nic.address).collect()).collect();
+    let mut command = Command::new(lab.programs.own("railwatch-lab-train")?);
+    command
+        .args(["--rank", &host.rank.to_string(), "--ranks", &addresses_text(&Addresses(ranks))])
+        .arg("--libraries")
+        .arg(&lab.programs.libraries)
+        .arg("--losses")
+        .arg(lab.node_folder(&host.name).join("losses"));
+    enter(lab, &host.name, Session::Own, &mut command)?;
+    Daemon::start(lab, &host.name, "rank", &mut command)
+}
+
+/// Asks the collector's API.
+///
+/// # Errors
+/// It does not answer, or not with what was asked for.
+pub fn get(lab: &Lab, path: &str) -> Result<Value> {
+    let token = fs::read_to_string(lab.folder.join("collector/token-read")).context("read the collector's token")?;
+    let address = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, API_PORT);
+    let mut stream = enter::inside(lab, &lab.plan.management, || {
+        TcpStream::connect_timeout(&address.into(), Duration::from_secs(5)).context("connect to the collector")
+    })?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // 1.0: the answer comes in one piece and ends with the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n", token.trim())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("read the collector's answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the collector's answer has no end of its head")?;
+    ensure!(
+        head.split_whitespace().nth(1) == Some("200"),
+        "GET {path}: {}\n{body}",
+        head.lines().next().unwrap_or_default()
+    );
+    Ok(serde_json::from_str(body)?)
+}

@@ -1,0 +1,165 @@
+//! Makes the namespaces and links of a plan, and takes them away.
+//!
+//! In: a [`Lab`]. Out: a network namespace per node, a veth pair per link, addresses, hosts' routes. Never: an interface in
+//! the machine's own namespace: every pair is made with both ends where they belong.
+
+use crate::{enter, lab::Lab, plan::MANAGEMENT_PORT};
+use anyhow::{Context, Result, bail};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+/// Routing tables of the rails start here, on hosts.
+const TABLE_BASE: u32 = 100;
+
+/// Makes everything.
+///
+/// # Errors
+/// What `ip` or the kernel refused.
+pub fn make(lab: &Lab) -> Result<()> {
+    let mut batch = String::new();
+    for node in lab.plan.nodes() {
+        line(&mut batch, format_args!("netns add {}", lab.namespace(node)));
+    }
+    ip(None, &batch)?;
+    let mut batch = String::new();
+    for link in &lab.plan.links {
+        pair(&mut batch, lab, (&link.a.node, &link.a.port), (&link.b.node, &link.b.port));
+    }
+    for host in &lab.plan.hosts {
+        pair(&mut batch, lab, (&host.name, MANAGEMENT_PORT), (&lab.plan.management, &host.name));
+    }
+    ip(None, &batch)?;
+    for node in lab.plan.nodes() {
+        enter::inside(lab, node, || {
+            sysctls(lab.plan.switch(node).is_some())?;
+            keep_order(lab, node)
+        })?;
+        ip(Some(&lab.namespace(node)), &configuration(lab, node))?;
+    }
+    Ok(())
+}
+
+/// Removes the namespaces whose names begin so, and all that is in them.
+///
+/// # Errors
+/// What `ip` refused.
+pub fn remove_namespaces(prefix: &str) -> Result<()> {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
+    let mut batch = String::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix) {
+            line(&mut batch, format_args!("netns del {name}"));
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { ip(None, &batch) }
+}
+
+fn line(batch: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing into a String cannot fail.
+    let _ = writeln!(batch, "{arguments}");
+}
+
+fn pair(batch: &mut String, lab: &Lab, a: (&str, &str), b: (&str, &str)) {
+    let (from, to) = (lab.namespace(a.0), lab.namespace(b.0));
+    line(batch, format_args!("link add name {} netns {from} type veth peer name {} netns {to}", a.1, b.1));
+}
+
+/// Addresses and routes of a node, as `ip` takes them in a batch.
+fn configuration(lab: &Lab, node: &str) -> String {
+    let plan = &lab.plan;
+    let mut batch = String::from("link set lo up\n");
+    for link in plan.links_of(node) {
+        let end = link.end(node);
+        line(&mut batch, format_args!("addr add {}/31 dev {}", end.address, end.port));
+        // One packet is one packet of the wire: losing one must not lose the 40 that TCP would hand over at once.
+        line(&mut batch, format_args!("link set {} up gso_max_segs 1", end.port));
+    }
+    if let Some(host) = plan.host(node) {
+        line(&mut batch, format_args!("addr add {}/31 dev {MANAGEMENT_PORT}", host.management));
+        line(&mut batch, format_args!("link set {MANAGEMENT_PORT} up"));
+        line(&mut batch, format_args!("route add {}/32 via {}", plan.collector, host.management_peer));
+        for (nic, rail) in host.nics.iter().zip(&plan.rails) {
+            let table = TABLE_BASE + nic.rail;
+            line(&mut batch, format_args!("route add {} via {} dev {}", rail.prefix, nic.gateway, nic.port));
+            line(&mut batch, format_args!("route add default via {} dev {} table {table}", nic.gateway, nic.port));
+            line(&mut batch, format_args!("rule add from {} lookup {table}", nic.address));
+        }
+    }
+    if node == plan.management {
+        line(&mut batch, format_args!("addr add {}/32 dev lo", plan.collector));
+        for host in &plan.hosts {
+            line(&mut batch, format_args!("addr add {}/31 dev {}", host.management_peer, host.name));
+            line(&mut batch, format_args!("link set {} up", host.name));
+        }
+    }
+    batch
+}
+
+/// Settings of the namespace that the calling thread is in.
+fn sysctls(is_switch: bool) -> Result<()> {
+    let mut settings = vec![
+        ("ipv6/conf/all/disable_ipv6", "1"),
+        ("ipv6/conf/default/disable_ipv6", "1"),
+        // Answers may come over another rail than the question.
+        ("ipv4/conf/all/rp_filter", "0"),
+        ("ipv4/conf/default/rp_filter", "0"),
+        // A path's trace is not slowed down.
+        ("ipv4/icmp_ratelimit", "0"),
+        // No tail loss probes: a NIC's transport sends nothing again on a mere suspicion.
+        ("ipv4/tcp_early_retrans", "0"),
+    ];
+    if is_switch {
+        settings.extend([
+            ("ipv4/ip_forward", "1"),
+            // Ports and protocol count, not only addresses.
+            ("ipv4/fib_multipath_hash_policy", "1"),
+            ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
+            ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
+        ]);
+    }
+    for (name, value) in settings {
+        let file = format!("/proc/sys/net/{name}");
+        match fs::write(&file, value) {
+            // A kernel without IPv6 has none to switch off.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name.starts_with("ipv6") => {}
+            other => other.with_context(|| format!("write {value} into {file}"))?,
+        }
+    }
+    Ok(())
+}
+
+/// Steers each flow to one processor at every port (receive packet steering). A veth hands a packet over on whichever
+/// processor sends it, so that those of one flow overtake each other when the sender moves, which no cable does.
+fn keep_order(lab: &Lab, node: &str) -> Result<()> {
+    let sysfs = lab.node_folder(node).join("real-sys");
+    fs::create_dir_all(&sysfs)?;
+    enter::mount_privately("sysfs", &sysfs)?;
+    let processors = std::thread::available_parallelism()?.get().min(32);
+    let mask = format!("{:x}", (1_u64 << processors) - 1);
+    for link in lab.plan.links_of(node) {
+        let file = sysfs.join(format!("class/net/{}/queues/rx-0/rps_cpus", link.end(node).port));
+        fs::write(&file, &mask).with_context(|| format!("write {mask} into {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs lines of `ip`, in a namespace or outside.
+fn ip(namespace: Option<&str>, batch: &str) -> Result<()> {
+    let mut command = Command::new("ip");
+    if let Some(namespace) = namespace {
+        command.args(["-n", namespace]);
+    }
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut process = command.spawn().context("start `ip`: is iproute2 installed?")?;
+    process.stdin.take().context("its input is a pipe")?.write_all(batch.as_bytes())?;
+    let output = process.wait_with_output()?;
+    if !output.status.success() {
+        bail!("`ip -batch` in {}: {}", namespace.unwrap_or("the machine"), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
