@@ -207,7 +207,12 @@ fn exit_exec_and_kill_end_a_process_and_leave_nothing_in_the_maps() {
             "kill -9" => caller.kill(),
             _ => {
                 caller.send("exit 0");
-                while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+                // The first thread is a zombie while others may still be ending: they leave the list of threads.
+                let is_zombie = |stat: String| stat.contains(") Z ");
+                let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+                while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !is_zombie(stat))
+                    || threads() > 1
+                {
                     std::thread::yield_now();
                 }
             }
