@@ -267,14 +267,14 @@ fn a_second_with_requests_has_its_quantiles_and_one_without_has_none() {
     assert!(half > 0.0 && half <= most && most <= longest && longest < 60e6, "{values:?}");
     assert!(!values.contains_key("disk.operation.latency read 0.5 gpu"), "no GPU process read: {values:?}");
     assert!(values.contains_key("disk.errors read"), "{values:?}");
+    let values = driven.read(&disk);
+    assert!(!values.keys().any(|name| name.starts_with("disk.operation.latency")), "nothing ended: {values:?}");
+    assert_eq!(values["disk.operation.in_flight read"], 0.0);
     let completed: f64 = ["gpu", "kernel", "other"]
         .map(|issuer| values[&format!("disk.operation.completed read  {issuer}")])
         .iter()
         .sum();
     assert!(completed >= 500.0, "{values:?}");
-    let values = driven.read(&disk);
-    assert!(!values.keys().any(|name| name.starts_with("disk.operation.latency")), "nothing ended: {values:?}");
-    assert_eq!(values["disk.operation.in_flight read"], 0.0);
     assert!(driven.out.signals.is_empty(), "{:?}", driven.out.signals);
 }
 
