@@ -307,7 +307,7 @@ pub(super) const FLEET: Section = Section {
     metrics: &[
         gauge("railwatch_collector_hosts_connected", &[], "Hosts with an open stream").on("Hosts"),
         gauge("railwatch_collector_hosts_watched", &[], "Hosts that should be heard").on("Hosts"),
-        gauge("railwatch_collector_fleet_config_drift_items", &["key"], "Values of the fleet's inventory that differ from what most peers have, by key; looked at once a minute").proven(Proof::Needs("hosts whose values differ, and a minute; the finding is tested in tests/tests/inventory.rs")).on("Drift of configuration"),
+        gauge("railwatch_collector_fleet_config_drift_items", &["key"], "Values of the fleet's inventory that differ from what most peers have, by key; looked at once a minute").proven(Proof::Test("collector/src/inventory/follow.rs")).on("Drift of configuration"),
         gauge("railwatch_collector_fleet_config_drift_hosts", &[], "Hosts with any such value").on("Drift of configuration"),
         gauge("railwatch_collector_fleet_host_up", &["host"], "1 while a stream of the host's agent is open").on("Hosts connected, by host"),
         gauge("railwatch_collector_fleet_host_last_seen_seconds", &["host"], "Since anything was heard from the host").on("Not heard for"),
