@@ -106,7 +106,7 @@ pub(super) const DISK_HEALTH: Section = Section {
     series: &[
         state("disk.smart.failing", "The disk says of itself that it is failing").on("Disks: failing"),
         state("disk.smart.spare_low", "Its spare blocks are below the threshold that it states").on("Disks: failing"),
-        fraction("disk.smart.spare", "Spare blocks left").on("Disks: wear and spare"),
+        fraction("disk.smart.spare", "Spare blocks left").on("Disks: spare left"),
         // Beyond 1 a disk goes on, outside what its maker promises.
         gauge("disk.smart.wear", "1", "Endurance used, 1 is all that its maker promises").on("Disks: endurance used"),
         counter("disk.smart.media_errors", "{error}", "Errors of the medium that the disk could not correct")
