@@ -9,6 +9,7 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -41,6 +42,24 @@ const GPU: &str = "count 1\nutilization.0 97\nmemory_used.0 42949672960\nmemory_
     rows_uncorrected.0 0\nrows_pending.0 0\nrows_failure.0 0\npcie_replays.0 3\nnvlinks.0 18\nnvlink_replays.0 0\n\
     nvlink_recoveries.0 0\nnvlink_crc.0 1\n";
 
+/// All that the double of DCMI can answer, for NPU 0.
+const NPU: &str = "count 1\nhealth.0 0\ntemperature.0 55\npower.0 1624\nutilization.0 88\nclock.0 1800\nhbm_used.0 32768\n\
+    ecc_single.0 4\necc_double.0 0";
+
+/// What a controller and a disk say of themselves.
+const DISKS: &[(&str, &str)] = &[
+    (
+        "nvme0",
+        r#"{"nvme":{"critical_warning":0,"temperature_k":313,"spare_percent":100,"spare_threshold_percent":10,
+        "used_percent":4,"unsafe_shutdowns":3,"media_errors":0,"error_log_entries":9}}"#,
+    ),
+    (
+        "sda",
+        r#"{"ata":{"is_failing":false,"reallocated":2,"reported_uncorrectable":0,"pending":0,"offline_uncorrectable":0,
+        "link_crc_errors":5,"temperature_c":35}}"#,
+    ),
+];
+
 /// What hccn_tool prints of NPU 0; there is no other.
 const HCCN: &str = r#"#!/bin/sh
 [ "$2" = 0 ] || exit 1
@@ -65,6 +84,8 @@ impl FixtureHost {
         host.pcie()?;
         host.files()?;
         host.accelerators()?;
+        host.write("probe.key", "the key of this cluster")?;
+        fs::set_permissions(host.path("probe.key"), fs::Permissions::from_mode(0o600))?;
         Ok(host)
     }
 
@@ -84,19 +105,40 @@ impl FixtureHost {
     pub fn agent_toml(&self) -> String {
         let path = |name: &str| self.path(name).display().to_string();
         format!(
-            "[sampling]\nsysfs_root = {:?}\n[health]\nprocfs_root = {:?}\nnvml_library = {:?}\nhccn_tool = {:?}\nkmsg_socket = {:?}\n",
+            "[sampling]\nsysfs_root = {:?}\n[health]\nprocfs_root = {:?}\nnvml_library = {:?}\ndcmi_library = {:?}\n\
+             hccn_tool = {:?}\nkmsg_socket = {:?}\ndisk_socket = {:?}\n\
+             [probe]\nenabled = true\nlisten = \"127.0.0.1:0\"\nkey_file = {:?}\n",
             path("sys"),
             path("proc"),
             path("libnvidia-ml.so.1"),
+            path("libdcmi.so"),
             path("hccn_tool"),
-            path("kmsg.sock")
+            path("kmsg.sock"),
+            path("disk.sock"),
+            path("probe.key")
         )
     }
 
-    /// Says to the agent what the helper of the kernel's log would; nobody listens yet at first.
-    pub fn speak_as_kmsg_helper(&self) -> Result<()> {
-        let message = r#"{"lines":12,"lost":0}"#;
-        match UnixDatagram::unbound()?.send_to(message.as_bytes(), self.path("kmsg.sock")) {
+    /// Says to the agent what its helpers would, of the kernel's log and of disks; nobody listens yet at first.
+    pub fn speak_as_helpers(&self) -> Result<()> {
+        self.say("kmsg.sock", r#"{"lines":12,"lost":0}"#)?;
+        let uptime = fs::read_to_string("/proc/uptime").context("read /proc/uptime")?;
+        let uptime_s: f64 = uptime.split_whitespace().next().unwrap_or_default().parse().context("an uptime")?;
+        let asked_ns = Duration::try_from_secs_f64(uptime_s)?.as_nanos();
+        for (name, health) in DISKS {
+            self.say(
+                "disk.sock",
+                &format!(
+                    r#"{{"every_s":60,"report":{{"name":"{name}","model":"Fast SSD","serial":"S1","asked_ns":[{asked_ns},{asked_ns}],
+                    "health":{health}}}}}"#
+                ),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn say(&self, socket: &str, message: &str) -> Result<()> {
+        match UnixDatagram::unbound()?.send_to(message.as_bytes(), self.path(socket)) {
             Ok(_) => Ok(()),
             Err(error)
                 if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) =>
@@ -190,12 +232,15 @@ impl FixtureHost {
     }
 
     fn accelerators(&self) -> Result<()> {
-        let library = self.path("libnvidia-ml.so.1");
-        let code = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/nvml/nvml.c");
-        let built =
-            Command::new("gcc").args(["-O1", "-w", "-shared", "-fPIC", "-o"]).arg(&library).arg(code).output()?;
-        ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        self.write("libnvidia-ml.so.1.state", GPU)?;
+        for (library, code, state) in [
+            ("libnvidia-ml.so.1", concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/nvml/nvml.c"), GPU),
+            ("libdcmi.so", concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/dcmi/dcmi.c"), NPU),
+        ] {
+            let flags = ["-O1", "-w", "-shared", "-fPIC", "-o"];
+            let built = Command::new("gcc").args(flags).arg(self.path(library)).arg(code).output()?;
+            ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+            self.write(&format!("{library}.state"), state)?;
+        }
         let tool = self.path("hccn_tool");
         fs::write(&tool, HCCN)?;
         fs::set_permissions(tool, fs::Permissions::from_mode(0o755))?;

@@ -159,7 +159,7 @@ fn what_both_daemons_show_is_in_the_table_and_what_the_table_has_is_set() -> Res
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let (mut unset_last, mut wrong_last) = (Vec::new(), Vec::new());
     let seen = eventually("every metric of the table to be set", || {
-        host.speak_as_kmsg_helper()?;
+        host.speak_as_helpers()?;
         // The refusals that answer them are of no interest.
         let _ = socket.send_to(b"x", "127.0.0.1:9");
         let shown = pages(&installation)?;

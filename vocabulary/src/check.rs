@@ -152,9 +152,13 @@ mod tests {
     fn names_are_unique_in_style_and_without_their_unit() {
         let mut names = HashSet::new();
         let mut pages = HashSet::new();
+        let mut families = HashSet::new();
         for (_, series) in rows() {
             assert!(names.insert(series.name), "{} twice", series.name);
             assert!(pages.insert(series.prometheus_name()), "{} twice for Prometheus", series.name);
+            // OpenMetrics names a counter's family without `_total`.
+            let family = series.prometheus_name().trim_end_matches("_total").to_owned();
+            assert!(families.insert(family), "{} has the family of another", series.name);
             assert!(
                 series.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'_'),
                 "{}",

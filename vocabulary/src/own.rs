@@ -109,15 +109,18 @@ pub const ALL: &[&Section] = &[
     &agent::LOSS,
     &agent::SOURCES,
     &agent::TAPE,
+    &agent::PROBE,
     &agent::GPU,
     &agent::PORTS,
     &collector::PROCESS,
     &collector::UPLINK,
     &collector::STORE,
+    &collector::OVERLOAD,
     &collector::ENGINE,
     &collector::API,
     &collector::OTLP,
     &collector::TAPE,
+    &collector::BURSTS,
     &collector::FLEET,
 ];
 

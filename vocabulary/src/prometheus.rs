@@ -36,6 +36,7 @@ pub fn base_unit(ucum: &str) -> BaseUnit {
         "J" => ("joules", 1.0),
         "mJ" => ("joules", 1e-3),
         "dB" => ("decibels", 1.0),
+        "[ppm]" => ("ratio", 1e-6),
         "Hz" => ("hertz", 1.0),
         _ => return BaseUnit { suffix: None, factor: 1.0 },
     };

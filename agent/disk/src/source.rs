@@ -104,7 +104,7 @@ impl Line {
                 .map(|(_, name)| *name)
                 .chain(["1"])
                 .map(|quantile| {
-                    series("disk.operation.time", "us", Kind::Gauge, &[("quantile", quantile), ("issuer", issuer)])
+                    series("disk.operation.latency", "us", Kind::Gauge, &[("quantile", quantile), ("issuer", issuer)])
                 })
                 .collect::<Vec<_>>()
         };

@@ -202,6 +202,7 @@ fn reads_of_a_gpu_process_and_of_its_children_are_told_apart() {
 struct Driven {
     source: DiskLatencySource,
     recorder: Recorder,
+    catalog: Arc<Catalog>,
     out: Output,
 }
 
@@ -209,15 +210,17 @@ impl Driven {
     fn new() -> Self {
         let source = DiskLatencySource::new("/sys".into(), Box::new(BTreeSet::new));
         let window = Duration::from_secs(100_000_000);
-        let recorder = Recorder::new("disk.latency", window, RULES, Arc::new(Catalog::default()));
-        let mut new = Self { source, recorder, out: Output::default() };
+        let catalog = Arc::new(Catalog::default());
+        let recorder = Recorder::new("disk.latency", window, RULES, Arc::clone(&catalog));
+        let mut new = Self { source, recorder, catalog, out: Output::default() };
         new.probe();
         new
     }
 
     fn probe(&mut self) {
-        let Self { source, recorder, out } = self;
+        let Self { source, recorder, catalog, out } = self;
         recorder.probe(0, out, |declare| source.probe(declare)).unwrap();
+        assert_eq!(catalog.outside_vocabulary(), "");
     }
 
     /// The values read, by series name, direction, quantile and issuer of one disk.
@@ -259,14 +262,19 @@ fn a_second_with_requests_has_its_quantiles_and_one_without_has_none() {
     driven.read(&disk);
     work(&looped.device, 500, 0, 0);
     let values = driven.read(&disk);
-    let time = |quantile: &str| values[&format!("disk.operation.time read {quantile} any")];
+    let time = |quantile: &str| values[&format!("disk.operation.latency read {quantile} any")];
     let (half, most, longest) = (time("0.5"), time("0.99"), time("1"));
     assert!(half > 0.0 && half <= most && most <= longest && longest < 60e6, "{values:?}");
-    assert!(!values.contains_key("disk.operation.time read 0.5 gpu"), "no GPU process read: {values:?}");
+    assert!(!values.contains_key("disk.operation.latency read 0.5 gpu"), "no GPU process read: {values:?}");
     assert!(values.contains_key("disk.errors read"), "{values:?}");
     let values = driven.read(&disk);
-    assert!(!values.keys().any(|name| name.starts_with("disk.operation.time")), "nothing ended: {values:?}");
+    assert!(!values.keys().any(|name| name.starts_with("disk.operation.latency")), "nothing ended: {values:?}");
     assert_eq!(values["disk.operation.in_flight read"], 0.0);
+    let completed: f64 = ["gpu", "kernel", "other"]
+        .map(|issuer| values[&format!("disk.operation.completed read  {issuer}")])
+        .iter()
+        .sum();
+    assert!(completed >= 500.0, "{values:?}");
     assert!(driven.out.signals.is_empty(), "{:?}", driven.out.signals);
 }
 
@@ -284,7 +292,7 @@ fn a_slow_disk_shows_its_delay() {
     work(device, 20, 20, 0);
     let values = driven.read("vda");
     for direction in ["read", "write"] {
-        let half = values[&format!("disk.operation.time {direction} 0.5 any")];
+        let half = values[&format!("disk.operation.latency {direction} 0.5 any")];
         assert!((18_000.0..200_000.0).contains(&half), "{direction}: {values:?}");
     }
 }

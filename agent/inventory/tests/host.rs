@@ -32,8 +32,9 @@ impl Driven {
             move |state| publish.lock().unwrap().push(state),
         );
         let catalog = Arc::new(Catalog::default());
-        let mut recorder = Recorder::new("inventory", Duration::from_secs(100), &[], catalog);
+        let mut recorder = Recorder::new("inventory", Duration::from_secs(100), &[], Arc::clone(&catalog));
         recorder.probe(monotonic_ns(), &mut Output::default(), |declare| source.probe(declare)).unwrap();
+        assert_eq!(catalog.outside_vocabulary(), "");
         Self { source, published, known, batch: Batch::with_capacity(16) }
     }
 

@@ -72,6 +72,7 @@ fn queue_pairs_of_a_process_show_with_both_numbers_their_state_and_their_process
     run("rdma link add rxl0 type rxe netdev rwl0");
     run("rdma link add rxl1 type rxe netdev rwl1");
     driven.probe().unwrap();
+    assert!(driven.declared().contains("rdma.queue_pairs"));
     driven.read();
     let of_the_kernel = peers.view().queue_pairs;
     assert!(!of_the_kernel.is_empty(), "the kernel has its own for management");

@@ -11,6 +11,7 @@ use railwatch_nic::NicConfig;
 use railwatch_peers::lldp::{CHANGED, LOST};
 use railwatch_peers::{LldpSource, Neighbour, Peers};
 use railwatch_sampling::{Catalog, ErrorReason, Sampler, SamplerConfig, Severity, Signal, Sink, SinkFull, WindowFrame};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -60,6 +61,8 @@ fn a_neighbour_is_heard_on_its_port_alone_followed_and_lost() {
         ip("link set rwb up");
         let (mut driven, peers) = receiver();
         driven.probe().unwrap();
+        let series = ["lldp.frames", "lldp.frames.discarded", "lldp.neighbours"].map(str::to_owned);
+        assert_eq!(driven.declared(), BTreeSet::from(series));
         driven.read();
         assert_eq!((peers.view().neighbours.len(), driven.told()), (0, vec![]));
 

@@ -102,9 +102,19 @@ mod tests {
             let state = v1::InventoryState { items: vec![item("mtu", mtu), item("link.speed", speed)] };
             live.host(&format!("h{n}")).lock().inventory = live.inventories().share(&state);
         }
-        let standing = Standing::default();
+        let standing = live.inventories().standing().clone();
         standing.note(&standing.look(&live, By::Fleet));
         assert_eq!(standing.found(), Found { items: [("mtu", 2), ("link.speed", 1)].into(), hosts: 2 });
+        let (registry, _) = crate::metrics::registry(live.clone());
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).expect("writing to a String cannot fail");
+        for line in [
+            "railwatch_collector_fleet_config_drift_items{key=\"mtu\"} 2\n",
+            "railwatch_collector_fleet_config_drift_items{key=\"link.speed\"} 1\n",
+            "railwatch_collector_fleet_config_drift_hosts 2\n",
+        ] {
+            assert!(page.contains(line), "{line} in {page}");
+        }
         standing.configure(DriftOptions { majority_percent: 100, ..DriftOptions::default() });
         standing.note(&standing.look(&live, By::Fleet));
         assert_eq!(standing.found(), Found::default());

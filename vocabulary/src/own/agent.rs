@@ -104,6 +104,12 @@ pub(super) const SOURCES: Section = Section {
             .on("Sources: time spent reading"),
         counter("railwatch_source_cpu_seconds_total", &["source"], "Processor time of the source's thread")
             .on("Sources: processor time"),
+        counter("railwatch_source_rtnl_seconds_total", &["source"], "Time for which reads held RTNL or waited for it")
+            .on("Sources: time at RTNL"),
+        gauge("railwatch_source_series_memory_bytes", &["source"], "Memory of its series")
+            .on("Sources: memory of series"),
+        gauge("railwatch_source_series_left_out", &["source"], "Series beyond the memory that a source may take")
+            .on("Sources: series left out"),
         gauge("railwatch_source_cadence_seconds", &["source"], "Time between reads").on("Sources: cadence"),
         gauge(
             "railwatch_source_backed_off",
@@ -138,6 +144,18 @@ pub(super) const TAPE: Section = Section {
         counter("railwatch_agent_tape_dumps_total", &["fate"], "Critical signals without a collector, by what became of the readings around them on this host's disk; evicted counts files").on("Tape: dumps"),
         gauge("railwatch_agent_tape_reach_seconds", &[], "How far back the tape holds every reading").on("Tape: how far back"),
     ],
+};
+
+/// Agent: answers to probes.
+pub(super) const PROBE: Section = Section {
+    title: "Agent: answers to probes",
+    board: Board::Own,
+    metrics: &[counter(
+        "railwatch_agent_probe_datagrams_total",
+        &["result"],
+        "Datagrams that came in for the responder, by what became of them",
+    )
+    .on("Probes that came in")],
 };
 
 /// Agent: accounting of GPU calls.

@@ -117,6 +117,36 @@ pub(super) const STORE: Section = Section {
     ],
 };
 
+/// Collector: more than it can do.
+pub(super) const OVERLOAD: Section = Section {
+    title: "Collector: overload",
+    board: Board::Own,
+    metrics: &[
+        gauge(
+            "railwatch_collector_overload_level",
+            &[],
+            "0 normal; 1 busy: pieces of tape are refused; 2 overloaded: windows are shed and new hosts turned away",
+        )
+        .on("Collector: level of load"),
+        counter("railwatch_collector_overload_changes_total", &[], "Changes of the level of load")
+            .on("Collector: left out under load"),
+        counter(
+            "railwatch_collector_overload_shed_total",
+            &["what"],
+            "Left out and counted while there was too much to do, by what it was",
+        )
+        .on("Collector: left out under load"),
+        gauge("railwatch_collector_store_frames_waiting", &[], "Frames waiting for the store and the engine")
+            .on("Store: frames waiting"),
+        gauge(
+            "railwatch_collector_store_lag_seconds",
+            &[],
+            "From the arrival of the oldest frame of a transaction to having stored it",
+        )
+        .on("Store: lag"),
+    ],
+};
+
 /// Collector: engine.
 pub(super) const ENGINE: Section = Section {
     title: "Collector: engine",
@@ -246,6 +276,30 @@ pub(super) const TAPE: Section = Section {
     ],
 };
 
+/// Collector: bursts of agents.
+pub(super) const BURSTS: Section = Section {
+    title: "Collector: bursts of agents",
+    board: Board::Own,
+    metrics: &[
+        counter("railwatch_collector_bursts_by_person_total", &[], "Bursts of agents that a person asked for")
+            .on("Collector: bursts"),
+        counter("railwatch_collector_bursts_by_incident_total", &[], "Bursts of agents because of an incident")
+            .on("Collector: bursts"),
+        counter(
+            "railwatch_collector_bursts_not_done_total",
+            &[],
+            "Bursts of hosts that were away, gave no answer or refused",
+        )
+        .on("Collector: bursts"),
+        counter(
+            "railwatch_collector_bursts_held_back_total",
+            &[],
+            "Bursts for incidents not sent, to stay within the limits",
+        )
+        .on("Collector: bursts"),
+    ],
+};
+
 /// Collector: the fleet.
 pub(super) const FLEET: Section = Section {
     title: "Collector: the fleet",
@@ -253,6 +307,8 @@ pub(super) const FLEET: Section = Section {
     metrics: &[
         gauge("railwatch_collector_hosts_connected", &[], "Hosts with an open stream").on("Hosts"),
         gauge("railwatch_collector_hosts_watched", &[], "Hosts that should be heard").on("Hosts"),
+        gauge("railwatch_collector_fleet_config_drift_items", &["key"], "Values of the fleet's inventory that differ from what most peers have, by key; looked at once a minute").proven(Proof::Test("collector/src/inventory/follow.rs")).on("Drift of configuration"),
+        gauge("railwatch_collector_fleet_config_drift_hosts", &[], "Hosts with any such value").on("Drift of configuration"),
         gauge("railwatch_collector_fleet_host_up", &["host"], "1 while a stream of the host's agent is open").on("Hosts connected, by host"),
         gauge("railwatch_collector_fleet_host_last_seen_seconds", &["host"], "Since anything was heard from the host").on("Not heard for"),
         gauge("railwatch_collector_fleet_host_clock_offset_seconds", &["host"], "The host's CLOCK_REALTIME less the collector's timeline").on("Clocks"),

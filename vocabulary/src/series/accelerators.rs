@@ -1,4 +1,4 @@
-//! GPUs, the memory that processes hold of them, and the ports on NPUs.
+//! GPUs, the memory that processes hold of them, NPUs and the ports on them.
 
 use super::DIRECTION;
 use crate::convention::{Convention, TEMPERATURE, VOLTAGE, errors, gpu, network};
@@ -83,6 +83,50 @@ pub(super) const PROCESSES: Section = Section {
 const BY_DIRECTION: &[Label] = &[DIRECTION];
 const NPU: &[&str] = &["npu"];
 const NPU_IS: &str = "the NPU: `npu0`";
+
+/// `hw.temperature` of a place on an NPU: the module of its port has one too.
+const fn temperature_at(attributes: &'static [(&'static str, &'static str)]) -> Convention {
+    Convention { attributes, ..TEMPERATURE }
+}
+
+/// DCMI.
+pub(super) const NPUS: Section = Section {
+    title: "NPUs",
+    sources: &["npu.dcmi"],
+    entities: NPU,
+    entity_is: NPU_IS,
+    labels: &[label("pci.address").or_none()],
+    board: Board::Gpu,
+    proof: Proof::Whole,
+    series: &[
+        state("npu.reachable", "The driver reaches the NPU").on("NPUs reachable"),
+        gauge("npu.health", "1", "Its worst alarm: 0 none, 1 minor, 2 major, 3 critical").on("NPUs: alarms"),
+        fraction("npu.utilization", "Share of time with its cores at work").on("NPUs: utilisation"),
+        fraction("npu.memory.utilization", "Share of its memory's bandwidth in use").on("NPUs: utilisation"),
+        amount("npu.memory.used", "By", "Memory in use, by all processes and the driver").on("NPUs: memory"),
+        amount("npu.memory.total", "By", "Memory there is").on("NPUs: memory"),
+        gauge("npu.clock.core", "Hz", "Clock of its cores").on("NPUs: clock"),
+        gauge("npu.temperature", "Cel", "Temperature of the NPU")
+            .on("NPUs: temperature")
+            .otel(temperature_at(&[("hw.type", "temperature"), ("hw.sensor_location", "chip")])),
+        gauge("npu.memory.temperature", "Cel", "Temperature of its memory")
+            .on("NPUs: temperature")
+            .otel(temperature_at(&[("hw.type", "temperature"), ("hw.sensor_location", "memory")])),
+        gauge("npu.power", "W", "Power drawn").on("NPUs: power"),
+        counter("npu.ecc.corrected", "{error}", "Memory errors corrected since the driver was loaded")
+            .on("NPUs: ECC errors"),
+        counter("npu.ecc.uncorrected", "{error}", "Memory errors not corrected since the driver was loaded")
+            .on("NPUs: ECC errors"),
+        counter("npu.ecc.lifetime.corrected", "{error}", "Memory errors corrected since the NPU was made")
+            .on("NPUs: ECC errors, lifetime"),
+        counter("npu.ecc.lifetime.uncorrected", "{error}", "Memory errors not corrected since the NPU was made")
+            .on("NPUs: ECC errors, lifetime"),
+        gauge("npu.ecc.isolated_pages.corrected", "{page}", "Pages taken out of use for corrected errors")
+            .on("NPUs: pages out of use"),
+        gauge("npu.ecc.isolated_pages.uncorrected", "{page}", "Pages taken out of use for uncorrected errors")
+            .on("NPUs: pages out of use"),
+    ],
+};
 
 /// hccn_tool's statistics.
 pub(super) const NPU_PORTS: Section = Section {

@@ -1,7 +1,8 @@
-//! The host: pressure, disks, memory errors, machine checks, heat, bus, NVMe, the kernel's log.
+//! The host: pressure, disks, memory errors, machine checks, heat, bus, NVMe, the kernel's log, clock, inventory, neighbours.
 
+use super::INTERFACE;
 use crate::convention::{TEMPERATURE, errors, system};
-use crate::{Board, Label, Proof, Section, amount, counter, gauge, label, one_of, state};
+use crate::{Board, Label, Proof, Section, amount, counter, fraction, gauge, label, one_of, state};
 
 /// PSI.
 pub(super) const PRESSURE: Section = Section {
@@ -64,6 +65,68 @@ pub(super) const DISKS: Section = Section {
         counter("disk.queue_time", "ms", "Time of operations in the queue and at the device, added")
             .on("Disks: time of operations"),
         amount("disk.in_flight", "{operation}", "Operations in flight").on("Disks: operations in flight"),
+    ],
+};
+
+/// Requests timed in the kernel.
+pub(super) const DISK_REQUESTS: Section = Section {
+    title: "Disks: requests",
+    sources: &["disk.latency"],
+    entities: &["disk"],
+    entity_is: "the device: `nvme0n1`",
+    labels: &[one_of("disk.io.direction", &["read", "write", "flush", "discard", "unknown"])],
+    board: Board::Host,
+    proof: Proof::Test("agent/disk/tests/kernel_disk.rs"),
+    series: &[
+        gauge(
+            "disk.operation.latency",
+            "us",
+            "Time that the driver took for a request, of those that ended since the last reading; quantile 1 is the longest",
+        )
+        .by(&[one_of("issuer", &["any", "gpu"]), one_of("quantile", &["0.5", "0.99", "1"])])
+        .on("Disks: time of a request"),
+        counter("disk.operation.completed", "{operation}", "Requests that ended, by who gave them to the driver")
+            .by(&[one_of("issuer", &["gpu", "kernel", "other"])])
+            .on("Disks: operations"),
+        counter("disk.errors", "{error}", "Requests that failed").on("Disks: failed requests"),
+        amount("disk.operation.in_flight", "{operation}", "Requests that the driver holds")
+            .on("Disks: operations in flight"),
+    ],
+};
+
+/// The helper's reports of disks.
+pub(super) const DISK_HEALTH: Section = Section {
+    title: "Disks: their own health",
+    sources: &["disk.smart"],
+    entities: &["disk", "nvme"],
+    entity_is: "the controller `nvme0`, or the device `sda`",
+    labels: &[label("model").or_none(), label("serial").or_none()],
+    board: Board::Host,
+    proof: Proof::Whole,
+    series: &[
+        state("disk.smart.failing", "The disk says of itself that it is failing").on("Disks: failing"),
+        state("disk.smart.spare_low", "Its spare blocks are below the threshold that it states").on("Disks: failing"),
+        fraction("disk.smart.spare", "Spare blocks left").on("Disks: spare left"),
+        // Beyond 1 a disk goes on, outside what its maker promises.
+        gauge("disk.smart.wear", "1", "Endurance used, 1 is all that its maker promises").on("Disks: endurance used"),
+        counter("disk.smart.media_errors", "{error}", "Errors of the medium that the disk could not correct")
+            .on("Disks: errors of their own")
+            .otel(errors(&[("hw.type", "physical_disk"), ("error.type", "media")])),
+        counter("disk.smart.error_log_entries", "{entry}", "Entries of its error log, in its life")
+            .on("Disks: errors of their own"),
+        counter("disk.smart.unsafe_shutdowns", "{event}", "Times that it lost power without notice")
+            .on("Disks: errors of their own"),
+        counter("disk.smart.sectors.reallocated", "{sector}", "Sectors replaced by spare ones")
+            .on("Disks: errors of their own"),
+        gauge("disk.smart.sectors.pending", "{sector}", "Sectors that could not be read and wait to be written")
+            .on("Disks: sectors in doubt"),
+        gauge("disk.smart.sectors.uncorrectable", "{sector}", "Sectors that its own test could not read")
+            .on("Disks: sectors in doubt"),
+        counter("disk.smart.link.crc_errors", "{error}", "Transfers with a wrong checksum between host and disk")
+            .on("Disks: errors of their own")
+            .otel(errors(&[("hw.type", "physical_disk"), ("error.type", "crc")])),
+        // No convention: of NVMe, `nvme.temperature` is `hw.temperature` already.
+        gauge("disk.temperature", "Cel", "Temperature that the disk states").on("Disks: temperature"),
     ],
 };
 
@@ -185,4 +248,81 @@ pub(super) const KERNEL_LOG: Section = Section {
         counter("host.kmsg.lines", "{record}", "Lines that the helper read").on("Kernel log: lines"),
         counter("host.kmsg.lost", "{record}", "Lines overwritten before the helper read them").on("Kernel log: lines"),
     ],
+};
+
+/// adjtimex(2).
+pub(super) const CLOCK: Section = Section {
+    title: "The host's clock",
+    sources: &["clock"],
+    entities: &["host"],
+    entity_is: "`clock`",
+    labels: &[],
+    board: Board::Host,
+    proof: Proof::Whole,
+    series: &[
+        state("host.clock.synchronized", "Something keeps the clock, by the kernel's word").on("Clock: states"),
+        state("host.clock.ptp", "It is kept from a network card's clock").on("Clock: states"),
+        gauge("host.clock.error.max", "us", "Greatest error of the clock, as its keeper told the kernel")
+            .on("Clock: errors"),
+        gauge("host.clock.error.estimated", "us", "Estimated error of the clock, as its keeper told the kernel")
+            .on("Clock: errors"),
+        gauge("host.clock.offset", "us", "Offset that the kernel is correcting").on("Clock: errors"),
+        gauge("host.clock.frequency", "[ppm]", "Correction of the clock's frequency").on("Clock: frequency"),
+    ],
+};
+
+/// What is installed and set.
+pub(super) const INVENTORY: Section = Section {
+    title: "Inventory",
+    sources: &["inventory"],
+    entities: &["host"],
+    entity_is: "`inventory`",
+    labels: &[],
+    board: Board::Host,
+    proof: Proof::Whole,
+    series: &[
+        amount("host.inventory.items", "{item}", "Versions and settings known of the host").on("Inventory: items"),
+        counter("host.inventory.changes", "{change}", "Values of these that became another since the agent started")
+            .on("Inventory: changes"),
+    ],
+};
+
+/// LLDP by port.
+pub(super) const NEIGHBOURS: Section = Section {
+    title: "Neighbours (LLDP)",
+    sources: &["lldp"],
+    entities: &["port"],
+    entity_is: "the interface: `eth0`",
+    labels: &[INTERFACE],
+    board: Board::Nic,
+    proof: Proof::Test("agent/peers/tests/lldp.rs"),
+    series: &[amount("lldp.neighbours", "{neighbour}", "Neighbours heard on the port").on("LLDP: neighbours")],
+};
+
+/// LLDP as a whole.
+pub(super) const ANNOUNCEMENTS: Section = Section {
+    title: "Announcements (LLDP)",
+    sources: &["lldp"],
+    entities: &["host"],
+    entity_is: "`lldp`",
+    labels: &[],
+    board: Board::Nic,
+    proof: Proof::Test("agent/peers/tests/lldp.rs"),
+    series: &[
+        counter("lldp.frames", "{frame}", "Announcements heard").on("LLDP: announcements"),
+        counter("lldp.frames.discarded", "{frame}", "Of these: not to be understood").on("LLDP: announcements"),
+    ],
+};
+
+/// Connections of GPU processes.
+pub(super) const CONNECTIONS: Section = Section {
+    title: "Connections of GPU processes",
+    sources: &["tcp.flows"],
+    entities: &["host"],
+    entity_is: "`tcp.flows`",
+    labels: &[],
+    board: Board::Nic,
+    proof: Proof::Whole,
+    series: &[amount("gpu.process.connections", "{connection}", "TCP connections of processes that use a GPU")
+        .on("TCP connections of GPU processes")],
 };

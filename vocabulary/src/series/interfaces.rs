@@ -2,7 +2,7 @@
 
 use super::{DIRECTION, INTERFACE};
 use crate::convention::{errors, network, system};
-use crate::{Board, Label, Proof, Section, amount, counter, one_of, state};
+use crate::{Board, Label, Proof, Section, amount, counter, gauge, one_of, state};
 
 const BY_DIRECTION: &[Label] = &[DIRECTION];
 const CLASS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7"];
@@ -57,6 +57,23 @@ pub(super) const STATISTICS: Section = Section {
             .on("Interfaces: errors by kind")
             .otel(errors(&[("hw.type", "network"), ("error.type", "carrier")])),
     ],
+};
+
+/// Rates over single milliseconds.
+pub(super) const MICROBURSTS: Section = Section {
+    title: "Interfaces: rates over milliseconds",
+    sources: &["netdev"],
+    entities: PORT,
+    entity_is: IS,
+    labels: &[INTERFACE, DIRECTION, one_of("statistic", &["p50", "p99", "max"])],
+    board: Board::Nic,
+    proof: Proof::Test("agent/nic/src/microburst.rs"),
+    series: &[gauge(
+        "hw.network.io.rate",
+        "By/s",
+        "Rates over single milliseconds of the last second; only while the port is read every few milliseconds",
+    )
+    .on("Interfaces: rates over milliseconds")],
 };
 
 /// Link state.

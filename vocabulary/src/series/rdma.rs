@@ -231,3 +231,17 @@ pub(super) const OBJECTS: Section = Section {
         amount("rdma.port.address_handles", "{address_handle}", "Address handles"),
     ],
 };
+
+/// Queue pairs as the kernel lists them.
+pub(super) const QUEUE_PAIRS: Section = Section {
+    title: "RDMA devices: queue pairs",
+    sources: &["rdma.qp"],
+    entities: &["rdma_device"],
+    entity_is: "the device: `mlx5_0`",
+    labels: &[label("rdma.device")],
+    board: Board::Nic,
+    proof: Proof::Test("agent/peers/tests/kernel_queue_pairs.rs"),
+    series: &[
+        amount("rdma.queue_pairs", "{queue_pair}", "Queue pairs that the kernel lists").on("RDMA devices: queue pairs")
+    ],
+};

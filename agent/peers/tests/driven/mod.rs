@@ -5,6 +5,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{Batch, Catalog, Output, Recorder, Signal, Source, Unavailable};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,20 +17,29 @@ pub struct Driven {
     pub source: Box<dyn Source>,
     pub told: Vec<Signal>,
     recorder: Recorder,
+    catalog: Arc<Catalog>,
     batch: Batch,
     out: Output,
 }
 
 impl Driven {
     pub fn new(source: impl Source + 'static) -> Self {
-        let recorder = Recorder::new(source.name(), Duration::from_secs(1), &[], Arc::new(Catalog::default()));
+        let catalog = Arc::new(Catalog::default());
+        let recorder = Recorder::new(source.name(), Duration::from_secs(1), &[], Arc::clone(&catalog));
         let batch = Batch::with_capacity(1024);
-        Self { source: Box::new(source), told: Vec::new(), recorder, batch, out: Output::default() }
+        Self { source: Box::new(source), told: Vec::new(), recorder, catalog, batch, out: Output::default() }
     }
 
     pub fn probe(&mut self) -> Result<(), Unavailable> {
-        let Self { source, recorder, out, .. } = self;
-        recorder.probe(monotonic_ns(), out, |declare| source.probe(declare))
+        let Self { source, recorder, catalog, out, .. } = self;
+        let outcome = recorder.probe(monotonic_ns(), out, |declare| source.probe(declare));
+        assert_eq!(catalog.outside_vocabulary(), "");
+        outcome
+    }
+
+    /// Names of the series that are declared now.
+    pub fn declared(&self) -> BTreeSet<String> {
+        self.catalog.all().iter().map(|def| def.name().to_owned()).collect()
     }
 
     /// Takes what the source's descriptor holds, then reads once.
