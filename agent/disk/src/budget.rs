@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn programs_are_taken_off_in_their_order() {
         for loads in
-            [[(20, 10_000, MS)], [(20, 10_000, 300 * MS)], [(20, 1_000_000, MS)], [(20, 50_000, 60 * SECOND_NS)]]
+            [[(20, 10_000, MS)], [(20, 10_000, 300 * MS)], [(200, 1_000_000, MS)], [(60, 50_000, 60 * SECOND_NS)]]
         {
             let steps = run(&loads).steps;
             let order = [Step::StopIssues, Step::Detach, Step::Clear, Step::Attach];

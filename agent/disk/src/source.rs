@@ -647,6 +647,51 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_of_which_too_few_were_timed_is_neither_idle_nor_judged_until_more_are() {
+        // Of each stretch: timed, all that ended; what is judged of it, where anything is.
+        for (what, was_off, stretches, expected) in [
+            ("all are timed", false, &[(20, 20), (3, 3), (0, 0)][..], vec![Some(20), Some(3), Some(0)]),
+            ("a flush the kernel counts twice is no request", false, &[(0, 40)], vec![Some(0)]),
+            ("a stretch between two slices waits", true, &[(0, 500), (0, 500), (30, 500)], vec![None, None, Some(30)]),
+            ("few at a time add up", true, &[(7, 500), (7, 500), (7, 500), (0, 500)], vec![None, None, Some(21), None]),
+            ("a disk that is nearly idle is not idle", true, &[(0, 3), (0, 0)], vec![Some(3), Some(0)]),
+        ] {
+            let mut source = DiskLatencySource::new("/nowhere".into(), Box::new(BTreeSet::new));
+            let index = source.line(&DiskKey::default(), 0).expect("the first");
+            let line = &mut source.lines[index];
+            let mut judged = Vec::new();
+            for (timed, all) in stretches {
+                (0..*timed).for_each(|_| line.stretch.note(1_000));
+                line.all += all;
+                judged.push(line.take_stretch(was_off, false).map(|(_, requests)| requests));
+            }
+            assert_eq!(judged, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn in_slices_a_disk_is_stuck_by_its_own_counts_and_what_is_not_timed_never_counts_down() {
+        let mut source = DiskLatencySource::new("/nowhere".into(), Box::new(BTreeSet::new));
+        let index = source.line(&DiskKey::default(), 0).expect("the first");
+        let line = &mut source.lines[index];
+        // Begun in a slice, and their ends not waited for.
+        line.last[0] = Requests { issued: 100, completed: 90, ..Requests::default() };
+        line.left = 10;
+        assert_eq!(line.in_flight(), 0);
+        let mut found = Vec::new();
+        for (second, (all, in_flight, timed)) in
+            [(900, 4, 90), (950, 4, 145), (950, 4, 145), (950, 4, 145), (950, 0, 145)].into_iter().enumerate()
+        {
+            (line.all, line.own_in_flight, line.last[0].completed) = (all, Some(in_flight), timed);
+            let now_ns = second as u64 * STUCK_NS / 2;
+            line.count_not_timed();
+            line.note_progress(now_ns);
+            found.push((line.not_timed, line.is_stuck(now_ns)));
+        }
+        assert_eq!(found, [(810, false), (810, false), (810, false), (810, true), (810, false)]);
+    }
+
+    #[test]
     fn kinds_beyond_the_bound_have_no_line() {
         let mut source = DiskLatencySource::new("/nowhere".into(), Box::new(BTreeSet::new));
         for number in 0..=LINES_MAX {

@@ -338,7 +338,7 @@ fn over_the_budget_requests_are_timed_in_slices_and_the_rest_is_counted() {
     };
     let not_timed = last["disk.operation.not_timed read"];
     println!("{all} reads in 15 s, {} timed, {not_timed} not", timed(last));
-    assert!(all > 15 * 3_000, "{all} reads are no load");
+    assert!(all > 15 * 2_500, "{all} reads are no load");
     assert_eq!(timed(last) + not_timed, all as f64, "every read is one or the other");
     // 1,333 a second; saved and overdrawn at the beginning: as many again as a tenth of a second of this load, and a second's.
     let most = 1_333.0 * 16.0 + all as f64 / 15.0 / 5.0;
@@ -488,4 +488,9 @@ fn cost_per_request() {
         .collect();
     reads.sort_unstable();
     println!("a reading of the source: {:?} (median), {:?} (worst of 200)", reads[100], reads[199]);
+    let began = Instant::now();
+    for _ in 0..1_000 {
+        driven.source.on_event(&mut batch).unwrap();
+    }
+    println!("a look at the budget, ten a second: {:?}", began.elapsed() / 1_000);
 }
