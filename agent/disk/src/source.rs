@@ -448,7 +448,17 @@ impl Source for DiskLatencySource {
             self.kernel = Some(Self::load()?);
             self.duty = Some(duty);
         }
-        self.forget_gone().map_err(|error| Unavailable::new((&error).into(), error))?;
+        let done = self.forget_gone();
+        if let (Some(kernel), Some(duty)) = (&mut self.kernel, &mut self.duty) {
+            // While the source is off nobody looks at the cost.
+            if done.is_err() {
+                kernel.detach();
+                (duty.was_off, duty.was_off_in_stretch) = (true, true);
+            } else if duty.controller.is_always() {
+                kernel.attach().map_err(|error| Unavailable::new(ErrorReason::NotAvailable, error))?;
+            }
+        }
+        done.map_err(|error| Unavailable::new((&error).into(), error))?;
         for line in &mut self.lines {
             let is_based = line.handles.as_ref().is_some_and(|handles| handles.is_based);
             line.handles = Some(Handles { is_based, ..line.declare(declare) });
