@@ -4,7 +4,7 @@
 //! the middle of the bucket that it lies in, at most 12 % beside the truth; the largest is the end of its bucket, so that
 //! no request took longer. Never: a quantile of nothing.
 
-use railwatch_abi::disk::{BUCKETS, bucket_from_ns};
+use railwatch_abi::disk::{BUCKETS, bucket, bucket_from_ns};
 
 /// Requests by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,12 @@ impl Histogram {
         self.count += other.count;
     }
 
+    /// Adds a request of this time.
+    pub fn note(&mut self, time_ns: u64) {
+        self.buckets[bucket(time_ns)] += 1;
+        self.count += 1;
+    }
+
     /// Requests in it.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -68,7 +74,6 @@ impl Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use railwatch_abi::disk::bucket;
 
     fn of(times_us: &[(u64, u32)]) -> Histogram {
         let mut buckets = [0; BUCKETS];

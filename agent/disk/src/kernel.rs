@@ -37,7 +37,7 @@ pub struct Books {
     pub started_full: u64,
     /// Of those: not counted by disk, because there were too many kinds.
     pub kinds_full: u64,
-    /// Not in `seen`: ends without a beginning.
+    /// Not in `seen`: ends without a beginning, of requests that were in flight when the programs were attached too.
     pub unmatched: u64,
     /// Not in `seen`: the kernel left a program out, because it had interrupted itself.
     pub missed: u64,
@@ -47,8 +47,8 @@ pub struct Books {
 pub struct DiskKernel {
     maps: HashMap<String, OwnedFd>,
     programs: Vec<OwnedFd>,
-    // Held for their effect: closing a link detaches its program.
-    _links: Vec<OwnedFd>,
+    /// Of `programs`; closing a link detaches its program.
+    links: [Option<OwnedFd>; 2],
     cpus: usize,
     gpu_processes: BTreeSet<u32>,
     off: Vec<Off>,
@@ -79,16 +79,47 @@ impl DiskKernel {
         for map in ["REQUESTS", "STARTED", "GPU_PROCESSES", "BOOKS"] {
             named(&maps, map)?;
         }
-        let (mut programs, mut links) = (Vec::new(), Vec::new());
-        for (name, tracepoint, _, program) in PROGRAMS {
-            let fd = parsed.load(program, 0)?;
-            let link =
-                sys::raw_tracepoint(fd.as_fd(), tracepoint).map_err(|source| LoadError::Tracepoint { name, source })?;
-            links.push(link);
-            programs.push(fd);
+        let programs = PROGRAMS.iter().map(|(.., program)| parsed.load(program, 0)).collect::<Result<_, _>>()?;
+        let (cpus, links) = (possible_cpus(), [None, None]);
+        let mut new = Self { maps, programs, links, cpus, gpu_processes: BTreeSet::new(), off };
+        new.attach()?;
+        Ok(new)
+    }
+
+    /// Attaches what is not attached: the end first, so that no request is left whose beginning alone was seen.
+    ///
+    /// # Errors
+    /// [`LoadError::Tracepoint`].
+    pub fn attach(&mut self) -> Result<(), LoadError> {
+        for ((name, tracepoint, ..), (program, link)) in
+            PROGRAMS.into_iter().zip(self.programs.iter().zip(&mut self.links)).rev()
+        {
+            if link.is_none() {
+                let new = sys::raw_tracepoint(program.as_fd(), tracepoint);
+                *link = Some(new.map_err(|source| LoadError::Tracepoint { name, source })?);
+            }
         }
-        let cpus = possible_cpus();
-        Ok(Self { maps, programs, _links: links, cpus, gpu_processes: BTreeSet::new(), off })
+        Ok(())
+    }
+
+    /// Takes the program off at which requests begin to be timed. A run of it may still be under way.
+    pub fn stop_issues(&mut self) {
+        self.links[0] = None;
+    }
+
+    /// Takes both programs off. A run of one may still be under way.
+    pub fn detach(&mut self) {
+        self.links = [None, None];
+    }
+
+    /// Forgets the requests in flight, and returns them. Only while nothing is attached and no run is under way.
+    ///
+    /// # Errors
+    /// Errno of bpf(2).
+    pub fn clear(&self) -> io::Result<Vec<Started>> {
+        let mut cleared = Vec::new();
+        sys::map_take_each(self.map("STARTED"), |_: u64, started: Started| cleared.push(started))?;
+        Ok(cleared)
     }
 
     /// What is off on this kernel, and why.
@@ -153,6 +184,15 @@ impl DiskKernel {
     /// # Errors
     /// Errno of bpf(2).
     pub fn books(&self) -> io::Result<Books> {
+        let mut books = self.books_without_missed()?;
+        for program in &self.programs {
+            books.missed += sys::prog_misses(program.as_fd())?;
+        }
+        Ok(books)
+    }
+
+    /// The same by one system call, for whoever asks often.
+    pub(crate) fn books_without_missed(&self) -> io::Result<Books> {
         let mut copies = vec![DiskBooks::default(); self.cpus];
         sys::map_lookup(self.map("BOOKS"), &0u32, &mut copies)?;
         let mut books = Books::default();
@@ -162,9 +202,6 @@ impl DiskKernel {
             books.started_full += started_full;
             books.kinds_full += kinds_full;
             books.unmatched += unmatched;
-        }
-        for program in &self.programs {
-            books.missed += sys::prog_misses(program.as_fd())?;
         }
         Ok(books)
     }

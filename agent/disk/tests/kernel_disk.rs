@@ -3,6 +3,7 @@
 //! root (CAP_SYS_ADMIN).
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use railwatch_abi::disk::{BUCKETS, DiskKey, FLUSH, GPU, KERNEL, OTHER, READ, Requests, WRITE};
 use railwatch_disk::{DiskKernel, DiskLatencySource, Histogram, RULES, disk_name};
 use railwatch_sampling::{Batch, Catalog, Output, Recorder, Source};
@@ -12,6 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -144,8 +146,9 @@ fn counts_are_the_kernels_own() {
         let after = statistics(&disk);
         let own = [READ, WRITE, FLUSH].map(|operation| completed(&kernel, &disk, operation));
         let grew = [0, 1, 2].map(|index| after[index] - before[index]);
-        assert_eq!(own[0], grew[0], "reads of {disk}: {own:?} and {grew:?}");
-        assert_eq!(own[2], grew[2], "flushes of {disk}: {own:?} and {grew:?}");
+        let books = kernel.books().unwrap();
+        assert_eq!(own[0], grew[0], "reads of {disk}: {own:?} and {grew:?}, {books:?}");
+        assert_eq!(own[2], grew[2], "flushes of {disk}: {own:?} and {grew:?}, {books:?}");
         assert!(own[1] == grew[1] || own[1] + flushes == grew[1], "writes of {disk}: {own:?} and {grew:?}");
         assert_eq!((own[0] >= reads, own[1]), (true, writes + flushes), "{disk}");
         let (mut issued, mut all) = (0, 0);
@@ -278,6 +281,125 @@ fn a_second_with_requests_has_its_quantiles_and_one_without_has_none() {
     assert!(driven.out.signals.is_empty(), "{:?}", driven.out.signals);
 }
 
+/// Reads a device until told to stop, two threads at once.
+fn under_load<T>(device: &Path, during: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    let read = || {
+        let (file, mut page) = (direct(device), Page([7; 4096]));
+        for request in 0u64.. {
+            if stop.load(Relaxed) {
+                return;
+            }
+            file.read_exact_at(&mut page.0, request % 1024 * 4096).unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(read);
+        scope.spawn(read);
+        let result = during();
+        stop.store(true, Relaxed);
+        result
+    })
+}
+
+impl Driven {
+    /// What a sampling thread does for some seconds: a reading each second, and the source's events.
+    fn go_on(&mut self, disk: &str, seconds: u32) -> Vec<BTreeMap<String, f64>> {
+        let began = Instant::now();
+        (1..=seconds)
+            .map(|second| {
+                let end = began + Duration::from_secs(second.into());
+                loop {
+                    let left = end.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return self.read(disk);
+                    }
+                    let mut fds = [PollFd::new(self.source.event_fd().unwrap(), PollFlags::POLLIN)];
+                    if poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap() > 0 {
+                        let mut batch = Batch::with_capacity(16);
+                        self.source.on_event(&mut batch).unwrap();
+                        assert!(batch.readings().is_empty());
+                    }
+                }
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn over_the_budget_requests_are_timed_in_slices_and_the_rest_is_counted() {
+    let _turn = turn();
+    let looped = Loop::new();
+    let disk = looped.name();
+    let mut driven = Driven::new();
+    let before = statistics(&disk)[0];
+    work(&looped.device, 10, 0, 0);
+    driven.read(&disk);
+    assert!(!driven.source.kernel_path().contains("slices"));
+    let loaded = under_load(&looped.device, || driven.go_on(&disk, 15));
+    assert!(driven.source.kernel_path().contains("slices"), "{}", driven.source.kernel_path());
+    let quiet = driven.go_on(&disk, 12);
+    assert!(!driven.source.kernel_path().contains("slices"), "{}", driven.source.kernel_path());
+    let last = quiet.last().unwrap();
+    let all = statistics(&disk)[0] - before;
+    let timed = |values: &BTreeMap<String, f64>| -> f64 {
+        ["gpu", "other", "kernel"].iter().map(|of| values[&format!("disk.operation.completed read  {of}")]).sum()
+    };
+    let not_timed = last["disk.operation.not_timed read"];
+    println!("{all} reads in 15 s, {} timed, {not_timed} not", timed(last));
+    assert!(all > 15 * 2_500, "{all} reads are no load");
+    assert_eq!(timed(last) + not_timed, all as f64, "every read is one or the other");
+    // 1,333 a second; saved and overdrawn at the beginning: as many again as a tenth of a second of this load, and a second's.
+    let most = 1_333.0 * 16.0 + all as f64 / 15.0 / 5.0;
+    assert!(timed(last) > 1_000.0 && timed(last) < most, "{} of {all}, at most {most}", timed(last));
+    let sampled = loaded.iter().filter(|values| values.contains_key("disk.operation.time read 0.5 any")).count();
+    assert!(sampled >= 5, "{sampled} of 15 seconds have a latency");
+    assert_eq!(last["disk.operation.in_flight read"], 0.0);
+    assert!(driven.out.signals.is_empty(), "{:?}", driven.out.signals);
+    // Every request is timed again.
+    work(&looped.device, 500, 0, 0);
+    let again = driven.read(&disk);
+    assert_eq!(timed(&again) + again["disk.operation.not_timed read"], all as f64 + 500.0);
+    // One end in some 100,000 is not seen, in slices or not.
+    assert!(timed(&again) >= timed(last) + 498.0, "{again:?}");
+}
+
+#[test]
+fn no_request_is_left_behind_by_programs_that_are_taken_off() {
+    let _turn = turn();
+    let looped = Loop::new();
+    let disk = looped.name();
+    let mut kernel = DiskKernel::load().unwrap();
+    let (mut cleared, mut took) = (0, Duration::ZERO);
+    under_load(&looped.device, || {
+        for round in 0..40 {
+            std::thread::sleep(Duration::from_millis(10));
+            let began = Instant::now();
+            kernel.stop_issues();
+            if round % 2 == 0 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            kernel.detach();
+            let detached = began.elapsed();
+            std::thread::sleep(Duration::from_millis(20));
+            let left = kernel.clear().unwrap();
+            cleared += left.iter().filter(|started| disk_name(&started.key) == disk).count() as u64;
+            let counts = counted(&kernel, &disk);
+            let sum = |of: fn(&Requests) -> u64| -> u64 { counts.values().map(of).sum() };
+            assert_eq!(sum(|of| of.issued), sum(|of| of.completed) + cleared, "round {round}");
+            let began = Instant::now();
+            kernel.attach().unwrap();
+            took += if round % 2 == 0 { Duration::ZERO } else { began.elapsed() + detached };
+        }
+    });
+    println!("attaching and taking off: {:?}; {cleared} requests were in flight", took / 20);
+    kernel.stop_issues();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut left = 0;
+    kernel.in_flight(|started| left += u32::from(disk_name(&started.key) == disk)).unwrap();
+    assert_eq!(left, 0, "what began before the programs were attached is nowhere");
+}
+
 /// A disk whose every request takes 20 ms and more, in the virtual machine.
 #[test]
 fn a_slow_disk_shows_its_delay() {
@@ -376,4 +498,9 @@ fn cost_per_request() {
         .collect();
     reads.sort_unstable();
     println!("a reading of the source: {:?} (median), {:?} (worst of 200)", reads[100], reads[199]);
+    let began = Instant::now();
+    for _ in 0..1_000 {
+        driven.source.on_event(&mut batch).unwrap();
+    }
+    println!("a look at the budget, ten a second: {:?}", began.elapsed() / 1_000);
 }
