@@ -88,6 +88,8 @@ pub(super) const DISK_REQUESTS: Section = Section {
         counter("disk.operation.completed", "{operation}", "Requests that ended, by who gave them to the driver")
             .by(&[one_of("issuer", &["gpu", "kernel", "other"])])
             .on("Disks: operations"),
+        counter("disk.operation.not_timed", "{operation}", "Requests that ended untimed, to stay within the budget of timing them")
+            .on("Disks: operations"),
         counter("disk.errors", "{error}", "Requests that failed").on("Disks: failed requests"),
         amount("disk.operation.in_flight", "{operation}", "Requests that the driver holds")
             .on("Disks: operations in flight"),
