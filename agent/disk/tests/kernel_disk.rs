@@ -362,7 +362,7 @@ fn over_the_budget_requests_are_timed_in_slices_and_the_rest_is_counted() {
     // 1,333 a second; saved and overdrawn at the beginning: as many again as a tenth of a second of this load, and a second's.
     let most = 1_333.0 * 16.0 + all as f64 / 15.0 / 5.0;
     assert!(timed(last) > 1_000.0 && timed(last) < most, "{} of {all}, at most {most}", timed(last));
-    let sampled = loaded.iter().filter(|values| values.contains_key("disk.operation.time read 0.5 any")).count();
+    let sampled = loaded.iter().filter(|values| values.contains_key("disk.operation.latency read 0.5 any")).count();
     assert!(sampled >= 5, "{sampled} of 15 seconds have a latency");
     assert_eq!(last["disk.operation.in_flight read"], 0.0);
     assert!(driven.out.signals.is_empty(), "{:?}", driven.out.signals);
