@@ -34,7 +34,7 @@ fn all_hardware_counters_of_a_port_come_by_netlink_and_its_link_is_followed() {
     let mut hw = Driven::new(&mut nic, "rdma.hw");
     hw.probe().unwrap();
     let path = hw.source.kernel_path().to_owned();
-    assert!(path.contains("STAT_GET (ports: 1)") && path.ends_with("hw_counters (ports: 0)"), "{path}");
+    assert!(path.contains("STAT_GET (ports: 1)") && path.contains("hw_counters (ports: 0;"), "{path}");
     let files = std::fs::read_dir("/sys/class/infiniband/rwrxe0/ports/1/hw_counters").unwrap();
     let expected = files.filter(|file| file.as_ref().unwrap().file_name() != "lifespan").count();
     assert!(expected >= 10, "rxe has {expected} counters");
