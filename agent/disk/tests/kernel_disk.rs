@@ -332,9 +332,23 @@ impl Driven {
     }
 }
 
+/// Whether these CPUs are emulated by software (QEMU's TCG). Attaching to a tracepoint rewrites a running kernel's code
+/// (text_poke_bp in arch/x86/kernel/alternative.c), and such a CPU may still run the breakpoint of a rewrite that is over:
+/// the kernel then panics. What attaches again and again under load is tested on the running kernel.
+fn is_emulated() -> bool {
+    let emulated = std::fs::read_to_string("/proc/cpuinfo").unwrap().contains("QEMU TCG");
+    if emulated {
+        eprintln!("emulated CPUs: programs are not attached and taken off under load here");
+    }
+    emulated
+}
+
 #[test]
 fn over_the_budget_requests_are_timed_in_slices_and_the_rest_is_counted() {
     let _turn = turn();
+    if is_emulated() {
+        return;
+    }
     let looped = Loop::new();
     let disk = looped.name();
     let mut driven = Driven::new();
@@ -382,6 +396,9 @@ fn over_the_budget_requests_are_timed_in_slices_and_the_rest_is_counted() {
 #[test]
 fn no_request_is_left_behind_by_programs_that_are_taken_off() {
     let _turn = turn();
+    if is_emulated() {
+        return;
+    }
     let looped = Loop::new();
     let disk = looped.name();
     let mut kernel = DiskKernel::load().unwrap();
