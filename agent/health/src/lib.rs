@@ -13,6 +13,7 @@ pub mod dcmi;
 mod disk;
 mod edac;
 mod hccn;
+mod hearing;
 pub mod kmsg;
 #[expect(unsafe_code, reason = "the loader's own calls, for the libraries of GPUs and NPUs")]
 mod loading;

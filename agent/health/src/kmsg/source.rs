@@ -8,23 +8,19 @@ use super::address::{Address, Finding, Together};
 use super::helper::ALIVE_EVERY;
 use super::record::{MESSAGE_BYTES_MAX, Message, Record};
 use super::tell::{Words, kinds, words};
+use crate::hearing::Hearing;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, HOLD_OFF, Kind, Moment, ReadError, SeriesDef,
     SeriesHandle, SeriesId, Severity, Signal, Source, Unavailable,
 };
 use std::collections::HashMap;
-use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Silence after which the helper is taken for gone: three signs of life.
 const SILENCE_NS: u64 = 3 * ALIVE_EVERY.as_secs() * 1_000_000_000;
-/// Datagrams taken at once; the rest wait in the socket for the next turn.
-const TURN_MAX: usize = 32;
 /// Pairs of kind and entity whose repetition is held back; beyond them all are told.
 const HELD_MAX: usize = 256;
 
@@ -32,8 +28,7 @@ const HOLD_OFF_NS: u64 = HOLD_OFF.as_secs() * 1_000_000_000;
 
 /// Records of the kernel's log, from the helper.
 pub struct KmsgSource {
-    path: PathBuf,
-    socket: Option<UnixDatagram>,
+    hearing: Hearing,
     heard_at_ns: Option<u64>,
     lines: u64,
     lost: u64,
@@ -41,7 +36,6 @@ pub struct KmsgSource {
     totals: Option<(SeriesHandle, SeriesHandle)>,
     held: HashMap<(usize, String), Held>,
     memory: Together,
-    buffer: Vec<u8>,
 }
 
 /// Records of one kind.
@@ -66,8 +60,7 @@ impl KmsgSource {
             .map(|kind| Count { kind, records: 0, series: None, id: record_series(kind).id() })
             .collect();
         Self {
-            path,
-            socket: None,
+            hearing: Hearing::new(path, "health.kmsg_socket", MESSAGE_BYTES_MAX),
             heard_at_ns: None,
             lines: 0,
             lost: 0,
@@ -75,47 +68,13 @@ impl KmsgSource {
             totals: None,
             held: HashMap::new(),
             memory: Together::default(),
-            buffer: vec![0; MESSAGE_BYTES_MAX],
         }
-    }
-
-    fn bind(&mut self) -> Result<(), Unavailable> {
-        if self.socket.is_some() {
-            return Ok(());
-        }
-        let failed = |error: std::io::Error| {
-            Unavailable::new(
-                (&error).into(),
-                format!(
-                    "listen on {}: {error}; set health.kmsg_socket to a path in a folder of the agent's own",
-                    self.path.display()
-                ),
-            )
-        };
-        // What an agent before us left behind.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.file_type().is_socket()) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-        let socket = UnixDatagram::bind(&self.path).map_err(failed)?;
-        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        self.socket = Some(socket);
-        Ok(())
     }
 
     /// Takes what waits, up to a turn's worth.
     fn take(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        for _ in 0..TURN_MAX {
-            let Some(socket) = &self.socket else { return Ok(()) };
-            let length = match socket.recv(&mut self.buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(ReadError::io("receive from the helper", &error)),
-            };
-            match serde_json::from_slice::<Message>(&self.buffer[..length]) {
-                Ok(message) => self.note(message, batch),
-                Err(_) => batch.fault(ErrorReason::Malformed),
-            }
+        for message in self.hearing.take(batch)? {
+            self.note(message, batch);
         }
         Ok(())
     }
@@ -188,11 +147,10 @@ impl Source for KmsgSource {
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        self.bind()?;
+        self.hearing.bind()?;
         let is_heard = self.heard_at_ns.is_some_and(|at| monotonic_ns().saturating_sub(at) < SILENCE_NS);
         let is_waiting = || {
-            let fd = self.socket.as_ref()?;
-            let mut fds = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
+            let mut fds = [nix::poll::PollFd::new(self.hearing.fd()?, nix::poll::PollFlags::POLLIN)];
             Some(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0))
         };
         if !is_heard && is_waiting() != Some(true) {
@@ -200,7 +158,7 @@ impl Source for KmsgSource {
                 ErrorReason::TimedOut,
                 format!(
                     "the helper that reads the kernel's log has not been heard on {}: systemctl enable --now railwatch-kmsg",
-                    self.path.display()
+                    self.hearing.path().display()
                 ),
             ));
         }
@@ -235,19 +193,11 @@ impl Source for KmsgSource {
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd)
+        self.hearing.fd()
     }
 
     fn on_event(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         self.take(batch)
-    }
-}
-
-impl Drop for KmsgSource {
-    fn drop(&mut self) {
-        if self.socket.is_some() {
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -7,6 +7,7 @@
 use super::ata::AtaHealth;
 use super::nvme::NvmeHealth;
 use super::report::{Health, MESSAGE_BYTES_MAX, Message, Report};
+use crate::hearing::Hearing;
 use crate::smart::helper::DISKS_MAX;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
@@ -14,26 +15,19 @@ use railwatch_sampling::{
     SeriesHandle, Source, Unavailable, Value,
 };
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Rounds after which silence means that a disk, or the helper, is gone.
 const ROUNDS: u64 = 3;
-/// Datagrams taken at once; the rest wait in the socket for the next turn.
-const TURN_MAX: usize = 32;
 
 /// Health of disks, from the helper.
 pub struct SmartSource {
-    path: PathBuf,
-    socket: Option<UnixDatagram>,
+    hearing: Hearing,
     heard_at_ns: Option<u64>,
     round_ns: u64,
     disks: BTreeMap<String, Disk>,
-    buffer: Vec<u8>,
 }
 
 struct Disk {
@@ -130,47 +124,19 @@ impl SmartSource {
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         Self {
-            path,
-            socket: None,
+            hearing: Hearing::new(path, "health.disk_socket", MESSAGE_BYTES_MAX),
             heard_at_ns: None,
             round_ns: 60_000_000_000,
             disks: BTreeMap::new(),
-            buffer: vec![0; MESSAGE_BYTES_MAX],
         }
-    }
-
-    fn bind(&mut self) -> Result<(), Unavailable> {
-        if self.socket.is_some() {
-            return Ok(());
-        }
-        let failed = |error: std::io::Error| {
-            let path = self.path.display();
-            let hint = "set health.disk_socket to a path in a folder of the agent's own";
-            Unavailable::new((&error).into(), format!("listen on {path}: {error}; {hint}"))
-        };
-        // What an agent before us left behind.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.file_type().is_socket()) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-        let socket = UnixDatagram::bind(&self.path).map_err(failed)?;
-        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
-        self.socket = Some(socket);
-        Ok(())
     }
 
     /// Takes what waits, up to a turn's worth; whether a disk came that has no series yet.
     fn take(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        for _ in 0..TURN_MAX {
-            let Some(socket) = &self.socket else { return Ok(()) };
-            let length = match socket.recv(&mut self.buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(ReadError::io("receive from the helper", &error)),
-            };
-            match serde_json::from_slice::<Message>(&self.buffer[..length]) {
-                Ok(message) if message.is_sound() => self.note(message, batch),
-                Ok(_) | Err(_) => batch.fault(ErrorReason::Malformed),
+        for message in self.hearing.take::<Message>(batch)? {
+            match message.is_sound() {
+                true => self.note(message, batch),
+                false => batch.fault(ErrorReason::Malformed),
             }
         }
         Ok(())
@@ -224,14 +190,14 @@ impl Source for SmartSource {
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        self.bind()?;
+        self.hearing.bind()?;
         // The first report may wait in the socket. Faults of that are the next read's.
         let mut unread = Batch::with_capacity(0);
         self.take(&mut unread).map_err(|error| Unavailable::new(error.reason, error))?;
         let now_ns = monotonic_ns();
         if self.heard_at_ns.is_none_or(|at| self.is_silent_since(at, now_ns)) {
             self.disks.clear();
-            let path = self.path.display();
+            let path = self.hearing.path().display();
             return Err(Unavailable::new(
                 ErrorReason::TimedOut,
                 format!(
@@ -280,7 +246,7 @@ impl Source for SmartSource {
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd)
+        self.hearing.fd()
     }
 
     fn on_event(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
@@ -292,12 +258,4 @@ impl Source for SmartSource {
 fn entity(name: &str) -> Entity {
     let kind = if name.starts_with("nvme") { "nvme" } else { "disk" };
     Entity { kind, name: name.to_owned() }
-}
-
-impl Drop for SmartSource {
-    fn drop(&mut self) {
-        if self.socket.is_some() {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
