@@ -5,10 +5,11 @@
 
 use crate::packet::{self, Key, Packet, Request};
 use crate::session::{Instant, Outcome, Session};
-use crate::socket::{StampedSocket, now_mono_ns, now_unix_ns};
+use crate::socket::StampedSocket;
 use hdrhistogram::Histogram;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
+use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -178,11 +179,11 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
     let mut bytes = vec![0; plan.size_bytes];
     let mut buffer = vec![0; packet::SIZE_MAX];
     let interval_ns = nanoseconds(plan.interval);
-    let (mut next, mut due_ns) = (0u64, now_mono_ns());
+    let (mut next, mut due_ns) = (0u64, monotonic_ns());
     // The held time of the last answer comes with one more, which counts for nothing.
     let mut closing = u64::from(plan.flows);
     loop {
-        let now_ns = now_mono_ns();
+        let now_ns = monotonic_ns();
         if now_ns >= due_ns && (next < plan.count || closing > 0) {
             let is_probe = next < plan.count;
             let at = usize::try_from(next % u64::from(plan.flows)).unwrap_or(0);
@@ -205,7 +206,7 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
         }
         for flow in &mut flows {
             flow.listen(&mut buffer, key).map_err(|error| io_failure("read answers", error))?;
-            for outcome in flow.session.done(now_mono_ns()) {
+            for outcome in flow.session.done(monotonic_ns()) {
                 if flow.is_closing(&outcome) {
                     continue;
                 }
@@ -230,7 +231,7 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
         if !is_sending && flows.iter().all(|flow| flow.awaits() == 0) {
             break;
         }
-        let wait_ns = if is_sending { due_ns.saturating_sub(now_mono_ns()) } else { 1_000_000 };
+        let wait_ns = if is_sending { due_ns.saturating_sub(monotonic_ns()) } else { 1_000_000 };
         wait(&flows, Duration::from_nanos(wait_ns.min(10_000_000)))?;
     }
     report.round_trip_us = round_trip.quantiles();
@@ -304,7 +305,7 @@ impl Flow {
     fn send(&mut self, target: SocketAddr, bytes: &mut [u8], key: &Key) -> io::Result<()> {
         let sequence = self.session.next();
         packet::encode(&Packet::Request(Request { session: self.session.id(), sequence }), bytes, key);
-        let sent = Instant { unix_ns: now_unix_ns(), mono_ns: now_mono_ns() };
+        let sent = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
         match self.socket.send_to(bytes, target, None) {
             Ok(id) => {
                 self.session.sent(sent);
@@ -335,7 +336,7 @@ impl Flow {
         };
         take_stamps(session)?;
         while let Some(received) = socket.receive(buffer)? {
-            let read = Instant { unix_ns: now_unix_ns(), mono_ns: now_mono_ns() };
+            let read = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
             let bytes = buffer.get(..received.length).unwrap_or_default();
             if let Ok(Packet::Answer(answer)) = packet::decode(bytes, key) {
                 session.answered(&answer, received.stamp_unix_ns, read);

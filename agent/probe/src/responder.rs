@@ -6,8 +6,9 @@
 
 use crate::limit::{Bucket, PerSource};
 use crate::packet::{self, Answer, Foreign, Held, Key, Packet, SIZE_MAX};
-use crate::socket::{Received, StampedSocket, now_mono_ns};
+use crate::socket::{Received, StampedSocket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use railwatch_sampling::clock::monotonic_ns;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -95,7 +96,7 @@ impl Responder {
             key,
             limits,
             counts: Arc::default(),
-            checks: Bucket::full(limits.checked_per_s, now_mono_ns()),
+            checks: Bucket::full(limits.checked_per_s, monotonic_ns()),
             sources: PerSource::new(limits.per_source_per_s, limits.per_source_per_s),
             sessions: HashMap::new(),
             awaited: VecDeque::new(),
@@ -146,7 +147,7 @@ impl Responder {
     }
 
     fn answer(&mut self, received: &Received, buffer: &mut [u8]) -> Result<(), Refusal> {
-        let now_ns = now_mono_ns();
+        let now_ns = monotonic_ns();
         let bytes = buffer.get_mut(..received.length).ok_or(Refusal::Foreign(Foreign::NotAProbe))?;
         if !packet::looks_like_a_probe(bytes) {
             return Err(Refusal::Foreign(Foreign::NotAProbe));

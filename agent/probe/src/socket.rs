@@ -14,25 +14,12 @@ use nix::sys::socket::{
     TimestampingFlag, Timestamps, bind, getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_gettime};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// SO_EE_ORIGIN_TIMESTAMPING of linux/errqueue.h: the error is a stamp.
 const ORIGIN_TIMESTAMPING: u8 = 4;
-
-/// The instant now by the clock that stamps use, Unix nanoseconds.
-#[must_use]
-pub fn now_unix_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, nanoseconds)
-}
-
-/// The instant now by the clock that nobody steps, nanoseconds.
-#[must_use]
-pub fn now_mono_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, nanoseconds)
-}
 
 /// A datagram that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
