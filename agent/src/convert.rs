@@ -34,6 +34,11 @@ pub fn signal(signal: Signal) -> v1::Signal {
     }
 }
 
+/// What a room cannot do, and why.
+pub fn limitation(what: String, why: String) -> v1::Limitation {
+    v1::Limitation { what, why: cut(why, limits::TEXT_BYTES_MAX) }
+}
+
 /// A window of one source.
 pub fn windows(frame: WindowFrame) -> v1::Windows {
     let is_plain = frame.flags.iter().all(|flags| *flags == Flags::default());

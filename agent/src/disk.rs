@@ -4,7 +4,6 @@
 //! the memory limit has no room for the maps.
 
 use crate::config::Disk as Config;
-use crate::gpu::MEMORY_MIN_BYTES;
 use crate::privileges::Limitation;
 use crate::shared::Shared;
 use railwatch_disk::DiskLatencySource;
@@ -17,13 +16,7 @@ pub fn source(config: &Config, sysfs_root: &Path, shared: &Arc<Shared>) -> Optio
     if !config.enabled {
         return None;
     }
-    if let Some(limit) = shared.facts.memory_limit.as_ref().filter(|limit| limit.bytes < MEMORY_MIN_BYTES) {
-        let why = format!(
-            "the cgroup allows {} MiB ({}), and BPF maps are charged to it: they are not asked for below {} MiB",
-            limit.bytes >> 20,
-            limit.source.display(),
-            MEMORY_MIN_BYTES >> 20
-        );
+    if let Some(why) = shared.facts.no_room_for_maps() {
         shared.set_limitations("disk", vec![Limitation::new("times of disk requests", why)]);
         return None;
     }

@@ -4,15 +4,14 @@
 //! limit has no room for the maps.
 
 use crate::config::{Drops as Config, Scope as ConfiguredScope};
-use crate::convert::cut;
-use crate::gpu::MEMORY_MIN_BYTES;
+use crate::convert;
 use crate::privileges::Limitation;
 use crate::shared::Shared;
 use railwatch_drops::{DropView, Drops, DropsSource, ShownFlow, TotalRow};
 use railwatch_gpu::scope::Scope;
 use railwatch_sampling::Source;
 use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
-use railwatch_wire::{limits, v1};
+use railwatch_wire::v1;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,13 +24,8 @@ pub fn source(config: &Config, shared: &Shared) -> Option<(Box<dyn Source>, Arc<
         shared.set_limitations("drops", vec![Limitation::new("packet drops", why)]);
         None
     };
-    if let Some(limit) = shared.facts.memory_limit.as_ref().filter(|limit| limit.bytes < MEMORY_MIN_BYTES) {
-        return off(format!(
-            "the cgroup allows {} MiB ({}), and BPF maps are charged to it: they are not asked for below {} MiB",
-            limit.bytes >> 20,
-            limit.source.display(),
-            MEMORY_MIN_BYTES >> 20
-        ));
+    if let Some(why) = shared.facts.no_room_for_maps() {
+        return off(why);
     }
     let scope = match &config.scope {
         ConfiguredScope::None => Scope::Host,
@@ -55,10 +49,7 @@ pub fn state(view: &DropView, off: Vec<(String, String)>) -> v1::DropState {
         flows: view.flows.iter().map(|shown| flow(shown, unix_less_mono_ns)).collect(),
         totals: view.totals.iter().map(total).collect(),
         account: Some(v1::LossAccount { seen: view.seen, delivered: view.in_flows, dropped }),
-        off: off
-            .into_iter()
-            .map(|(what, why)| v1::Limitation { what, why: cut(why, limits::TEXT_BYTES_MAX) })
-            .collect(),
+        off: off.into_iter().map(|(what, why)| convert::limitation(what, why)).collect(),
     }
 }
 

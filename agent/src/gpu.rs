@@ -43,8 +43,6 @@ const FIRST_LOOK_MAX: Duration = Duration::from_secs(5);
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 /// Longest sleep of discovery: it wakes up for what the kernel reports, for what it has set itself to do, and to stop.
 const DISCOVERY_SLEEP_MAX: Duration = Duration::from_secs(3600);
-/// Below this the maps are not asked for: the kernel would kill the agent rather than refuse them.
-pub const MEMORY_MIN_BYTES: u64 = 48 * 1024 * 1024;
 
 /// What discovery last said, for the books.
 #[derive(Clone, Debug, Default)]
@@ -155,13 +153,9 @@ impl GpuRoom {
 
 /// Loads the kernel half; the error is for people.
 fn load(config: &Gpu, scope: Scope, shared: &Shared) -> Result<(Kernel, Option<Claim>), String> {
-    if let Some(limit) = shared.facts.memory_limit.as_ref().filter(|limit| limit.bytes < MEMORY_MIN_BYTES) {
+    if let Some(why) = shared.facts.no_room_for_maps() {
         return Err(format!(
-            "the cgroup allows {} MiB ({}), and BPF maps are charged to it: they are not asked for below {} MiB, because the \
-             kernel would kill the agent; raise memory.max (MemoryMax=, resources.limits.memory)",
-            limit.bytes >> 20,
-            limit.source.display(),
-            MEMORY_MIN_BYTES >> 20
+            "{why}, because the kernel would kill the agent; raise memory.max (MemoryMax=, resources.limits.memory)"
         ));
     }
     let event_cap = u32::try_from(config.events_per_process_per_s).unwrap_or(u32::MAX);

@@ -5,7 +5,7 @@
 //! Never: a list written half.
 
 use crate::config::Config;
-use crate::convert::cut;
+use crate::convert;
 use crate::shared::Shared;
 use railwatch_nic::{NicConfig, Owner};
 use railwatch_peers::lldp::Announcement;
@@ -75,7 +75,7 @@ impl PeerRoom {
 
 /// As the wire says it.
 fn state(view: &View, unix_less_mono_ns: u64) -> v1::PeerState {
-    let off = |off: &Off| v1::Limitation { what: off.what.clone(), why: cut(off.why.clone(), limits::TEXT_BYTES_MAX) };
+    let off = |off: &Off| convert::limitation(off.what.clone(), off.why.clone());
     v1::PeerState {
         neighbours: view.neighbours.iter().map(|row| neighbour(row, unix_less_mono_ns)).collect(),
         queue_pairs: view.queue_pairs.iter().map(queue_pair).collect(),

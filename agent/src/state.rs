@@ -126,35 +126,12 @@ impl StateSender {
         snapshot.peers = self.peers.changed(&self.shared.peers);
         snapshot.placement = self.placement.changed(&self.shared.placement);
         snapshot.inventory = self.inventory.changed(&self.shared.inventory);
-        let v1::Snapshot {
-            taken_mono_ns: _,
-            gpu,
-            loss,
-            sources,
-            ports,
-            modules,
-            drops,
-            peers,
-            placement,
-            inventory,
-            no_ports,
-            no_modules,
-        } = &snapshot;
-        if gpu.is_some()
-            || loss.is_some()
-            || !sources.is_empty()
-            || !ports.is_empty()
-            || !modules.is_empty()
-            || drops.is_some()
-            || peers.is_some()
-            || placement.is_some()
-            || inventory.is_some()
-            || *no_ports
-            || *no_modules
-        {
+        let nothing_new = v1::Snapshot { taken_mono_ns: snapshot.taken_mono_ns, ..v1::Snapshot::default() };
+        if snapshot != nothing_new {
             self.outbox.snapshot(snapshot);
         }
     }
+
     /// Series beyond the memory that their source may take are a thing this host cannot do.
     fn tell_left_out(&mut self, reports: &[SourceReport]) {
         let beyond = reports.iter().filter(|report| report.series_left_out > 0);

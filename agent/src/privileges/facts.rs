@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Inode of the first pid namespace (PROC_PID_INIT_INO in include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// Below this the maps are not asked for: the kernel would kill the agent rather than refuse them.
+const MAPS_MIN_BYTES: u64 = 48 * 1024 * 1024;
 /// A v1 limit at or above this is none: the kernel rounds "no limit" down to a page.
 const NO_LIMIT_BYTES: u64 = 1 << 60;
 
@@ -46,6 +48,17 @@ pub struct MemoryLimit {
 }
 
 impl Facts {
+    /// Why the limit on memory leaves no room for BPF maps; `None` where there is room.
+    pub fn no_room_for_maps(&self) -> Option<String> {
+        let limit = self.memory_limit.as_ref().filter(|limit| limit.bytes < MAPS_MIN_BYTES)?;
+        Some(format!(
+            "the cgroup allows {} MiB ({}), and BPF maps are charged to it: they are not asked for below {} MiB",
+            limit.bytes >> 20,
+            limit.source.display(),
+            MAPS_MIN_BYTES >> 20
+        ))
+    }
+
     /// Reads them now. What cannot be read counts as absent.
     pub fn read() -> Self {
         let names = nix::sys::utsname::uname().ok();
