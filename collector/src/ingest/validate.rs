@@ -26,8 +26,17 @@ fn path(text: &str) -> Result<(), Refusal> {
     (text.len() <= PATH_BYTES_MAX).then_some(()).ok_or(Refusal::Text)
 }
 
+fn at_most(count: usize, bound: usize) -> Result<(), Refusal> {
+    (count <= bound).then_some(()).ok_or(Refusal::StateTooLong)
+}
+
 fn lines(count: usize) -> Result<(), Refusal> {
-    (count <= STATE_LINES_MAX).then_some(()).ok_or(Refusal::StateTooLong)
+    at_most(count, STATE_LINES_MAX)
+}
+
+fn limitations(off: &[v1::Limitation]) -> Result<(), Refusal> {
+    lines(off.len())?;
+    off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
 }
 
 fn labels<'a>(pairs: impl ExactSizeIterator<Item = (&'a String, &'a String)>) -> Result<(), Refusal> {
@@ -123,9 +132,7 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
         placement_state(placement)?;
     }
     if let Some(gpu) = &snapshot.gpu {
-        if gpu.processes.len() > limits::PROCESSES_PER_HOST_MAX {
-            return Err(Refusal::StateTooLong);
-        }
+        at_most(gpu.processes.len(), limits::PROCESSES_PER_HOST_MAX)?;
         gpu.processes.iter().try_for_each(process)?;
         lines(gpu.coverage.len())?;
         for coverage in &gpu.coverage {
@@ -140,7 +147,7 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
 
 fn drop_state(drops: &v1::DropState) -> Result<(), Refusal> {
     let v1::DropState { flows, totals, account, off } = drops;
-    for count in [flows.len(), totals.len(), off.len()] {
+    for count in [flows.len(), totals.len()] {
         lines(count)?;
     }
     for flow in flows {
@@ -155,7 +162,7 @@ fn drop_state(drops: &v1::DropState) -> Result<(), Refusal> {
         lines(account.dropped.len())?;
         account.dropped.keys().try_for_each(|reason| name(reason))?;
     }
-    off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
+    limitations(off)
 }
 
 fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
@@ -166,9 +173,8 @@ fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
         (flows.len(), limits::FLOWS_PER_HOST_MAX),
         (beyond.len(), limits::LABELS_MAX),
     ] {
-        (count <= count_max).then_some(()).ok_or(Refusal::StateTooLong)?;
+        at_most(count, count_max)?;
     }
-    lines(off.len())?;
     for neighbour in neighbours {
         name(&neighbour.interface)?;
         [&neighbour.chassis_id, &neighbour.port_id].into_iter().try_for_each(|text| name(text))?;
@@ -178,7 +184,7 @@ fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
             .try_for_each(|text| optional_name(text))?;
         text(&neighbour.system_description)?;
         let addresses = &neighbour.management_addresses;
-        (addresses.len() <= limits::MANAGEMENT_ADDRESSES_MAX).then_some(()).ok_or(Refusal::StateTooLong)?;
+        at_most(addresses.len(), limits::MANAGEMENT_ADDRESSES_MAX)?;
         addresses.iter().try_for_each(|address| name(address))?;
     }
     for pair in queue_pairs {
@@ -191,13 +197,11 @@ fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
         [&flow.comm, &flow.interface, &flow.state].into_iter().try_for_each(|text| optional_name(text))?;
     }
     beyond.keys().try_for_each(|what| name(what))?;
-    off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
+    limitations(off)
 }
 
 fn inventory_state(inventory: &v1::InventoryState) -> Result<(), Refusal> {
-    if inventory.items.len() > limits::INVENTORY_ITEMS_MAX {
-        return Err(Refusal::StateTooLong);
-    }
+    at_most(inventory.items.len(), limits::INVENTORY_ITEMS_MAX)?;
     for v1::InventoryItem { entity_kind, entity, key, value, source, role } in &inventory.items {
         name(entity_kind)?;
         name(key)?;
@@ -208,16 +212,11 @@ fn inventory_state(inventory: &v1::InventoryState) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn at_most(count: usize, bound: usize) -> Result<(), Refusal> {
-    (count <= bound).then_some(()).ok_or(Refusal::StateTooLong)
-}
-
 fn placement_state(placement: &v1::PlacementState) -> Result<(), Refusal> {
     let v1::PlacementState { devices, paths, tasks, off } = placement;
     at_most(devices.len(), limits::DEVICES_PER_HOST_MAX)?;
     at_most(paths.len(), limits::DEVICE_PATHS_PER_HOST_MAX)?;
     at_most(tasks.len(), limits::TASKS_PER_HOST_MAX)?;
-    lines(off.len())?;
     for device in devices {
         let v1::Device { kind, name: called, pci_address, numa_node: _, upstream, uuid, aliases } = device;
         name(kind)?;
@@ -243,7 +242,7 @@ fn placement_state(placement: &v1::PlacementState) -> Result<(), Refusal> {
         at_most(task.contradictions.len(), limits::TASK_CONTRADICTIONS_MAX)?;
         task.contradictions.iter().try_for_each(|contradiction| text(contradiction))?;
     }
-    off.iter().try_for_each(|limitation| text(&limitation.what).and_then(|()| text(&limitation.why)))
+    limitations(off)
 }
 
 fn module(module: &v1::ModuleState) -> Result<(), Refusal> {
