@@ -8,15 +8,15 @@
 
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
+use crate::core::incidents::{News, is_history};
 use crate::directives::{Directives, NotDone};
 use crate::live::{Host, Live};
-use railwatch_engine::{Effect, Incident, IncidentState, Timestamp};
+use railwatch_engine::{Incident, IncidentState, Timestamp};
 use railwatch_wire::v1::{Burst, directive::Act};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 /// Longest burst that can be asked for; the agents' own bound.
@@ -108,33 +108,22 @@ impl Bursts {
 
     /// Asks the hosts of new incidents and those near them, until `stop`.
     pub async fn follow(self, stop: CancellationToken) {
-        let mut published = self.core.subscribe();
+        let mut incidents = self.core.new_incidents();
         let mut limits = Limits::default();
-        let mut newest = 0;
         loop {
-            let received = tokio::select! {
+            let news = tokio::select! {
                 () = stop.cancelled() => return,
-                received = published.recv() => received,
+                news = incidents.next() => news,
             };
-            let published = match received {
-                Ok(published) => published,
-                Err(RecvError::Lagged(missed)) => {
-                    self.counts.held_back.fetch_add(missed, Relaxed);
-                    continue;
+            match news {
+                Some(News::Incident(incident)) => {
+                    let now = Timeline::now();
+                    if is_fresh(&incident, now) {
+                        self.around(&incident, &mut limits, now);
+                    }
                 }
-                Err(RecvError::Closed) => return,
-            };
-            let now = Timeline::now();
-            for effect in &published.effects {
-                let Effect::Incident(incident) = effect else { continue };
-                // Identifiers grow: a later effect with the same one is news of the same incident.
-                if incident.id <= newest {
-                    continue;
-                }
-                newest = incident.id;
-                if is_fresh(incident, now) {
-                    self.around(incident, &mut limits, now);
-                }
+                Some(News::Missed(missed)) => _ = self.counts.held_back.fetch_add(missed, Relaxed),
+                None => return,
             }
         }
     }
@@ -170,8 +159,7 @@ impl Bursts {
 
 /// It opened just now, and its element is a host's that may answer.
 fn is_fresh(incident: &Incident, now: Timestamp) -> bool {
-    let is_old = incident.late || now.0.saturating_sub(incident.started.0) > OLD_NS;
-    incident.state == IncidentState::Open && !is_old && !incident.element.host.is_empty()
+    incident.state == IncidentState::Open && !is_history(incident, now, OLD_NS) && !incident.element.host.is_empty()
 }
 
 /// What ties hosts together: communicators by their identity, jobs by scheduler and name.

@@ -6,6 +6,7 @@
 
 mod counters;
 mod inbox;
+pub mod incidents;
 mod task;
 
 pub use counters::{CoreCounters, CoreFigures, LATENCY_BOUNDS_MS};
@@ -308,6 +309,11 @@ impl CoreHandle {
     /// What becomes known from now on. A receiver that lags reads the store again.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {
         self.published.subscribe()
+    }
+
+    /// Incidents that open from now on.
+    pub fn new_incidents(&self) -> incidents::NewIncidents {
+        incidents::NewIncidents::of(self.subscribe())
     }
 
     /// A reader of the store, with a connection of its own.

@@ -7,8 +7,9 @@
 use super::{Fetched, Tapes, Wanted};
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
+use crate::core::incidents::{News, is_history};
 use crate::live::{Definition, Live};
-use railwatch_engine::{Effect, Element, Incident, Timestamp};
+use railwatch_engine::{Element, Incident, Timestamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, broadcast::error::RecvError};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// Time kept before the instant.
@@ -129,47 +130,38 @@ impl Kept {
 
     /// Keeps a piece for every new incident of a connected host, until `stop`.
     pub async fn follow(self, core: CoreHandle, live: Live, tapes: Tapes, stop: CancellationToken) {
-        let mut published = core.subscribe();
+        let mut incidents = core.new_incidents();
         let places = Arc::new(Semaphore::new(AT_ONCE_MAX));
-        let mut newest = 0;
         loop {
-            let received = tokio::select! {
+            let news = tokio::select! {
                 () = stop.cancelled() => return,
-                received = published.recv() => received,
+                news = incidents.next() => news,
             };
-            let published = match received {
-                Ok(published) => published,
-                Err(RecvError::Lagged(missed)) => {
+            let incident = match news {
+                Some(News::Incident(incident)) => incident,
+                Some(News::Missed(missed)) => {
                     self.0.skipped.fetch_add(missed, Relaxed);
                     continue;
                 }
-                Err(RecvError::Closed) => return,
+                None => return,
             };
-            for effect in &published.effects {
-                let Effect::Incident(incident) = effect else { continue };
-                let now = Timeline::now();
-                let is_old = incident.late || now.0.saturating_sub(incident.started.0) > OLD_NS;
-                // Identifiers grow: a later effect with the same one is news of the same incident.
-                let is_new = incident.id > newest;
-                newest = newest.max(incident.id);
-                if !is_new || is_old {
-                    continue;
-                }
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    self.0.skipped.fetch_add(1, Relaxed);
-                    continue;
-                };
-                let (this, live, tapes, stop) = (self.clone(), live.clone(), tapes.clone(), stop.clone());
-                let incident = incident.clone();
-                tokio::spawn(async move {
-                    let _place = place;
-                    let due = incident.started.0.saturating_add(AFTER_NS).saturating_sub(now.0);
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = tokio::time::sleep(Duration::from_nanos(due) + MARGIN) => this.keep(&live, &tapes, &incident).await,
-                    }
-                });
+            let now = Timeline::now();
+            if is_history(&incident, now, OLD_NS) {
+                continue;
             }
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                self.0.skipped.fetch_add(1, Relaxed);
+                continue;
+            };
+            let (this, live, tapes, stop) = (self.clone(), live.clone(), tapes.clone(), stop.clone());
+            tokio::spawn(async move {
+                let _place = place;
+                let due = incident.started.0.saturating_add(AFTER_NS).saturating_sub(now.0);
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(Duration::from_nanos(due) + MARGIN) => this.keep(&live, &tapes, &incident).await,
+                }
+            });
         }
     }
 
