@@ -35,12 +35,15 @@ impl Sink for Seen {
 }
 
 impl Seen {
-    /// Name, interface and cause of every signal so far, in order of arrival.
+    /// Name, interface and cause of every signal of a link so far, in order of arrival. (A slow machine may slow the sources
+    /// too, and says so.)
     fn told(&self) -> Vec<(&'static str, String, String)> {
         let cause = |s: &Signal| {
             s.attributes.iter().find(|(key, _)| *key == "cause").map(|(_, c)| c.clone()).unwrap_or_default()
         };
-        self.signals.lock().unwrap().iter().map(|(s, _)| (s.name, s.entity.name.clone(), cause(s))).collect()
+        let signals = self.signals.lock().unwrap();
+        let of_links = signals.iter().filter(|(s, _)| s.name.starts_with("nic.link."));
+        of_links.map(|(s, _)| (s.name, s.entity.name.clone(), cause(s))).collect()
     }
 }
 
