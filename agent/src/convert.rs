@@ -111,6 +111,7 @@ pub fn port(port: PortInfo) -> v1::PortState {
         driver: port.driver,
         speed_bits_per_s: port.speed_bits_per_s.unwrap_or(0),
         netdev: port.netdev.unwrap_or_default(),
+        addresses: vec![],
     }
 }
 

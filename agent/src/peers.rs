@@ -82,6 +82,7 @@ fn state(view: &View, unix_less_mono_ns: u64) -> v1::PeerState {
         flows: view.flows.iter().map(flow).collect(),
         off: view.off.values().flatten().map(off).collect(),
         beyond: view.beyond.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect(),
+        routes: vec![],
     }
 }
 

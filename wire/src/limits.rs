@@ -44,3 +44,15 @@ pub const TASKS_PER_HOST_MAX: usize = 1280;
 pub const TASK_VARIABLES_MAX: usize = 64;
 /// Contradictions of a task.
 pub const TASK_CONTRADICTIONS_MAX: usize = 8;
+/// Routes of one host.
+pub const ROUTES_PER_HOST_MAX: usize = 512;
+/// Addresses of one port.
+pub const PORT_ADDRESSES_MAX: usize = 16;
+/// Flows in one `ProbePlan`, and in the results of one interval.
+pub const PROBE_FLOWS_MAX: usize = 2048;
+/// Quiet windows in one `ProbePlan`.
+pub const QUIET_WINDOWS_MAX: usize = 64;
+/// Flows in one `TraceRequest`.
+pub const TRACE_FLOWS_MAX: usize = 256;
+/// Hops of one traced flow.
+pub const TRACE_HOPS_MAX: usize = 32;

@@ -239,6 +239,7 @@ fn merge(into: &mut Snapshot, from: &Snapshot) {
         inventory,
         no_ports,
         no_modules,
+        probe,
     } = from;
     into.taken_mono_ns = into.taken_mono_ns.max(*taken_mono_ns);
     if gpu.is_some() {
@@ -269,5 +270,8 @@ fn merge(into: &mut Snapshot, from: &Snapshot) {
     }
     if inventory.is_some() {
         into.inventory.clone_from(inventory);
+    }
+    if probe.is_some() {
+        into.probe.clone_from(probe);
     }
 }

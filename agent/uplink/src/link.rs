@@ -183,7 +183,12 @@ async fn converse(
                 return Err(format!("the collector ended the stream: {why}"));
             }
             // A second Welcome says nothing new; a body this version does not know is for a later one.
-            Some(collector_message::Body::Welcome(_)) | None => {}
+            Some(
+                collector_message::Body::ProbePlan(_)
+                | collector_message::Body::TraceRequest(_)
+                | collector_message::Body::Welcome(_),
+            )
+            | None => {}
         }
     }
     Ok(())

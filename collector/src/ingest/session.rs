@@ -407,6 +407,7 @@ impl Session<'_> {
             Some(Body::DirectiveResult(result)) => self.directed(result),
             Some(Body::TapePiece(piece)) => self.piece(piece),
             Some(Body::Hello(_)) => self.refuse(Refusal::HelloAgain, 1),
+            Some(Body::ProbeResults(_) | Body::TraceResult(_)) => self.refuse(Refusal::Empty, 1),
             None => self.refuse(Refusal::Empty, 1),
         }
         Ok(false)

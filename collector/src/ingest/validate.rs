@@ -113,6 +113,8 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
     for port in &snapshot.ports {
         name(&port.name)?;
         [&port.kind, &port.state, &port.driver, &port.netdev].into_iter().try_for_each(|text| optional_name(text))?;
+        at_most(port.addresses.len(), limits::PORT_ADDRESSES_MAX)?;
+        port.addresses.iter().try_for_each(|address| name(address))?;
     }
     snapshot.modules.iter().try_for_each(module)?;
     if let Some(loss) = &snapshot.loss {
@@ -130,6 +132,9 @@ pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
     }
     if let Some(placement) = &snapshot.placement {
         placement_state(placement)?;
+    }
+    if let Some(probe) = &snapshot.probe {
+        limitations(&probe.off)?;
     }
     if let Some(gpu) = &snapshot.gpu {
         at_most(gpu.processes.len(), limits::PROCESSES_PER_HOST_MAX)?;
@@ -166,12 +171,13 @@ fn drop_state(drops: &v1::DropState) -> Result<(), Refusal> {
 }
 
 fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
-    let v1::PeerState { neighbours, queue_pairs, flows, off, beyond } = peers;
+    let v1::PeerState { neighbours, queue_pairs, flows, off, beyond, routes } = peers;
     for (count, count_max) in [
         (neighbours.len(), limits::NEIGHBOURS_PER_HOST_MAX),
         (queue_pairs.len(), limits::QUEUE_PAIRS_PER_HOST_MAX),
         (flows.len(), limits::FLOWS_PER_HOST_MAX),
         (beyond.len(), limits::LABELS_MAX),
+        (routes.len(), limits::ROUTES_PER_HOST_MAX),
     ] {
         at_most(count, count_max)?;
     }
@@ -195,6 +201,10 @@ fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
     for flow in flows {
         [&flow.protocol, &flow.source, &flow.destination].into_iter().try_for_each(|text| name(text))?;
         [&flow.comm, &flow.interface, &flow.state].into_iter().try_for_each(|text| optional_name(text))?;
+    }
+    for v1::Route { destination, gateway, interface, source, metric: _ } in routes {
+        [destination, interface].into_iter().try_for_each(|text| name(text))?;
+        [gateway, source].into_iter().try_for_each(|text| optional_name(text))?;
     }
     beyond.keys().try_for_each(|what| name(what))?;
     limitations(off)

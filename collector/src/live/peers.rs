@@ -73,7 +73,7 @@ pub(super) fn flows(host: &Host) -> Vec<FlowRow> {
 }
 
 pub(super) fn account(host: &Host) -> PeerAccountRow {
-    let v1::PeerState { neighbours, queue_pairs, flows, off, beyond } = &host.peers;
+    let v1::PeerState { neighbours, queue_pairs, flows, off, beyond, routes: _ } = &host.peers;
     PeerAccountRow {
         host: host.name.clone(),
         neighbours: neighbours.len() as u64,
@@ -110,6 +110,7 @@ mod tests {
             v1::QueuePair { port: 1, number: 17, remote_number: Some(18), pid: 9, ..v1::QueuePair::default() };
         let of_the_kernel = v1::QueuePair { number: 1, comm: "ib_core".into(), ..v1::QueuePair::default() };
         let peers = v1::PeerState {
+            routes: vec![],
             neighbours: vec![neighbour("eth1"), neighbour("eth0")],
             queue_pairs: vec![of_a_process, of_the_kernel],
             flows: vec![v1::Flow { pid: 9, sent_bytes: Some(0), ..v1::Flow::default() }],
