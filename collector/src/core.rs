@@ -165,6 +165,11 @@ pub(crate) enum Request {
         items: Vec<InventoryItem>,
         at: Timestamp,
     },
+    /// A host was told to come back so much later.
+    TurnedAway {
+        host: String,
+        until: Timestamp,
+    },
     /// Something that the collector saw by itself.
     Observed {
         signal: Box<Signal>,
@@ -296,6 +301,13 @@ impl CoreHandle {
         let entry = AuditEntry { at: Timeline::now(), actor: actor.to_owned(), what: what.to_owned(), detail };
         self.ask(Request::Note { entry, reply }).await?;
         answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
+    /// A host was told to come back so much later: nobody is to call it silent until then. Never waits; where the core has no room
+    /// left to hear of it, it is not told.
+    pub fn turned_away(&self, host: &str, retry_after_ms: u32) {
+        let until = Timestamp(Timeline::now().0.saturating_add(u64::from(retry_after_ms) * 1_000_000));
+        let _ = self.requests.try_send(Request::TurnedAway { host: host.to_owned(), until });
     }
 
     /// Takes a signal that the collector made itself: of hosts compared with each other, or of what is no host. It is stored, told
