@@ -13,6 +13,7 @@ mod gpu;
 mod history;
 mod hosts;
 mod link;
+pub mod locate;
 pub mod map;
 pub mod model;
 mod options;
