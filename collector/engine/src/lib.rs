@@ -17,6 +17,7 @@ pub mod locate;
 pub mod map;
 pub mod model;
 mod options;
+mod path;
 mod replay;
 mod silence;
 
