@@ -16,7 +16,7 @@ mod shape;
 mod shares;
 
 pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
-pub use plan::{Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, plan};
+pub use plan::{Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, crossed, plan};
 pub use rails::{Claim, Prefix, Rails, rails};
 pub use shape::Shape;
 

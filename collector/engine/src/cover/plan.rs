@@ -291,6 +291,26 @@ fn answers(flow: &Flow) -> Flow {
     }
 }
 
+/// Of each of these flows, the directions that its probes or answers cross at least this likely.
+#[must_use]
+pub fn crossed(
+    fabric: &Fabric,
+    endpoints: &[Endpoint],
+    placements: &BTreeMap<Flow, Path>,
+    flows: &[&PlannedFlow],
+    likely_min: f64,
+) -> Vec<Vec<Direction>> {
+    let mut ways = Ways::new(fabric, placements, endpoints);
+    let of = |flow: &&PlannedFlow| {
+        let mut directions = Vec::new();
+        for way in ways.both(flow) {
+            way.each(|at, likely| directions.extend((likely >= likely_min).then(|| direction(at))));
+        }
+        directions
+    };
+    flows.iter().map(of).collect()
+}
+
 /// Flows that each size of each direction is made of, tried in this order: more flows scatter less, and so need fewer packets.
 const FINENESS: [u32; 5] = [5, 10, 20, 40, 80];
 /// Rounds of a shape that are gone through for NICs' own links and for rails that nothing is known of.
