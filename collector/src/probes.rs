@@ -248,7 +248,7 @@ impl Probes {
     }
 
     /// What would be sensed, of elements with this in their name.
-    pub fn outlook(&self, containing: &str) -> Vec<OutlookRow> {
+    pub fn outlook(&self, containing: &str, rows_max: usize) -> Vec<OutlookRow> {
         let planned = self.planned();
         let options = lock(&self.0.options).clone();
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a configuration")]
@@ -258,7 +258,7 @@ impl Probes {
             silent_after_ms: self.0.silent_after_ms.load(Relaxed) as f64,
         };
         let Planned { fabric, endpoints, placements, plan, .. } = &*planned;
-        cover::outlook(fabric, endpoints, placements, plan, &senses, containing)
+        cover::outlook(fabric, endpoints, placements, plan, &senses, containing, rows_max)
     }
 
     /// What is suspect now.

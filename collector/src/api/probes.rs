@@ -199,10 +199,7 @@ pub(super) async fn coverage(
     query: Result<Query<CoverageQuery>, QueryRejection>,
 ) -> Result<Json<Vec<OutlookRow>>, Problem> {
     let Query(CoverageQuery { element }) = query.map_err(bad_query)?;
-    let made = tokio::task::spawn_blocking(move || {
-        let mut rows = api.0.probes.outlook(element.as_deref().unwrap_or_default());
-        rows.truncate(ROWS_MAX);
-        rows
-    });
+    let made =
+        tokio::task::spawn_blocking(move || api.0.probes.outlook(element.as_deref().unwrap_or_default(), ROWS_MAX));
     made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
 }

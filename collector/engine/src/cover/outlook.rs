@@ -102,7 +102,7 @@ struct Set {
     split: Option<Split>,
 }
 
-/// Rows of all elements whose name has `containing` in it, in the order of links, then hosts, then switches.
+/// At most `rows_max` rows, of elements whose name has `containing` in it, in the order of links, then hosts, then switches.
 #[must_use]
 pub fn outlook(
     fabric: &Fabric,
@@ -111,10 +111,14 @@ pub fn outlook(
     plan: &Plan,
     senses: &Senses,
     containing: &str,
+    rows_max: usize,
 ) -> Vec<OutlookRow> {
     let mut view = View::new(fabric, endpoints, placements, plan, senses);
     let mut rows = Vec::new();
     for link in 0..fabric.links().len() {
+        if rows.len() >= rows_max {
+            break;
+        }
         for from_a in [true, false] {
             let direction = Direction { link, from_a };
             if fabric.name(direction).contains(containing) {
@@ -133,10 +137,11 @@ pub fn outlook(
         rows.push(view.agent(host));
     }
     for (node, switch) in fabric.nodes().iter().enumerate().filter(|(_, node)| node.kind == NodeKind::Switch) {
-        if switch.name.contains(containing) {
+        if rows.len() < rows_max && switch.name.contains(containing) {
             view.switch(node, &mut rows);
         }
     }
+    rows.truncate(rows_max);
     rows
 }
 
@@ -435,7 +440,7 @@ mod tests {
         let on = |cadence: &[(&str, f64)]| cadence.iter().map(|(name, ms)| ((*name).to_owned(), *ms)).collect();
         let sources = [("host0".to_owned(), on(&[("netdev", 10.0), ("netdev.driver", 100.0)]))].into();
         let senses = Senses { sources, timeout_ms: 200.0, silent_after_ms: 1000.0 };
-        outlook(&fabric, &endpoints, &placements, &planned, &senses, "")
+        outlook(&fabric, &endpoints, &placements, &planned, &senses, "", usize::MAX)
     }
 
     fn find<'a>(rows: &'a [OutlookRow], element: &str, mode: FaultMode) -> &'a OutlookRow {
