@@ -117,6 +117,14 @@ impl StampedSocket {
         socket_address(&address).ok_or_else(|| io::Error::other("bound to no IP address"))
     }
 
+    /// How many hops what is sent from now on may go (IPv4).
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_time_to_live(&self, hops: u8) -> io::Result<()> {
+        set(&self.fd, libc::IPPROTO_IP, libc::IP_TTL, hops.into())
+    }
+
     /// The most payload that the way to `to` takes in one datagram, as this host's routes and path MTU discovery have it.
     ///
     /// # Errors
@@ -269,7 +277,7 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 /// An option that nix has no name for.
 fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the pointer and length are those of a live c_int, which is what both options here take (ip(7), ipv6(7)).
+    // SAFETY: the pointer and length are those of a live c_int, which is what all options here take (ip(7), ipv6(7)).
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
