@@ -203,6 +203,17 @@ pub enum Command {
     Inventory(Inventory),
     /// A host's readings to the millisecond, from its memory, around an instant
     Tape(Tape),
+    /// Probes from NIC to NIC: what was lost, and how long the fabric and each host took
+    Probes(Probes),
+    /// What would be sensed within a second, of which element, and to what it would be located
+    Coverage {
+        /// Only elements with this in their name: leaf1, host3:eth0, 'leaf1:eth3>spine0:eth1'
+        #[arg(long, value_name = "TEXT")]
+        element: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// Have a host's agent read at its shortest cadences for a while
     Burst(Burst),
     /// Stop all acting, at once; works when the collector is down
@@ -368,6 +379,41 @@ pub enum TapeFormat {
     Json,
     /// A picture: counters as rates, gauges as values
     Png,
+}
+
+/// Probes.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Probes {
+    /// Instead of what became of them.
+    #[command(subcommand)]
+    pub instead: Option<ProbesInstead>,
+    /// Only those that this host sends or answers
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Over this time, at most 2m; windows of 10 s are shown whole
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
+    pub last: Duration,
+    /// Draw loss and delay of all pairs into this PNG file
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub heatmap: Option<PathBuf>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+    pub shape: Shape,
+}
+
+/// What `probes` shows instead.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ProbesInstead {
+    /// What is planned: flows, how well each direction of each link is covered, what is not and why
+    Plan {
+        /// Only flows that this host sends or answers
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
 }
 
 /// A judgement of a decision.

@@ -18,6 +18,7 @@ pub mod locate;
 pub mod optics;
 pub mod output;
 pub mod placement;
+pub mod probes;
 pub mod row;
 pub mod table;
 pub mod tape;
@@ -155,6 +156,10 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Watch { for_, shape } => watch::watch(asker.connect()?, shape.output, for_, out),
         Command::Inventory(asked) => inventory::inventory(&asker.connect()?, &asked, out),
         Command::Tape(tape) => tape::tape(&asker.connect()?, &tape, out),
+        Command::Probes(asked) => probes::probes(&asker.connect()?, &asked, out),
+        Command::Coverage { element, shape } => {
+            probes::coverage(&asker.connect()?, element.as_deref(), shape.output, out)
+        }
         Command::Burst(burst) => ask_for_burst(asker, &burst, out),
         Command::Halt(halt) => set_halt(asker, &halt, true, out),
         Command::Resume(halt) => set_halt(asker, &halt, false, out),

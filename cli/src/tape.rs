@@ -3,11 +3,11 @@
 //! In: a host, selectors, an instant as a person says it. Out: the collector's answer as it is, or a PNG of it ([`plot`]).
 //! An instant relative to now is left to the collector's clock. Never: an instant computed with this machine's clock.
 
-mod font;
+pub(crate) mod font;
 mod instant;
 mod kept;
 mod plot;
-mod png;
+pub(crate) mod png;
 
 use crate::args::{Format, Tape, TapeFormat};
 use crate::client::Client;

@@ -10,6 +10,7 @@ mod feed;
 mod guard;
 mod host_burst;
 mod inventory;
+mod probes;
 mod problem;
 mod readers;
 mod routes;
@@ -28,6 +29,7 @@ use crate::bursts::Bursts;
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
 use crate::live::Live;
+use crate::probes::Probes;
 use crate::tape::Tapes;
 use crate::tape::kept::Kept;
 use counters::Counters;
@@ -52,6 +54,7 @@ struct Inner {
     tapes: Tapes,
     kept: Kept,
     bursts: Bursts,
+    probes: Probes,
     feed: Feed,
     counters: Arc<Counters>,
     watchers: Arc<Semaphore>,
@@ -61,7 +64,15 @@ struct Inner {
 
 impl ApiState {
     /// The API of this collector.
-    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle, tapes: Tapes, kept: Kept, bursts: Bursts) -> Self {
+    pub fn new(
+        tokens: Arc<Tokens>,
+        live: Live,
+        core: CoreHandle,
+        tapes: Tapes,
+        kept: Kept,
+        bursts: Bursts,
+        probes: Probes,
+    ) -> Self {
         let started = Timeline::now();
         Self(Arc::new(Inner {
             tokens,
@@ -71,6 +82,7 @@ impl ApiState {
             tapes,
             kept,
             bursts,
+            probes,
             feed: Feed::new(started),
             counters: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),

@@ -5,6 +5,7 @@
 
 use crate::executor::WebhookConfig;
 use crate::inventory::drift::DriftOptions;
+use crate::probes::options::ProbeOptions;
 use railwatch_store::Retention;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
@@ -78,6 +79,9 @@ pub struct Config {
     /// When hosts that differ from their peers are told.
     #[serde(deserialize_with = "drift")]
     pub drift: DriftOptions,
+    /// Which probes are sent, and when not.
+    #[serde(deserialize_with = "probes")]
+    pub probes: ProbeOptions,
 }
 
 /// How log lines are written.
@@ -152,12 +156,18 @@ impl Default for Config {
             webhook: None,
             otlp: Otlp::default(),
             drift: DriftOptions::default(),
+            probes: ProbeOptions::default(),
         }
     }
 }
 
 fn drift<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DriftOptions, D::Error> {
     let options = DriftOptions::deserialize(deserializer)?;
+    options.check().map(|()| options).map_err(D::Error::custom)
+}
+
+fn probes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeOptions, D::Error> {
+    let options = ProbeOptions::deserialize(deserializer)?;
     options.check().map(|()| options).map_err(D::Error::custom)
 }
 
@@ -293,6 +303,7 @@ impl Config {
             webhook,
             otlp: _,
             drift: _,
+            probes: _,
         } = self;
         [
             ("state_dir", *state_dir != running.state_dir),
@@ -401,6 +412,8 @@ mod tests {
             ("[engine]\nsilent_after_s = 1", &["line 2", "silent_after_s"]),
             ("[engine]\nsilent_after_ms = 1", &["engine.silent_after_ms", "1 ms is less than two heartbeats"]),
             ("[engine]\nautomatic = [\"reboot\"]", &["engine.automatic", "reboot", "cordon_node"]),
+            ("[probes]\nper_direction_per_s = 0", &["probes.per_direction_per_s", "not between 0.1 and 1000"]),
+            ("[probes]\nper_nic = 1", &["line 2", "per_nic"]),
             ("log = ", &["line 1"]),
             ("tls_key = \"k\"", &["tls_certificate", "belong together"]),
             ("tls_key = \"k\"\ntls_certificate = \"c\"", &["tls_trust"]),

@@ -20,6 +20,7 @@ use crate::{
     logging::Logging,
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
+    probes::{Probes, view::HostsOnly},
     run_file::{Addresses, RunFile},
     tape::{Tapes, kept::Kept},
 };
@@ -56,6 +57,7 @@ pub struct Daemon {
     core: CoreHandle,
     tokens: Arc<Tokens>,
     exporter: otlp::Handle,
+    probes: Probes,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     run_file: Option<RunFile>,
@@ -112,6 +114,8 @@ impl Daemon {
         let kept = Kept::in_state_dir(&config.state_dir);
         let directives = Directives::new(core.epoch());
         let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
+        let probes = Probes::new(core.epoch(), live.clone(), Arc::new(HostsOnly(live.clone())));
+        probes.configure(config.probes.clone(), config.engine.silent_after_ms);
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -120,6 +124,7 @@ impl Daemon {
             streams: Streams::new(usize::try_from(config.streams_max).unwrap_or(usize::MAX)),
             tapes: tapes.clone(),
             directives,
+            probes: probes.clone(),
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -128,8 +133,15 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state =
-            ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone(), bursts.clone());
+        let api_state = ApiState::new(
+            Arc::clone(&tokens),
+            live.clone(),
+            core.clone(),
+            tapes.clone(),
+            kept.clone(),
+            bursts.clone(),
+            probes.clone(),
+        );
         let inside = Inside {
             core: core.clone(),
             incidents,
@@ -138,6 +150,7 @@ impl Daemon {
             tokens: Arc::clone(&tokens),
             kept: kept.clone(),
             bursts: bursts.clone(),
+            probes: probes.clone(),
         };
         registry.register_collector(Box::new(inside));
         let is_tls = api_tls.is_some();
@@ -147,6 +160,7 @@ impl Daemon {
         tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
         tasks.spawn(bursts.follow(stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
+        tasks.spawn(probes.clone().follow(stop.clone()));
         let standing = live.inventories().standing();
         standing.configure(config.drift);
         tasks.spawn(inventory::follow(live.clone(), standing.clone(), stop.clone()));
@@ -159,7 +173,20 @@ impl Daemon {
             })
             .ok();
         tracing::info!(%uplink, %api, %metrics, state_dir = %config.state_dir.display(), "ready");
-        Ok(Self { addresses, config, live, counters, credentials, core, tokens, exporter, stop, tasks, run_file })
+        Ok(Self {
+            addresses,
+            config,
+            live,
+            counters,
+            credentials,
+            core,
+            tokens,
+            exporter,
+            probes,
+            stop,
+            tasks,
+            run_file,
+        })
     }
 
     /// Where it really listens.
@@ -192,6 +219,7 @@ impl Daemon {
             tracing::error!("the engine's settings are not changed: {error}");
         }
         self.exporter.configure(&wanted.otlp);
+        self.probes.configure(wanted.probes.clone(), wanted.engine.silent_after_ms);
         self.tokens.reload();
         if let Reload::Kept(error) = self.credentials.reload() {
             tracing::error!("changed certificate files are not used, the old ones stay: {error}");

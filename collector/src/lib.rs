@@ -22,5 +22,6 @@ pub mod logging;
 pub mod metrics;
 pub mod otlp;
 pub mod overload;
+pub mod probes;
 mod run_file;
 pub mod tape;

@@ -11,6 +11,7 @@ use crate::{
     clock::Timeline,
     core::{CoreHandle, LATENCY_BOUNDS_MS},
     live::{Host, Live},
+    probes::Probes,
     tape::kept::Kept,
 };
 use prometheus_client::{
@@ -253,6 +254,8 @@ pub struct Inside {
     pub kept: Kept,
     /// Bursts asked of agents.
     pub bursts: Bursts,
+    /// Probes.
+    pub probes: Probes,
 }
 
 impl fmt::Debug for Inside {
@@ -267,6 +270,7 @@ impl Collector for Inside {
         let tape = self.kept.figures();
         let bursts = self.bursts.figures();
         let overload = self.core.overload().figures();
+        let probes = self.probes.figures();
         for (name, help, value) in [
             ("store_frames_accepted", "Frames stored", figures.frames_accepted),
             ("store_frames_duplicate", "Frames that had been stored before", figures.frames_duplicate),
@@ -327,6 +331,10 @@ impl Collector for Inside {
             ("bursts_not_done", "Bursts of hosts that were away, gave no answer or refused", bursts.not_done),
             ("bursts_held_back", "Bursts for incidents not sent, to stay within the limits", bursts.held_back),
             ("engine_hosts_refused", "Hosts not watched because too many are", figures.engine.hosts_refused),
+            ("probes_plans", "Plans of probes made because something changed", probes.plans),
+            ("probes_results", "Intervals for which agents told what became of their probes", probes.results),
+            ("probes_unknown_flows", "Results of flows that are in no plan", probes.unknown_flows),
+            ("probes_suspects_refused", "Suspects not followed because there are too many", probes.suspects_refused),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
@@ -353,6 +361,14 @@ impl Collector for Inside {
             ),
             ("store_frames_waiting", "Frames waiting for the store and the engine", overload.frames),
             ("halted", "1 while all acting is halted", u64::from(self.core.halted().is_some())),
+            ("probes_flows", "Flows of probes in the plan", probes.flows),
+            (
+                "probes_suspects",
+                "Directions of links and NICs around which probes are sent more often",
+                probes.suspects,
+            ),
+            ("probes_directions", "Directions of known links that are up", probes.directions),
+            ("probes_directions_covered", "Of them, those that probes cross at the rate they should", probes.covered),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
@@ -361,6 +377,13 @@ impl Collector for Inside {
         lag.encode(encoder.encode_descriptor(
             "store_lag_seconds",
             "From the arrival of the oldest frame of a transaction to having stored it",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let most = ConstGauge::new(probes.packets_per_s_per_nic_most);
+        most.encode(encoder.encode_descriptor(
+            "probes_packets_per_second_most",
+            "Probes and answers planned of the NIC that sends most",
             None,
             MetricType::Gauge,
         )?)?;

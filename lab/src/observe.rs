@@ -115,6 +115,18 @@ pub fn found(lab: &Lab, injection: Option<&Injection>, begin_ns: u64, injected_n
     Ok(judge(&lab.plan, injection, injected_ns, signals.as_array().map_or(&[], Vec::as_slice), &whole))
 }
 
+/// Probes sent, as agents told of the last seconds: mean over all NICs; none where none was sent.
+///
+/// # Errors
+/// The collector does not answer.
+pub fn probes_per_s_per_nic(lab: &Lab) -> Result<Option<f64>> {
+    let rows = daemons::get(lab, "/v1/probes?last_s=20")?;
+    let nics: usize = lab.plan.hosts.iter().map(|host| host.nics.len()).sum();
+    let rows = rows.as_array().map_or(&[][..], Vec::as_slice);
+    let per_s: f64 = rows.iter().filter_map(|row| row["probes_per_s"].as_f64()).sum();
+    Ok((per_s > 0.0).then(|| (per_s / nics as f64 * 10.0).round() / 10.0))
+}
+
 /// What signals and incidents say about an injection.
 fn judge(
     plan: &Plan,

@@ -207,7 +207,7 @@ pub fn run(scenario: &str, seed: u64, sizes: Sizes, programs: Programs) -> Resul
         iteration_ms_during: span(injected_ns, removed_ns),
         iteration_ms_after: span(removed_ns, end_ns),
         agent_cpu_percent: (!spent.is_empty()).then(|| spent.iter().sum::<f64>() / spent.len() as f64),
-        probe_packets_per_s_per_nic: None,
+        probe_packets_per_s_per_nic: observe::probes_per_s_per_nic(lab)?,
         fault: injection.map(|Injection { kind, element, at_ms, .. }| Done { kind, element, at_ms }),
     })
 }

@@ -121,6 +121,7 @@ pub const ALL: &[&Section] = &[
     &collector::OTLP,
     &collector::TAPE,
     &collector::BURSTS,
+    &collector::PROBES,
     &collector::FLEET,
 ];
 

@@ -3,6 +3,7 @@
 mod agent;
 mod idle;
 mod latency;
+mod planner;
 mod probe;
 mod statistics;
 mod tape;
@@ -25,6 +26,8 @@ pub enum Bench {
     Idle(idle::Options),
     /// The time from a counter's move to its signal at the collector, by kind of source
     Latency(latency::Options),
+    /// How long planning probes takes, and what the plan costs and covers, on the lab's fabric and on one of 1,024 hosts
+    Planner(planner::Options),
     /// What a reading costs on the tape, in bytes and nanoseconds, beside the other candidate
     Tape(tape::Options),
 }
@@ -37,6 +40,7 @@ pub fn bench(bench: &Bench) -> Result<()> {
         Bench::Agent(options) => write(&options.json, &agent::measure(options)?),
         Bench::Idle(options) => write(&options.json, &idle::measure(options)?),
         Bench::Latency(options) => write(&options.json, &latency::measure(options)?),
+        Bench::Planner(options) => write(&options.json, &planner::measure()?),
         Bench::Tape(options) => write(&options.json, &tape::measure()?),
     }
 }

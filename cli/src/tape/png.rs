@@ -3,9 +3,19 @@
 
 use super::font;
 
-/// Background, ink, grid, line, fill under the line, mark.
-pub const PALETTE: [[u8; 3]; 6] =
-    [[255, 255, 255], [40, 40, 40], [222, 222, 222], [20, 90, 170], [200, 219, 240], [200, 40, 40]];
+/// In the order of [`Colour`].
+pub const PALETTE: [[u8; 3]; 10] = [
+    [255, 255, 255],
+    [40, 40, 40],
+    [222, 222, 222],
+    [20, 90, 170],
+    [200, 219, 240],
+    [200, 40, 40],
+    [196, 228, 196],
+    [252, 236, 160],
+    [250, 200, 90],
+    [242, 130, 50],
+];
 
 /// Index of a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +31,16 @@ pub enum Colour {
     Line = 3,
     /// Below it.
     Shade = 4,
-    /// The instant asked for.
+    /// The instant asked for; what is worst.
     Mark = 5,
+    /// As it should be.
+    Fine = 6,
+    /// A little worse.
+    Slight = 7,
+    /// Worse.
+    Some = 8,
+    /// Much worse.
+    Much = 9,
 }
 
 /// Pixels.

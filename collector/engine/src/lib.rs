@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod case;
+pub mod cover;
 mod decide;
 mod engine;
 mod faults;

@@ -8,6 +8,7 @@ use crate::clock::Timeline;
 use crate::core::{Attachment, CoreConfig, CoreHandle};
 use crate::directives::Directives;
 use crate::live::{Live, rows::Change};
+use crate::probes::{Probes, view::HostsOnly};
 use crate::tape::Tapes;
 use crate::tape::kept::Kept;
 use railwatch_engine::{Element, Options, Severity, Signal};
@@ -62,7 +63,8 @@ impl Collector {
         let stop = CancellationToken::new();
         let bursts = Bursts::new(core.clone(), live.clone(), Directives::new(core.epoch()));
         let kept = Kept::in_state_dir(dir.path());
-        let state = ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), kept, bursts);
+        let probes = Probes::new(1, live.clone(), Arc::new(HostsOnly(live.clone())));
+        let state = ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), kept, bursts, probes);
         tokio::spawn(serve(listener, None, state, stop.clone()));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
         Self { dir, address, core, live, host, next_frame: 1, _stop: stop.drop_guard() }

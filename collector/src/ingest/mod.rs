@@ -14,7 +14,7 @@ mod session;
 pub mod streams;
 mod validate;
 
-use crate::{core::CoreHandle, directives::Directives, live::Live, metrics::Counters, tape::Tapes};
+use crate::{core::CoreHandle, directives::Directives, live::Live, metrics::Counters, probes::Probes, tape::Tapes};
 use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
 use railwatch_wire::{
     limits,
@@ -52,6 +52,8 @@ pub struct Shared {
     pub tapes: Tapes,
     /// What their agents are to do.
     pub directives: Directives,
+    /// What they are to probe, and what became of it.
+    pub probes: Probes,
     /// Ends everything.
     pub stop: CancellationToken,
 }

@@ -39,6 +39,8 @@ pub enum Refusal {
     ClockReply,
     /// A second `Hello`.
     HelloAgain,
+    /// Results of probes that contradict themselves: more lost and answered than sent, or times out of order.
+    ProbeResults,
     /// Windows that came while the collector had more to do than it could.
     Overloaded,
 }
@@ -65,6 +67,7 @@ impl Refusal {
             Self::StateTooLong => "state_too_long",
             Self::ClockReply => "clock_reply",
             Self::HelloAgain => "hello_again",
+            Self::ProbeResults => "probe_results",
             Self::Overloaded => "overloaded",
         }
     }

@@ -228,6 +228,7 @@ async fn opened(
             let asked = Asked {
                 asks: shared.tapes.open(&host, place.generation()),
                 directives: shared.directives.open(&host, place.generation()),
+                plans: shared.probes.open(&host, place.generation(), peer.address.ip()),
             };
             session.run(inbound, peer, place.end(), acknowledged, asked).await
         }
@@ -274,6 +275,7 @@ struct Session<'a> {
 struct Asked {
     asks: mpsc::Receiver<Ask>,
     directives: mpsc::Receiver<Sent>,
+    plans: watch::Receiver<Arc<v1::ProbePlan>>,
 }
 
 impl Session<'_> {
@@ -313,6 +315,10 @@ impl Session<'_> {
                 }
                 Some(sent) = asked.directives.recv() => self.direct(sent).await,
                 Some(ask) = asked.asks.recv() => self.ask(ask).await,
+                Ok(()) = asked.plans.changed() => {
+                    let plan = v1::ProbePlan::clone(&asked.plans.borrow_and_update());
+                    self.answers.send(Answer::ProbePlan(plan)).await
+                }
                 () = &mut held_longest, if !self.held.is_empty() => self.release().await,
                 message = inbound.message() => match message {
                     Ok(Some(message)) => self.message(message).await.map(|quick| if quick { probe_due.as_mut().reset(Instant::now()) }),
@@ -367,6 +373,7 @@ impl Session<'_> {
         place.give_back();
         self.shared.tapes.close(&self.host, place.generation());
         self.shared.directives.close(&self.host, place.generation());
+        self.shared.probes.close(&self.host, place.generation());
         if self.cell.lock().closed(place.generation()) {
             self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
         }
@@ -410,7 +417,11 @@ impl Session<'_> {
             Some(Body::DirectiveResult(result)) => self.directed(result),
             Some(Body::TapePiece(piece)) => self.piece(piece),
             Some(Body::Hello(_)) => self.refuse(Refusal::HelloAgain, 1),
-            Some(Body::ProbeResults(_) | Body::TraceResult(_)) => self.refuse(Refusal::Empty, 1),
+            Some(Body::ProbeResults(results)) => match validate::probe_results(&results) {
+                Ok(()) => self.shared.probes.results(&self.host, &results, now),
+                Err(refusal) => self.refuse(refusal, 1),
+            },
+            Some(Body::TraceResult(_)) => self.refuse(Refusal::Empty, 1),
             None => self.refuse(Refusal::Empty, 1),
         }
         Ok(false)
@@ -561,6 +572,7 @@ impl Session<'_> {
                 validate::signal(&signal)?;
                 let observed = self.newest.signal(signal.observed_mono_ns, &clock, now)?;
                 self.shared.counters.signals.inc();
+                self.shared.probes.signal(&self.host, &signal, now);
                 Ok(FrameBody::Signal(mapping::signal(&self.host, signal, observed, &clock)))
             }
             v1::frame::Body::Windows(windows) => {

@@ -100,6 +100,28 @@ pub fn signal(signal: &v1::Signal) -> Result<(), Refusal> {
     (signal.value.is_finite() && signal.previous.is_none_or(f64::is_finite)).then_some(()).ok_or(Refusal::NotFinite)
 }
 
+/// Results of probes are not too many, and do not contradict themselves.
+pub fn probe_results(results: &v1::ProbeResults) -> Result<(), Refusal> {
+    at_most(results.flows.len(), limits::PROBE_FLOWS_MAX)?;
+    if results.to_mono_ns < results.from_mono_ns {
+        return Err(Refusal::WindowOrder);
+    }
+    let good = |flow: &v1::ProbeFlowResult| {
+        let v1::ProbeFlowResult { id: _, sent, answered, lost, unsent: _, lost_there, lost_back, .. } = *flow;
+        let told = u64::from(lost_there.unwrap_or(0)) + u64::from(lost_back.unwrap_or(0));
+        let times =
+            [flow.fabric, flow.prober, flow.answerer, flow.round_trip, flow.there_above_least, flow.back_above_least];
+        let ordered = |times: v1::ProbeTimes| {
+            let v1::ProbeTimes { min_ns, p50_ns, p99_ns, max_ns, .. } = times;
+            min_ns <= p50_ns && p50_ns <= p99_ns && p99_ns <= max_ns
+        };
+        u64::from(answered) + u64::from(lost) <= u64::from(sent)
+            && told <= u64::from(lost)
+            && times.into_iter().flatten().all(ordered)
+    };
+    results.flows.iter().all(good).then_some(()).ok_or(Refusal::ProbeResults)
+}
+
 /// A snapshot's lists and texts are within bounds.
 pub fn snapshot(snapshot: &v1::Snapshot) -> Result<(), Refusal> {
     lines(snapshot.sources.len())?;
@@ -296,7 +318,7 @@ fn process(process: &v1::GpuProcess) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Refusal, definition, signal, snapshot, windows};
+    use super::{Refusal, definition, probe_results, signal, snapshot, windows};
     use railwatch_wire::{limits, series, v1};
 
     fn long(bytes: usize) -> String {
@@ -325,6 +347,33 @@ mod tests {
             assert_eq!(signal(&bad), Err(expected), "{bad:?}");
         }
         assert_eq!(signal(&v1::Signal { attributes: attributes(limits::LABELS_MAX), ..good() }), Ok(()));
+    }
+
+    #[test]
+    fn results_of_probes_must_not_contradict_themselves() {
+        let times = |p50_ns, p99_ns| v1::ProbeTimes { count: 1, min_ns: 1, p50_ns, p99_ns, max_ns: 9, sum_ns: 1 };
+        let good = || v1::ProbeFlowResult {
+            id: 1,
+            sent: 5,
+            answered: 3,
+            lost: 2,
+            lost_there: Some(1),
+            lost_back: Some(1),
+            fabric: Some(times(2, 3)),
+            ..v1::ProbeFlowResult::default()
+        };
+        let of =
+            |flows: Vec<v1::ProbeFlowResult>| v1::ProbeResults { to_mono_ns: 1, flows, ..v1::ProbeResults::default() };
+        assert_eq!(probe_results(&of(vec![good(); limits::PROBE_FLOWS_MAX])), Ok(()));
+        for (bad, expected) in [
+            (of(vec![good(); limits::PROBE_FLOWS_MAX + 1]), Refusal::StateTooLong),
+            (v1::ProbeResults { from_mono_ns: 2, ..of(vec![]) }, Refusal::WindowOrder),
+            (of(vec![v1::ProbeFlowResult { answered: 4, ..good() }]), Refusal::ProbeResults),
+            (of(vec![v1::ProbeFlowResult { lost_there: Some(2), ..good() }]), Refusal::ProbeResults),
+            (of(vec![v1::ProbeFlowResult { round_trip: Some(times(4, 3)), ..good() }]), Refusal::ProbeResults),
+        ] {
+            assert_eq!(probe_results(&bad), Err(expected));
+        }
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct Host {
     pub drops: v1::DropState,
     /// Whom it talks to.
     pub peers: v1::PeerState,
+    /// What it can do for probes; none: it does not say.
+    pub probe: Option<v1::ProbeState>,
     /// How its devices sit, and what runs where.
     pub placement: v1::PlacementState,
     /// What is installed and set on it, as far as it is compared with others.
@@ -91,6 +93,7 @@ impl Host {
             gpu: v1::GpuState::default(),
             drops: v1::DropState::default(),
             peers: v1::PeerState::default(),
+            probe: None,
             placement: v1::PlacementState::default(),
             inventory: Arc::default(),
             rejected_frames: BTreeMap::new(),
@@ -132,6 +135,7 @@ impl Host {
         if let Some(peers) = snapshot.peers {
             self.peers = peers;
         }
+        self.probe = snapshot.probe.or(self.probe.take());
         if let Some(placement) = snapshot.placement {
             self.placement = placement;
         }

@@ -300,6 +300,51 @@ pub(super) const BURSTS: Section = Section {
     ],
 };
 
+/// Collector: probes.
+pub(super) const PROBES: Section = Section {
+    title: "Collector: probes",
+    board: Board::Own,
+    metrics: &[
+        counter("railwatch_collector_probes_plans_total", &[], "Plans of probes made because something changed")
+            .on("Collector: probes"),
+        counter(
+            "railwatch_collector_probes_results_total",
+            &[],
+            "Intervals for which agents told what became of their probes",
+        )
+        .on("Collector: probes"),
+        counter("railwatch_collector_probes_unknown_flows_total", &[], "Results of flows that are in no plan")
+            .on("Collector: probes"),
+        counter(
+            "railwatch_collector_probes_suspects_refused_total",
+            &[],
+            "Suspects not followed because there are too many",
+        )
+        .on("Collector: probes"),
+        gauge("railwatch_collector_probes_flows", &[], "Flows of probes in the plan").on("Collector: flows of probes"),
+        gauge(
+            "railwatch_collector_probes_suspects",
+            &[],
+            "Directions of links and NICs around which probes are sent more often",
+        )
+        .on("Collector: coverage by probes"),
+        gauge("railwatch_collector_probes_directions", &[], "Directions of known links that are up")
+            .on("Collector: coverage by probes"),
+        gauge(
+            "railwatch_collector_probes_directions_covered",
+            &[],
+            "Of them, those that probes cross at the rate they should",
+        )
+        .on("Collector: coverage by probes"),
+        gauge(
+            "railwatch_collector_probes_packets_per_second_most",
+            &[],
+            "Probes and answers planned of the NIC that sends most",
+        )
+        .on("Collector: packets of probes"),
+    ],
+};
+
 /// Collector: the fleet.
 pub(super) const FLEET: Section = Section {
     title: "Collector: the fleet",

@@ -1,0 +1,29 @@
+//! Which probes keep every link, in each direction, watched at a chosen rate with the fewest packets; and what can be sensed with them.
+//!
+//! In: a [`Fabric`](crate::map::Fabric), the NICs that probe and answer, what traces tell of flows, suspects, a seed. Out: a [`Plan`] of
+//! flows, the coverage of each direction with how sure it is, and for each element and fault mode whether it would be sensed
+//! ([`outlook()`]). Pure: no clock, no randomness, no IO; the same input gives the same plan. Never: a direction called covered because of a path
+//! that nobody knows; a NIC above its budget.
+//!
+//! A probe is answered, so each flow crosses two paths: its own, and that of its answer, which the fabric may lead elsewhere.
+
+pub mod clos;
+mod ledger;
+mod outlook;
+mod plan;
+mod rails;
+mod shape;
+mod shares;
+
+pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
+pub use plan::{Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, crossed, plan};
+pub use rails::{Claim, Prefix, Rails, rails};
+pub use shape::Shape;
+
+/// A number that looks random, of another (splitmix64: Steele, Lea, Flood, OOPSLA 2014).
+fn mix(number: u64) -> u64 {
+    let z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,214 @@
+//! What a plan promises, on fabrics of several shapes.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+
+use super::*;
+use crate::cover::clos::{Clos, clos};
+use crate::map::{Link, Nic, Node};
+
+const LAB: Clos = Clos { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2 };
+
+fn planned(fabric: &Fabric, endpoints: &[Endpoint], options: &Options) -> Plan {
+    planned_with(fabric, endpoints, options, &BTreeMap::new(), &Suspects::default(), &[])
+}
+
+fn planned_with(
+    fabric: &Fabric,
+    endpoints: &[Endpoint],
+    options: &Options,
+    placements: &BTreeMap<Flow, Path>,
+    suspects: &Suspects,
+    before: &[PlannedFlow],
+) -> Plan {
+    let plan = plan(World { fabric, endpoints, placements, suspects, before }, options);
+    for (endpoint, packets_per_s) in endpoints.iter().zip(&plan.packets_per_s) {
+        assert!(*packets_per_s <= options.packets_per_s_per_nic_max + 1e-6, "{}: {packets_per_s}", endpoint.port);
+    }
+    let ids: BTreeSet<_> = plan.flows.iter().map(|flow| flow.id).collect();
+    assert_eq!(ids.len(), plan.flows.len(), "a flow is in a plan once");
+    for flow in &plan.flows {
+        assert_ne!(endpoints[flow.from].port.node, endpoints[flow.to].port.node, "a host does not probe itself");
+    }
+    plan
+}
+
+fn ids(plan: &Plan) -> BTreeSet<u64> {
+    plan.flows.iter().map(|flow| flow.id).collect()
+}
+
+fn at<'a>(fabric: &Fabric, plan: &'a Plan, name: &str) -> &'a Covered {
+    plan.covered.iter().find(|covered| fabric.name(covered.direction) == name).unwrap()
+}
+
+#[test]
+fn every_direction_has_its_rate_in_each_size_for_the_least_and_within_the_budget() {
+    for (sizes, packets_most) in [
+        (LAB, 12.5),
+        (Clos { rails: 1, leaves_per_rail: 2, hosts_per_leaf: 1, spines: 1 }, 10.5),
+        (Clos { rails: 1, leaves_per_rail: 1, hosts_per_leaf: 3, spines: 1 }, 12.0),
+        (Clos { rails: 4, leaves_per_rail: 4, hosts_per_leaf: 16, spines: 16 }, 30.0),
+    ] {
+        let (fabric, endpoints) = clos(sizes);
+        let plan = planned(&fabric, &endpoints, &Options::default());
+        let mean = plan.packets_per_s.iter().sum::<f64>() / plan.packets_per_s.len() as f64;
+        assert!(mean <= packets_most, "{sizes:?}: {mean}");
+        for covered in &plan.covered {
+            let name = fabric.name(covered.direction);
+            // One leaf alone: its spine is on nobody's way.
+            if sizes.leaves_per_rail == 1 && name.contains("spine") {
+                assert_eq!(covered.uncovered, Some(Uncovered::NoWay), "{name}");
+                continue;
+            }
+            assert_eq!(covered.uncovered, None, "{sizes:?} {name}: {covered:?}");
+            assert!(covered.certainty >= 0.999, "{name}: {covered:?}");
+            assert!(covered.per_s_by_size.iter().all(|per_s| *per_s >= 5.0 - 1e-9), "{name}: {covered:?}");
+        }
+    }
+}
+
+#[test]
+fn the_same_world_gives_the_same_plan_and_a_plan_made_again_keeps_all_its_flows() {
+    let (fabric, endpoints) = clos(LAB);
+    let first = planned(&fabric, &endpoints, &Options::default());
+    assert_eq!(first, planned(&fabric, &endpoints, &Options::default()));
+    let again =
+        planned_with(&fabric, &endpoints, &Options::default(), &BTreeMap::new(), &Suspects::default(), &first.flows);
+    assert_eq!(first.flows, again.flows);
+}
+
+#[test]
+fn a_host_more_or_less_leaves_the_flows_of_the_others_as_they_are() {
+    let (fabric, endpoints) = clos(LAB);
+    let first = planned(&fabric, &endpoints, &Options::default());
+    let fewer: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.port.node != "host3").cloned().collect();
+    let options = Options::default();
+    let without = planned_with(&fabric, &fewer, &options, &BTreeMap::new(), &Suspects::default(), &first.flows);
+    let others: BTreeSet<_> = first
+        .flows
+        .iter()
+        .filter(|flow| [flow.from, flow.to].iter().all(|end| endpoints[*end].port.node != "host3"))
+        .map(|flow| flow.id)
+        .collect();
+    assert!(others.is_subset(&ids(&without)));
+    let own = without.covered.iter().filter(|covered| covered.uncovered.is_some());
+    assert!(own.map(|covered| fabric.name(covered.direction)).all(|name| name.contains("host3")));
+}
+
+#[test]
+fn where_paths_are_known_coverage_is_exact_and_what_is_not_needed_goes() {
+    let (fabric, endpoints) = clos(LAB);
+    let options = Options::default();
+    let unknown = planned(&fabric, &endpoints, &options);
+    // As if traced: each flow takes one of its paths, chosen by its identifier.
+    let mut placements = BTreeMap::new();
+    for flow in &unknown.flows {
+        for (from, to, tuple) in [(flow.from, flow.to, flow.flow.clone()), (flow.to, flow.from, answers(&flow.flow))] {
+            let paths = fabric.paths(from, to, 16).paths;
+            let chosen = (mix(flow.id ^ from as u64) % paths.len() as u64) as usize;
+            placements.insert(tuple, paths[chosen].1.clone());
+        }
+    }
+    let known = planned_with(&fabric, &endpoints, &options, &placements, &Suspects::default(), &unknown.flows);
+    assert!(known.flows.len() <= unknown.flows.len());
+    assert!(ids(&known).iter().filter(|id| ids(&unknown).contains(id)).count() > known.flows.len() / 2);
+    for covered in &known.covered {
+        assert_eq!((covered.uncovered, covered.certainty >= 0.999), (None, true), "{covered:?}");
+    }
+    let exact = known.covered.iter().filter(|covered| covered.sure_per_s >= 10.0 - 1e-9).count();
+    assert!(exact * 10 >= known.covered.len() * 8, "{exact} of {} directions are exact", known.covered.len());
+}
+
+#[test]
+fn what_a_budget_does_not_allow_is_said_and_finer_flows_need_less_of_it() {
+    let (fabric, endpoints) = clos(LAB);
+    let little = Options { packets_per_s_per_nic_max: 4.0, ..Options::default() };
+    let plan = planned(&fabric, &endpoints, &little);
+    assert!(plan.coverage() < 1.0);
+    assert!(plan.covered.iter().any(|covered| covered.uncovered == Some(Uncovered::Budget)));
+    // 100 a second in each direction take 120 packets of each NIC where flows are coarse.
+    let much = Options { per_direction_per_s: 100.0, packets_per_s_per_nic_max: 110.0, ..Options::default() };
+    let plan = planned(&fabric, &endpoints, &much);
+    let lacking: Vec<_> = plan.covered.iter().filter(|covered| covered.uncovered.is_some()).collect();
+    assert!(lacking.is_empty(), "{lacking:?} {:?}", plan.packets_per_s);
+}
+
+#[test]
+fn what_shares_a_way_with_a_suspect_is_sent_more_often_and_all_is_as_before_when_nothing_is_suspected() {
+    let (fabric, endpoints) = clos(LAB);
+    let options = Options::default();
+    let calm = planned(&fabric, &endpoints, &options);
+    let suspect = "leaf1:eth4>spine0:eth1";
+    let directions = [at(&fabric, &calm, suspect).direction].into();
+    let suspects = Suspects { directions, nics: BTreeSet::new() };
+    let alarmed = planned_with(&fabric, &endpoints, &options, &BTreeMap::new(), &suspects, &calm.flows);
+    assert_eq!(ids(&alarmed), ids(&calm), "no flow is new, so none loses its history");
+    let (before, now) = (at(&fabric, &calm, suspect).per_s(), at(&fabric, &alarmed, suspect).per_s());
+    assert!(now > 5.0 * before, "{before} to {now}");
+    let elsewhere = "leaf2:eth4>spine0:eth2";
+    assert_eq!(at(&fabric, &calm, elsewhere).per_s(), at(&fabric, &alarmed, elsewhere).per_s());
+    let over = planned_with(&fabric, &endpoints, &options, &BTreeMap::new(), &Suspects::default(), &alarmed.flows);
+    assert_eq!(over.flows, calm.flows);
+    let nics = [endpoints[0].port.clone()].into();
+    let of_nic = Suspects { directions: BTreeSet::new(), nics };
+    let alarmed = planned_with(&fabric, &endpoints, &options, &BTreeMap::new(), &of_nic, &calm.flows);
+    let dense = alarmed.flows.iter().filter(|flow| flow.dense);
+    assert!(dense.clone().count() > 0 && dense.clone().all(|flow| flow.from == 0 || flow.to == 0));
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_no_target_and_its_links_are_covered_by_its_own_probes() {
+    let (fabric, mut endpoints) = clos(LAB);
+    endpoints.iter_mut().filter(|endpoint| endpoint.port.node == "host0").for_each(|endpoint| endpoint.answers = None);
+    let plan = planned(&fabric, &endpoints, &Options::default());
+    assert!(plan.flows.iter().all(|flow| endpoints[flow.to].port.node != "host0"));
+    assert!((plan.coverage() - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_link_that_is_down_is_no_way_and_the_others_are_covered() {
+    let (fabric, endpoints) = clos(LAB);
+    let name = "leaf0:eth4-spine0:eth0";
+    let links: Vec<_> =
+        fabric.links().iter().map(|link| Link { up: link.to_string() != name, ..link.clone() }).collect();
+    let fabric = Fabric::new(fabric.nodes().to_vec(), links, fabric.nics().to_vec()).unwrap();
+    let plan = planned(&fabric, &endpoints, &Options::default());
+    for covered in &plan.covered {
+        let is_down = fabric.links()[covered.direction.link].to_string() == name;
+        assert_eq!(covered.uncovered, is_down.then_some(Uncovered::Down), "{}", fabric.name(covered.direction));
+    }
+    assert!((plan.coverage() - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_rail_whose_fabric_is_unknown_is_probed_as_a_mesh_and_that_is_said() {
+    // Host links and leaves are known, what is above is not; and one host of which no cable is known.
+    let (fabric, mut endpoints) = clos(LAB);
+    let is_leaf_or_host = |node: &&Node| !node.name.starts_with("spine");
+    let links: Vec<_> = fabric.links().iter().filter(|link| link.a.node.starts_with("host")).cloned().collect();
+    let nodes = fabric.nodes().iter().filter(is_leaf_or_host).cloned().collect();
+    let known: Vec<Nic> = fabric.nics().to_vec();
+    let fabric = Fabric::new(nodes, links, known).unwrap();
+    endpoints.iter_mut().filter(|endpoint| endpoint.port.node == "host7").for_each(|endpoint| endpoint.nic = None);
+    let plan = planned(&fabric, &endpoints, &Options::default());
+    assert!(plan.blind_pairs > 0);
+    for (endpoint, packets_per_s) in endpoints.iter().zip(&plan.packets_per_s) {
+        assert!(*packets_per_s > 30.0, "{}: {packets_per_s}", endpoint.port);
+    }
+    let both = |size: u32| plan.flows.iter().filter(|flow| flow.size_bytes == size).count() * 3 > plan.flows.len();
+    assert!(both(64) && both(1458));
+    assert!(plan.flows.iter().all(|flow| endpoints[flow.from].rail == endpoints[flow.to].rail));
+    let again =
+        planned_with(&fabric, &endpoints, &Options::default(), &BTreeMap::new(), &Suspects::default(), &plan.flows);
+    assert_eq!(ids(&again), ids(&plan));
+}
+
+#[test]
+fn starts_are_spread_over_the_interval() {
+    let (fabric, endpoints) = clos(LAB);
+    let plan = planned(&fabric, &endpoints, &Options::default());
+    let mut quarters = [0usize; 4];
+    for flow in &plan.flows {
+        assert!(flow.offset_us < flow.interval_us);
+        quarters[(flow.offset_us / (flow.interval_us / 4 + 1)) as usize] += 1;
+    }
+    assert!(quarters.iter().all(|count| count * 8 > plan.flows.len()), "{quarters:?}");
+}

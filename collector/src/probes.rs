@@ -1,0 +1,569 @@
+//! Probes: which host sends which, what became of them, and what that makes suspect.
+//!
+//! In: the fabric ([`view::FabricView`]), what hosts say that they can do, `ProbeResults` and signals of their agents. Out: a `ProbePlan` per
+//! connected host, made by [`railwatch_engine::cover`], sent on connection and on change and renewed before it lapses; the pairs' figures
+//! ([`results`]); coverage. A plan is made again within [`LOOK_EVERY`] of a change; where loss shows, what shares a way with it is sent
+//! more often at once, and for [`SUSPECT_FOR`] after its last sign. Bounded: flows, suspects, and the minutes kept. Never: a
+//! probe of a host that does not answer, or a plan for one that does not probe.
+
+pub mod options;
+pub mod results;
+pub mod view;
+
+use crate::clock::Timeline;
+use crate::live::Live;
+use options::ProbeOptions;
+use railwatch_engine::Timestamp;
+use railwatch_engine::cover::{self, Endpoint, OutlookRow, Plan, PlannedFlow, Senses, Suspects, World};
+use railwatch_engine::map::{Direction, Fabric, Flow, Path, PortName};
+use railwatch_wire::v1;
+use results::{Kept, ProbeRow};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use view::FabricView;
+
+/// The fabric and the hosts are looked at this often, and at once where loss shows.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two plans, however much happens.
+const REST: Duration = Duration::from_millis(200);
+/// A plan is renewed so often within its lease.
+const RENEWALS_PER_LEASE: u64 = 3;
+/// How long something stays suspect after its last loss.
+pub const SUSPECT_FOR: Duration = Duration::from_secs(60);
+/// Suspects of each kind; more are not followed, and counted.
+const SUSPECTS_MAX: usize = 4096;
+/// A direction that a lossy flow crosses less likely than this is no suspect for it.
+const LIKELY_MIN: f64 = 0.2;
+
+/// The room. Clone it freely.
+#[derive(Clone)]
+pub struct Probes(Arc<Inner>);
+
+struct Inner {
+    epoch: u64,
+    live: Live,
+    view: Arc<dyn FabricView>,
+    options: Mutex<ProbeOptions>,
+    silent_after_ms: AtomicU64,
+    lines: Mutex<HashMap<Arc<str>, Line>>,
+    planned: Mutex<Arc<Planned>>,
+    kept: Mutex<Kept>,
+    suspected: Mutex<Suspected>,
+    wake: Notify,
+    revision: AtomicU64,
+    counts: Counts,
+}
+
+/// The way to one host's stream: the latest plan wins.
+struct Line {
+    generation: u64,
+    /// Where its stream comes from: the NIC with that address is not the job's.
+    peer: IpAddr,
+    plan: watch::Sender<Arc<v1::ProbePlan>>,
+    /// When it was sent last; none: never.
+    sent: Option<Timestamp>,
+}
+
+/// What was planned last, and for what.
+#[derive(Default)]
+pub struct Planned {
+    /// As far as it is known.
+    pub fabric: Arc<Fabric>,
+    /// Of traced flows.
+    pub placements: Arc<BTreeMap<Flow, Path>>,
+    /// NICs that probe.
+    pub endpoints: Vec<Endpoint>,
+    /// How rails were told apart.
+    pub rails: cover::Rails,
+    /// Hosts whose agents take plans.
+    pub able: BTreeSet<String>,
+    /// Hosts that take no part, and why.
+    pub left_out: BTreeMap<String, String>,
+    /// What was suspect.
+    pub suspects: Suspects,
+    /// As was asked for.
+    pub options: cover::Options,
+    /// The flows.
+    pub plan: Plan,
+    /// How long it took, ms.
+    pub took_ms: f64,
+}
+
+#[derive(Default)]
+struct Suspected {
+    directions: BTreeMap<Direction, Timestamp>,
+    nics: BTreeMap<PortName, Timestamp>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    plans: AtomicU64,
+    results: AtomicU64,
+    unknown_flows: AtomicU64,
+    suspects_refused: AtomicU64,
+}
+
+/// What the room did so far, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Plans made because something changed.
+    pub plans: u64,
+    /// Intervals that agents told of.
+    pub results: u64,
+    /// Results of flows that are in no plan.
+    pub unknown_flows: u64,
+    /// Suspects not followed because there are too many.
+    pub suspects_refused: u64,
+    /// Flows now.
+    pub flows: u64,
+    /// Suspects now.
+    pub suspects: u64,
+    /// Directions of links that are up.
+    pub directions: u64,
+    /// Of them: those with the rate they should have.
+    pub covered: u64,
+    /// Planned, of the NIC that sends most.
+    pub packets_per_s_per_nic_most: f64,
+}
+
+impl Probes {
+    /// Nothing is planned yet.
+    pub fn new(epoch: u64, live: Live, view: Arc<dyn FabricView>) -> Self {
+        Self(Arc::new(Inner {
+            epoch,
+            live,
+            view,
+            options: Mutex::default(),
+            silent_after_ms: AtomicU64::new(0),
+            lines: Mutex::default(),
+            planned: Mutex::default(),
+            kept: Mutex::default(),
+            suspected: Mutex::default(),
+            wake: Notify::new(),
+            revision: AtomicU64::new(0),
+            counts: Counts::default(),
+        }))
+    }
+
+    /// These settings hold from the next look on; so does the time after which a host counts as silent.
+    pub fn configure(&self, options: ProbeOptions, silent_after_ms: u64) {
+        *lock(&self.0.options) = options;
+        self.0.silent_after_ms.store(silent_after_ms, Relaxed);
+        self.0.wake.notify_one();
+    }
+
+    /// The stream of this generation takes plans from now on.
+    pub fn open(&self, host: &Arc<str>, generation: u64, peer: IpAddr) -> watch::Receiver<Arc<v1::ProbePlan>> {
+        let (plan, plans) = watch::channel(Arc::new(v1::ProbePlan::default()));
+        lock(&self.0.lines).insert(Arc::clone(host), Line { generation, peer, plan, sent: None });
+        self.0.wake.notify_one();
+        plans
+    }
+
+    /// The stream of this generation ended.
+    pub fn close(&self, host: &Arc<str>, generation: u64) {
+        let mut lines = lock(&self.0.lines);
+        if lines.get(host).is_some_and(|line| line.generation == generation) {
+            lines.remove(host);
+            drop(lines);
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// What a host says became of its probes. The message is within bounds.
+    pub fn results(&self, host: &str, results: &v1::ProbeResults, now: Timestamp) {
+        self.0.counts.results.fetch_add(1, Relaxed);
+        let planned = self.planned();
+        let (unknown, lossy) = lock(&self.0.kept).take(host, results, now);
+        self.0.counts.unknown_flows.fetch_add(unknown, Relaxed);
+        if lossy.is_empty() {
+            return;
+        }
+        let lossy: Vec<_> = planned.plan.flows.iter().filter(|flow| lossy.contains(&flow.id)).collect();
+        let crossed = cover::crossed(&planned.fabric, &planned.endpoints, &planned.placements, &lossy, LIKELY_MIN);
+        for (flow, directions) in lossy.into_iter().zip(crossed) {
+            self.suspect(directions.into_iter().collect(), &ends(&planned, flow), now);
+        }
+    }
+
+    /// A signal of a host that may be about its probes: `entity` is its NIC.
+    pub fn signal(&self, host: &str, signal: &v1::Signal, now: Timestamp) {
+        if !matches!(signal.name.as_str(), "probe.loss" | "probe.unreachable") {
+            return;
+        }
+        let own = signal.entity.as_ref().map(|nic| port(host, &nic.name));
+        let text = |key| signal.attributes.get(key).filter(|text| !text.is_empty());
+        let target = text("target_host").zip(text("target_interface")).map(|(host, interface)| port(host, interface));
+        let Some((own, target)) = own.zip(target) else { return };
+        let planned = self.planned();
+        let sent = text("source_port").and_then(|port| port.parse::<u16>().ok());
+        let of_it = |flow: &&PlannedFlow| {
+            [&planned.endpoints[flow.from].port, &planned.endpoints[flow.to].port] == [&own, &target]
+                && sent.is_none_or(|port| flow.flow.source_port == port)
+        };
+        let lossy: Vec<_> = planned.plan.flows.iter().filter(of_it).collect();
+        let crossed = cover::crossed(&planned.fabric, &planned.endpoints, &planned.placements, &lossy, LIKELY_MIN);
+        self.suspect(crossed.into_iter().flatten().collect(), &[own, target], now);
+    }
+
+    fn suspect(&self, directions: Vec<Direction>, nics: &[PortName], now: Timestamp) {
+        let mut suspected = lock(&self.0.suspected);
+        let mut is_new = false;
+        let mut refused = 0;
+        let room = |held: usize, has: bool| has || held < SUSPECTS_MAX;
+        for direction in directions {
+            if room(suspected.directions.len(), suspected.directions.contains_key(&direction)) {
+                is_new |= suspected.directions.insert(direction, now).is_none();
+            } else {
+                refused += 1;
+            }
+        }
+        for nic in nics {
+            if room(suspected.nics.len(), suspected.nics.contains_key(nic)) {
+                is_new |= suspected.nics.insert(nic.clone(), now).is_none();
+            } else {
+                refused += 1;
+            }
+        }
+        drop(suspected);
+        self.0.counts.suspects_refused.fetch_add(refused, Relaxed);
+        if is_new {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// What was planned last.
+    pub fn planned(&self) -> Arc<Planned> {
+        Arc::clone(&lock(&self.0.planned))
+    }
+
+    /// Figures of pairs over the last time, the worst first.
+    pub fn rows(&self, last: Duration, host: Option<&str>) -> Vec<ProbeRow> {
+        lock(&self.0.kept).rows(last, host, Timeline::now())
+    }
+
+    /// What would be sensed, of elements with this in their name.
+    pub fn outlook(&self, containing: &str, rows_max: usize) -> Vec<OutlookRow> {
+        let planned = self.planned();
+        let options = lock(&self.0.options).clone();
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a configuration")]
+        let senses = Senses {
+            sources: view::sources(&self.0.live),
+            timeout_ms: f64::from(options.timeout_ms),
+            silent_after_ms: self.0.silent_after_ms.load(Relaxed) as f64,
+        };
+        let Planned { fabric, endpoints, placements, plan, .. } = &*planned;
+        cover::outlook(fabric, endpoints, placements, plan, &senses, containing, rows_max)
+    }
+
+    /// What is suspect now.
+    pub fn suspects(&self) -> Suspects {
+        let suspected = lock(&self.0.suspected);
+        Suspects {
+            directions: suspected.directions.keys().copied().collect(),
+            nics: suspected.nics.keys().cloned().collect(),
+        }
+    }
+
+    /// So far, and now.
+    pub fn figures(&self) -> Figures {
+        let Counts { plans, results, unknown_flows, suspects_refused } = &self.0.counts;
+        let planned = self.planned();
+        let up = planned.plan.covered.iter().filter(|covered| covered.uncovered != Some(cover::Uncovered::Down));
+        let suspects = self.suspects();
+        Figures {
+            plans: plans.load(Relaxed),
+            results: results.load(Relaxed),
+            unknown_flows: unknown_flows.load(Relaxed),
+            suspects_refused: suspects_refused.load(Relaxed),
+            flows: planned.plan.flows.len() as u64,
+            suspects: (suspects.directions.len() + suspects.nics.len()) as u64,
+            directions: up.clone().count() as u64,
+            covered: up.filter(|covered| covered.uncovered.is_none()).count() as u64,
+            packets_per_s_per_nic_most: planned.plan.packets_per_s.iter().copied().fold(0.0, f64::max),
+        }
+    }
+
+    /// Plans, sends and renews until `stop`.
+    pub async fn follow(self, stop: CancellationToken) {
+        loop {
+            let begun = tokio::time::Instant::now();
+            let this = self.clone();
+            // A large fabric takes a second: not on a thread that serves streams.
+            if tokio::task::spawn_blocking(move || this.look(Timeline::now())).await.is_err() {
+                tracing::error!("planning probes failed: hosts stop probing when their leases end");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = async { self.0.wake.notified().await; tokio::time::sleep_until(begun + REST).await } => {}
+                () = tokio::time::sleep_until(begun + LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Plans where something changed, sends what is new, renews what is due.
+    fn look(&self, now: Timestamp) {
+        let options = lock(&self.0.options).clone();
+        let suspects = {
+            let mut suspected = lock(&self.0.suspected);
+            let until = u64::try_from(SUSPECT_FOR.as_nanos()).unwrap_or(u64::MAX);
+            suspected.directions.retain(|_, at| now.0.saturating_sub(at.0) < until);
+            suspected.nics.retain(|_, at| now.0.saturating_sub(at.0) < until);
+            drop(suspected);
+            self.suspects()
+        };
+        let before = self.planned();
+        let planned = self.plan(&options, &suspects, &before);
+        let is_new = !Arc::ptr_eq(&planned, &before);
+        if is_new {
+            *lock(&self.0.planned) = Arc::clone(&planned);
+            lock(&self.0.kept).plan(&planned);
+            self.0.counts.plans.fetch_add(1, Relaxed);
+        }
+        lock(&self.0.kept).forget(now);
+        self.send(&options, &planned, now);
+    }
+
+    /// The plan that fits the world as it is; the one before where nothing would change.
+    fn plan(&self, options: &ProbeOptions, suspects: &Suspects, before: &Arc<Planned>) -> Arc<Planned> {
+        let begun = std::time::Instant::now();
+        let peers: HashMap<String, IpAddr> =
+            lock(&self.0.lines).iter().map(|(host, line)| (host.to_string(), line.peer)).collect();
+        let (fabric, placements) = (self.0.view.fabric(), self.0.view.placements());
+        let wanted = options.planner();
+        let mut found = view::endpoints(&self.0.live, &peers, &fabric);
+        if !options.enabled {
+            (found.endpoints, found.left_out) = (Vec::new(), BTreeMap::new());
+        }
+        let same = found.endpoints == before.endpoints
+            && found.able == before.able
+            && found.left_out == before.left_out
+            && *suspects == before.suspects
+            && wanted == before.options
+            && (Arc::ptr_eq(&fabric, &before.fabric) || *fabric == *before.fabric)
+            && (Arc::ptr_eq(&placements, &before.placements) || *placements == *before.placements);
+        if same {
+            return Arc::clone(before);
+        }
+        let world = World {
+            fabric: &fabric,
+            endpoints: &found.endpoints,
+            placements: &placements,
+            suspects,
+            before: &before.plan.flows,
+        };
+        let plan = cover::plan(world, &wanted);
+        Arc::new(Planned {
+            fabric,
+            placements,
+            endpoints: found.endpoints,
+            rails: found.rails,
+            able: found.able,
+            left_out: found.left_out,
+            suspects: suspects.clone(),
+            options: wanted,
+            plan,
+            took_ms: begun.elapsed().as_secs_f64() * 1e3,
+        })
+    }
+
+    /// To each host its flows, where they are others than before, or where its lease needs renewal.
+    fn send(&self, options: &ProbeOptions, planned: &Planned, now: Timestamp) {
+        let mut by_host: HashMap<&str, Vec<v1::ProbeFlow>> = HashMap::new();
+        for flow in &planned.plan.flows {
+            let host = planned.endpoints[flow.from].port.node.as_str();
+            by_host.entry(host).or_default().push(message(options, planned, flow));
+        }
+        let quiet = options.quiet_windows(now);
+        for (host, line) in lock(&self.0.lines).iter_mut().filter(|(host, _)| planned.able.contains(host.as_ref())) {
+            let current = Arc::clone(&line.plan.borrow());
+            let plan = v1::ProbePlan {
+                collector_epoch: self.0.epoch,
+                revision: current.revision,
+                lease_ms: options.lease_ms,
+                report_every_ms: options.report_every_ms,
+                packets_per_s_per_nic_max: options.probes_per_s_per_nic_max(),
+                flows: by_host.remove(host.as_ref()).unwrap_or_default(),
+                quiet: quiet.clone(),
+            };
+            let lease_ns = u64::from(options.lease_ms) * 1_000_000;
+            let is_due = line.sent.is_none_or(|at| now.0.saturating_sub(at.0) >= lease_ns / RENEWALS_PER_LEASE);
+            if line.sent.is_none() || *current != plan {
+                let revision = self.0.revision.fetch_add(1, Relaxed) + 1;
+                line.plan.send_replace(Arc::new(v1::ProbePlan { revision, ..plan }));
+                line.sent = Some(now);
+            } else if is_due && !plan.flows.is_empty() {
+                line.plan.send_replace(current);
+                line.sent = Some(now);
+            }
+        }
+    }
+}
+
+/// A flow as its host is told of it.
+fn message(options: &ProbeOptions, planned: &Planned, flow: &PlannedFlow) -> v1::ProbeFlow {
+    let (from, to) = (&planned.endpoints[flow.from].port, &planned.endpoints[flow.to].port);
+    v1::ProbeFlow {
+        id: flow.id,
+        interface: from.port.clone(),
+        source: flow.flow.source.to_string(),
+        source_port: flow.flow.source_port.into(),
+        target_host: to.node.clone(),
+        target_interface: to.port.clone(),
+        destination: flow.flow.destination.to_string(),
+        destination_port: flow.flow.destination_port.into(),
+        transport: v1::ProbeTransport::Udp.into(),
+        size_bytes: flow.size_bytes,
+        dscp: options.dscp.into(),
+        interval_us: flow.interval_us,
+        offset_us: flow.offset_us,
+        timeout_ms: options.timeout_ms,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn port(host: &str, interface: &str) -> PortName {
+    PortName { node: host.to_owned(), port: interface.to_owned() }
+}
+
+fn ends(planned: &Planned, flow: &PlannedFlow) -> [PortName; 2] {
+    [flow.from, flow.to].map(|end| planned.endpoints[end].port.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
+    use super::view::HostsOnly;
+    use super::view::tests::{lab_host, lab_peers};
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    struct Lab {
+        probes: Probes,
+        live: Live,
+        plans: HashMap<String, watch::Receiver<Arc<v1::ProbePlan>>>,
+    }
+
+    /// Eight hosts that are connected; host3 does not answer.
+    fn lab() -> Lab {
+        let live = Live::new(Duration::from_secs(60));
+        (0..8).for_each(|number| lab_host(&live, number, number != 3));
+        let probes = Probes::new(7, live.clone(), Arc::new(HostsOnly(live.clone())));
+        let plans = lab_peers().into_iter().map(|(host, peer)| {
+            let plan = probes.open(&host.as_str().into(), 1, peer);
+            (host, plan)
+        });
+        let plans = plans.collect();
+        Lab { probes, live, plans }
+    }
+
+    impl Lab {
+        fn look(&self, second: u64) {
+            self.probes.look(Timestamp(second * SECOND));
+        }
+
+        /// What was sent since this was asked last.
+        fn sent(&mut self, host: &str) -> Option<Arc<v1::ProbePlan>> {
+            let plans = self.plans.get_mut(host).unwrap();
+            plans.has_changed().unwrap().then(|| Arc::clone(&plans.borrow_and_update()))
+        }
+    }
+
+    #[test]
+    fn every_host_is_told_its_flows_once_and_again_before_its_lease_ends() {
+        let mut lab = lab();
+        lab.look(100);
+        let first = lab.sent("host0").unwrap();
+        assert!(!first.flows.is_empty() && first.collector_epoch == 7 && first.revision > 0);
+        assert!(first.flows.iter().all(|flow| flow.target_host != "host0" && flow.target_host != "host3"));
+        let own: Vec<_> = first.flows.iter().map(|flow| (flow.interface.as_str(), flow.source.as_str())).collect();
+        assert!(own.iter().all(|end| [("eth0", "10.0.0.1"), ("eth1", "10.1.0.1")].contains(end)), "{own:?}");
+        lab.look(101);
+        assert_eq!(lab.sent("host0"), None, "nothing is new and nothing is due");
+        lab.look(104);
+        assert_eq!(lab.sent("host0").unwrap(), first, "a renewal keeps its revision");
+        // It reconnects: its plan goes to it again, as a later one, also where it is the same.
+        let plan = lab.probes.open(&"host0".into(), 2, [172, 16, 0, 1].into());
+        lab.plans.insert("host0".to_owned(), plan);
+        lab.look(105);
+        let again = lab.sent("host0").unwrap();
+        assert!(again.flows == first.flows && again.revision > first.revision);
+    }
+
+    #[test]
+    fn a_host_that_leaves_is_no_target_any_more_and_switching_off_ends_all_probing() {
+        let mut lab = lab();
+        lab.look(100);
+        lab.sent("host0");
+        lab.probes.close(&"host5".into(), 1);
+        lab.look(101);
+        let without = lab.sent("host0").unwrap();
+        assert!(without.flows.iter().all(|flow| flow.target_host != "host5"));
+        lab.probes.configure(ProbeOptions { enabled: false, ..ProbeOptions::default() }, 1000);
+        lab.look(102);
+        assert!(lab.probes.planned().plan.flows.is_empty());
+        assert!(lab.sent("host0").unwrap().flows.is_empty());
+    }
+
+    #[test]
+    fn loss_makes_what_shares_a_way_with_it_denser_at_once_and_a_quiet_minute_thins_it_out() {
+        let mut lab = lab();
+        lab.look(100);
+        let calm = lab.sent("host0").unwrap();
+        let flow = calm.flows.iter().find(|flow| flow.interface == "eth0").unwrap().clone();
+        let per_s = |plan: &v1::ProbePlan| {
+            let own = plan.flows.iter().filter(|flow| flow.interface == "eth0");
+            own.map(|flow| 1e6 / f64::from(flow.interval_us)).sum::<f64>()
+        };
+        let result =
+            v1::ProbeFlowResult { id: flow.id, sent: 5, answered: 4, lost: 1, ..v1::ProbeFlowResult::default() };
+        let results = v1::ProbeResults { to_mono_ns: SECOND, flows: vec![result], ..v1::ProbeResults::default() };
+        lab.probes.results("host0", &results, Timestamp(101 * SECOND));
+        lab.look(101);
+        let dense = lab.sent("host0").unwrap();
+        assert!(per_s(&dense) > 2.0 * per_s(&calm), "{} to {}", per_s(&calm), per_s(&dense));
+        let ids = |plan: &v1::ProbePlan| plan.flows.iter().map(|flow| flow.id).collect::<BTreeSet<_>>();
+        assert_eq!(ids(&dense), ids(&calm));
+        lab.look(160);
+        assert_eq!(lab.probes.suspects(), lab.probes.planned().suspects);
+        assert!(!lab.probes.suspects().is_empty());
+        lab.look(162);
+        assert!(lab.probes.suspects().is_empty());
+        assert_eq!(lab.sent("host0").unwrap().flows, calm.flows);
+        // A signal does the same, sooner.
+        let attributes = [
+            ("target_host".to_owned(), flow.target_host.clone()),
+            ("target_interface".to_owned(), flow.target_interface.clone()),
+            ("source_port".to_owned(), flow.source_port.to_string()),
+        ];
+        let signal = v1::Signal {
+            name: "probe.loss".into(),
+            entity: Some(v1::Entity { kind: "nic".into(), name: "eth0".into() }),
+            attributes: attributes.into(),
+            ..v1::Signal::default()
+        };
+        lab.probes.signal("host0", &signal, Timestamp(163 * SECOND));
+        lab.look(163);
+        assert!(per_s(&lab.sent("host0").unwrap()) > 2.0 * per_s(&calm));
+    }
+
+    #[test]
+    fn an_agent_that_says_nothing_of_probes_is_sent_nothing() {
+        let mut lab = lab();
+        lab.live.host("host6").lock().probe = None;
+        lab.look(100);
+        assert_eq!(lab.sent("host6"), None);
+        assert!(lab.probes.planned().left_out.contains_key("host6"));
+        let sent = lab.probes.planned();
+        assert!(sent.plan.flows.iter().all(|flow| sent.endpoints[flow.to].port.node != "host6"));
+    }
+}
