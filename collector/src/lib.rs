@@ -19,6 +19,7 @@ pub mod ingest;
 pub mod inventory;
 pub mod live;
 pub mod logging;
+pub mod map;
 pub mod metrics;
 pub mod otlp;
 pub mod overload;
