@@ -78,6 +78,16 @@ pub struct Config {
     /// When hosts that differ from their peers are told.
     #[serde(deserialize_with = "drift")]
     pub drift: DriftOptions,
+    /// The map of the fabric.
+    pub map: MapOptions,
+}
+
+/// What is told of the fabric besides what hosts and switches say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MapOptions {
+    /// A file of nodes, cables, racks, power feeds and line cards (docs/map.md); read again when it changes.
+    pub inventory_file: Option<PathBuf>,
 }
 
 /// How log lines are written.
@@ -152,6 +162,7 @@ impl Default for Config {
             webhook: None,
             otlp: Otlp::default(),
             drift: DriftOptions::default(),
+            map: MapOptions::default(),
         }
     }
 }
@@ -293,6 +304,7 @@ impl Config {
             webhook,
             otlp: _,
             drift: _,
+            map,
         } = self;
         [
             ("state_dir", *state_dir != running.state_dir),
@@ -311,6 +323,7 @@ impl Config {
             ("tls_key", *tls_key != running.tls_key),
             ("tls_revoked", *tls_revoked != running.tls_revoked),
             ("webhook", *webhook != running.webhook),
+            ("map", *map != running.map),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))

@@ -17,7 +17,7 @@ use crate::executor::{WebhookConfig, WebhookError};
 use crate::overload::Overload;
 use inbox::Inbox;
 use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Timestamp};
-use railwatch_store::{Frame, InventoryItem, Reader, Retention, Store, StoreError, StreamId};
+use railwatch_store::{Frame, InventoryItem, MapChange, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -165,6 +165,10 @@ pub(crate) enum Request {
         items: Vec<InventoryItem>,
         at: Timestamp,
     },
+    /// What changed on the map.
+    Map {
+        changes: Vec<MapChange>,
+    },
     /// Something that the engine has no part in goes on record.
     Note {
         entry: AuditEntry,
@@ -291,6 +295,11 @@ impl CoreHandle {
         let entry = AuditEntry { at: Timeline::now(), actor: actor.to_owned(), what: what.to_owned(), detail };
         self.ask(Request::Note { entry, reply }).await?;
         answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
+    /// Keeps changes of the map; waits while the core has too much to do. Not on disk yet when this returns.
+    pub async fn map_changes(&self, changes: Vec<MapChange>) -> Result<(), CoreError> {
+        self.ask(Request::Map { changes }).await
     }
 
     /// Who halted acting.

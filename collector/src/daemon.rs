@@ -18,6 +18,7 @@ use crate::{
     inventory,
     live::Live,
     logging::Logging,
+    map::{self, MapRoom},
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
     run_file::{Addresses, RunFile},
@@ -112,6 +113,7 @@ impl Daemon {
         let kept = Kept::in_state_dir(&config.state_dir);
         let directives = Directives::new(core.epoch());
         let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
+        let map_room = MapRoom::default();
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -120,6 +122,7 @@ impl Daemon {
             streams: Streams::new(usize::try_from(config.streams_max).unwrap_or(usize::MAX)),
             tapes: tapes.clone(),
             directives,
+            map: map_room.clone(),
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -128,8 +131,15 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state =
-            ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone(), bursts.clone());
+        let api_state = ApiState::new(
+            Arc::clone(&tokens),
+            live.clone(),
+            core.clone(),
+            tapes.clone(),
+            kept.clone(),
+            bursts.clone(),
+            map_room.clone(),
+        );
         let inside = Inside {
             core: core.clone(),
             incidents,
@@ -147,6 +157,11 @@ impl Daemon {
         tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
         tasks.spawn(bursts.follow(stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
+        tasks.spawn(map_room.clone().follow(stop.clone()));
+        tasks.spawn(map::history::follow(map_room.clone(), core.clone(), stop.clone()));
+        if let Some(file) = config.map.inventory_file.clone() {
+            tasks.spawn(map::file::follow(file, map_room, stop.clone()));
+        }
         let standing = live.inventories().standing();
         standing.configure(config.drift);
         tasks.spawn(inventory::follow(live.clone(), standing.clone(), stop.clone()));

@@ -25,3 +25,4 @@ pub mod otlp;
 pub mod overload;
 mod run_file;
 pub mod tape;
+pub mod traces;

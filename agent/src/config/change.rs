@@ -103,8 +103,9 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*key_file != old.probe.key_file, "probe.key_file", Effect::AfterRestart);
     let old_answers = old.probe.answers_per_source_per_s;
     compare(*answers_per_source_per_s != old_answers, "probe.answers_per_source_per_s", Effect::AfterRestart);
-    let Peers { enabled } = peers;
+    let Peers { enabled, own_interfaces } = peers;
     compare(*enabled != old.peers.enabled, "peers.enabled", Effect::AfterRestart);
+    compare(*own_interfaces != old.peers.own_interfaces, "peers.own_interfaces", Effect::AfterRestart);
     let Inventory { enabled } = inventory;
     compare(*enabled != old.inventory.enabled, "inventory.enabled", Effect::AfterRestart);
     compare(*disk_enabled != old.disk.enabled, "disk.enabled", Effect::AfterRestart);

@@ -82,6 +82,7 @@ fn a_full_file_is_taken_as_written() {
         answers_per_source_per_s = 5
         [peers]
         enabled = false
+        own_interfaces = true
         [inventory]
         enabled = false
         [disk]
