@@ -202,11 +202,14 @@ pub enum SourceName {
     /// The host's clock.
     #[serde(rename = "clock")]
     Clock,
+    /// Where packets are sent.
+    #[serde(rename = "routes")]
+    Routes,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -235,6 +238,7 @@ impl SourceName {
         Self::DiskSmart,
         Self::NpuDcmi,
         Self::Clock,
+        Self::Routes,
     ];
 
     /// As the source calls itself.
@@ -268,6 +272,7 @@ impl SourceName {
             Self::DiskSmart => "disk.smart",
             Self::NpuDcmi => "npu.dcmi",
             Self::Clock => "clock",
+            Self::Routes => "routes",
         }
     }
 }
@@ -386,6 +391,9 @@ pub struct Tape {
 pub struct Peers {
     /// Whether they are looked for.
     pub enabled: bool,
+    /// Neighbours and routes are those of this kernel's interfaces, though `sampling.sysfs_root` is another tree: one that emulates
+    /// the hardware of this host.
+    pub own_interfaces: bool,
 }
 
 impl Default for Config {
@@ -449,7 +457,7 @@ impl Default for Drops {
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, own_interfaces: false }
     }
 }
 

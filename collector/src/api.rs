@@ -10,6 +10,8 @@ mod feed;
 mod guard;
 mod host_burst;
 mod inventory;
+mod jobs;
+mod path;
 mod probes;
 mod problem;
 mod readers;
@@ -19,6 +21,7 @@ mod tape;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod topology;
 mod watch;
 
 pub use server::{ListenRefused, check_listen, serve};
@@ -29,6 +32,7 @@ use crate::bursts::Bursts;
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
 use crate::live::Live;
+use crate::map::MapRoom;
 use crate::probes::Probes;
 use crate::tape::Tapes;
 use crate::tape::kept::Kept;
@@ -55,6 +59,7 @@ struct Inner {
     kept: Kept,
     bursts: Bursts,
     probes: Probes,
+    map: MapRoom,
     feed: Feed,
     counters: Arc<Counters>,
     watchers: Arc<Semaphore>,
@@ -72,6 +77,7 @@ impl ApiState {
         kept: Kept,
         bursts: Bursts,
         probes: Probes,
+        map: MapRoom,
     ) -> Self {
         let started = Timeline::now();
         Self(Arc::new(Inner {
@@ -83,6 +89,7 @@ impl ApiState {
             kept,
             bursts,
             probes,
+            map,
             feed: Feed::new(started),
             counters: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),

@@ -82,6 +82,16 @@ pub struct Config {
     /// Which probes are sent, and when not.
     #[serde(deserialize_with = "probes")]
     pub probes: ProbeOptions,
+    /// The map of the fabric.
+    pub map: MapOptions,
+}
+
+/// What is told of the fabric besides what hosts and switches say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MapOptions {
+    /// A file of nodes, cables, racks, power feeds and line cards (docs/map.md); read again when it changes.
+    pub inventory_file: Option<PathBuf>,
 }
 
 /// How log lines are written.
@@ -157,6 +167,7 @@ impl Default for Config {
             otlp: Otlp::default(),
             drift: DriftOptions::default(),
             probes: ProbeOptions::default(),
+            map: MapOptions::default(),
         }
     }
 }
@@ -304,6 +315,7 @@ impl Config {
             otlp: _,
             drift: _,
             probes: _,
+            map,
         } = self;
         [
             ("state_dir", *state_dir != running.state_dir),
@@ -322,6 +334,7 @@ impl Config {
             ("tls_key", *tls_key != running.tls_key),
             ("tls_revoked", *tls_revoked != running.tls_revoked),
             ("webhook", *webhook != running.webhook),
+            ("map", *map != running.map),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))

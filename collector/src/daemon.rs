@@ -18,6 +18,7 @@ use crate::{
     inventory,
     live::Live,
     logging::Logging,
+    map::{self, MapRoom},
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
     probes::{Probes, view::HostsOnly},
@@ -116,6 +117,7 @@ impl Daemon {
         let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
         let probes = Probes::new(core.epoch(), live.clone(), Arc::new(HostsOnly(live.clone())));
         probes.configure(config.probes.clone(), config.engine.silent_after_ms);
+        let map_room = MapRoom::default();
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -125,6 +127,7 @@ impl Daemon {
             tapes: tapes.clone(),
             directives,
             probes: probes.clone(),
+            map: map_room.clone(),
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -141,6 +144,7 @@ impl Daemon {
             kept.clone(),
             bursts.clone(),
             probes.clone(),
+            map_room.clone(),
         );
         let inside = Inside {
             core: core.clone(),
@@ -161,6 +165,11 @@ impl Daemon {
         tasks.spawn(bursts.follow(stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
         tasks.spawn(probes.clone().follow(stop.clone()));
+        tasks.spawn(map_room.clone().follow(stop.clone()));
+        tasks.spawn(map::history::follow(map_room.clone(), core.clone(), stop.clone()));
+        if let Some(file) = config.map.inventory_file.clone() {
+            tasks.spawn(map::file::follow(file, map_room, stop.clone()));
+        }
         let standing = live.inventories().standing();
         standing.configure(config.drift);
         tasks.spawn(inventory::follow(live.clone(), standing.clone(), stop.clone()));

@@ -105,8 +105,9 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*answers_per_source_per_s != old_answers, "probe.answers_per_source_per_s", Effect::AfterRestart);
     let old_packets = old.probe.packets_per_s_per_nic_max;
     compare(*packets_per_s_per_nic_max != old_packets, "probe.packets_per_s_per_nic_max", Effect::AfterRestart);
-    let Peers { enabled } = peers;
+    let Peers { enabled, own_interfaces } = peers;
     compare(*enabled != old.peers.enabled, "peers.enabled", Effect::AfterRestart);
+    compare(*own_interfaces != old.peers.own_interfaces, "peers.own_interfaces", Effect::AfterRestart);
     let Inventory { enabled } = inventory;
     compare(*enabled != old.inventory.enabled, "inventory.enabled", Effect::AfterRestart);
     compare(*disk_enabled != old.disk.enabled, "disk.enabled", Effect::AfterRestart);

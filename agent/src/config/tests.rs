@@ -83,6 +83,7 @@ fn a_full_file_is_taken_as_written() {
         packets_per_s_per_nic_max = 0
         [peers]
         enabled = false
+        own_interfaces = true
         [inventory]
         enabled = false
         [disk]

@@ -14,7 +14,9 @@ mod session;
 pub mod streams;
 mod validate;
 
-use crate::{core::CoreHandle, directives::Directives, live::Live, metrics::Counters, probes::Probes, tape::Tapes};
+use crate::{
+    core::CoreHandle, directives::Directives, live::Live, map::MapRoom, metrics::Counters, probes::Probes, tape::Tapes,
+};
 use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
 use railwatch_wire::{
     limits,
@@ -54,6 +56,8 @@ pub struct Shared {
     pub directives: Directives,
     /// What they are to probe, and what became of it.
     pub probes: Probes,
+    /// Where goes what hosts say of the fabric, and who wants to know which way a flow goes.
+    pub map: MapRoom,
     /// Ends everything.
     pub stop: CancellationToken,
 }
