@@ -50,6 +50,18 @@ const WATCHERS_MAX: usize = 256;
 #[derive(Clone)]
 pub struct ApiState(Arc<Inner>);
 
+/// The rooms whose state it shows, and that it asks on a caller's behalf.
+#[expect(missing_docs, reason = "each says it by its type")]
+pub struct Rooms {
+    pub live: Live,
+    pub core: CoreHandle,
+    pub tapes: Tapes,
+    pub kept: Kept,
+    pub bursts: Bursts,
+    pub probes: Probes,
+    pub map: MapRoom,
+}
+
 struct Inner {
     tokens: Arc<Tokens>,
     live: Live,
@@ -69,16 +81,8 @@ struct Inner {
 
 impl ApiState {
     /// The API of this collector.
-    pub fn new(
-        tokens: Arc<Tokens>,
-        live: Live,
-        core: CoreHandle,
-        tapes: Tapes,
-        kept: Kept,
-        bursts: Bursts,
-        probes: Probes,
-        map: MapRoom,
-    ) -> Self {
+    pub fn new(tokens: Arc<Tokens>, rooms: Rooms) -> Self {
+        let Rooms { live, core, tapes, kept, bursts, probes, map } = rooms;
         let started = Timeline::now();
         Self(Arc::new(Inner {
             tokens,

@@ -6,7 +6,7 @@
 mod published;
 
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, Rooms},
     auth::Tokens,
     bursts::Bursts,
     certificates,
@@ -21,7 +21,7 @@ use crate::{
     map::{self, MapRoom},
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
-    probes::{Probes, view::HostsOnly},
+    probes::{self, Probes, ways::OfMap},
     run_file::{Addresses, RunFile},
     tape::{Tapes, kept::Kept},
 };
@@ -115,9 +115,9 @@ impl Daemon {
         let kept = Kept::in_state_dir(&config.state_dir);
         let directives = Directives::new(core.epoch());
         let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
-        let probes = Probes::new(core.epoch(), live.clone(), Arc::new(HostsOnly(live.clone())));
-        probes.configure(config.probes.clone(), config.engine.silent_after_ms);
         let map_room = MapRoom::default();
+        let probes = Probes::new(core.epoch(), live.clone(), Arc::new(OfMap::new(map_room.clone())));
+        probes.configure(config.probes.clone(), config.engine.silent_after_ms);
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -136,16 +136,16 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state = ApiState::new(
-            Arc::clone(&tokens),
-            live.clone(),
-            core.clone(),
-            tapes.clone(),
-            kept.clone(),
-            bursts.clone(),
-            probes.clone(),
-            map_room.clone(),
-        );
+        let rooms = Rooms {
+            live: live.clone(),
+            core: core.clone(),
+            tapes: tapes.clone(),
+            kept: kept.clone(),
+            bursts: bursts.clone(),
+            probes: probes.clone(),
+            map: map_room.clone(),
+        };
+        let api_state = ApiState::new(Arc::clone(&tokens), rooms);
         let inside = Inside {
             core: core.clone(),
             incidents,
@@ -165,6 +165,8 @@ impl Daemon {
         tasks.spawn(bursts.follow(stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
         tasks.spawn(probes.clone().follow(stop.clone()));
+        tasks.spawn(probes::ways::follow(probes.clone(), map_room.clone(), stop.clone()));
+        tasks.spawn(probes::blame::follow(probes.clone(), core.clone(), stop.clone()));
         tasks.spawn(map_room.clone().follow(stop.clone()));
         tasks.spawn(map::history::follow(map_room.clone(), core.clone(), stop.clone()));
         if let Some(file) = config.map.inventory_file.clone() {

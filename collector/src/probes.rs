@@ -6,9 +6,12 @@
 //! more often at once, and for [`SUSPECT_FOR`] after its last sign. Bounded: flows, suspects, and the minutes kept. Never: a
 //! probe of a host that does not answer, or a plan for one that does not probe.
 
+pub mod blame;
 pub mod options;
+pub mod recent;
 pub mod results;
 pub mod view;
+pub mod ways;
 
 use crate::clock::Timeline;
 use crate::live::Live;
@@ -17,6 +20,7 @@ use railwatch_engine::Timestamp;
 use railwatch_engine::cover::{self, Endpoint, OutlookRow, Plan, PlannedFlow, Senses, Suspects, World};
 use railwatch_engine::map::{Direction, Fabric, Flow, Path, PortName};
 use railwatch_wire::v1;
+use recent::Recent;
 use results::{Kept, ProbeRow};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -53,6 +57,7 @@ struct Inner {
     lines: Mutex<HashMap<Arc<str>, Line>>,
     planned: Mutex<Arc<Planned>>,
     kept: Mutex<Kept>,
+    recent: Mutex<Recent>,
     suspected: Mutex<Suspected>,
     wake: Notify,
     revision: AtomicU64,
@@ -143,6 +148,7 @@ impl Probes {
             lines: Mutex::default(),
             planned: Mutex::default(),
             kept: Mutex::default(),
+            recent: Mutex::default(),
             suspected: Mutex::default(),
             wake: Notify::new(),
             revision: AtomicU64::new(0),
@@ -180,6 +186,7 @@ impl Probes {
         self.0.counts.results.fetch_add(1, Relaxed);
         let planned = self.planned();
         let (unknown, lossy) = lock(&self.0.kept).take(host, results, now);
+        lock(&self.0.recent).take(results, now);
         self.0.counts.unknown_flows.fetch_add(unknown, Relaxed);
         if lossy.is_empty() {
             return;
@@ -261,6 +268,11 @@ impl Probes {
         cover::outlook(fabric, endpoints, placements, plan, &senses, containing, rows_max)
     }
 
+    /// Since when probes are lost, where one was of late.
+    fn lossy_since(&self, now: Timestamp) -> Option<Timestamp> {
+        lock(&self.0.recent).lossy_since(now)
+    }
+
     /// What is suspect now.
     pub fn suspects(&self) -> Suspects {
         let suspected = lock(&self.0.suspected);
@@ -323,6 +335,7 @@ impl Probes {
         if is_new {
             *lock(&self.0.planned) = Arc::clone(&planned);
             lock(&self.0.kept).plan(&planned);
+            lock(&self.0.recent).plan(planned.plan.flows.iter().map(|flow| flow.id));
             self.0.counts.plans.fetch_add(1, Relaxed);
         }
         lock(&self.0.kept).forget(now);

@@ -16,7 +16,9 @@ mod shape;
 mod shares;
 
 pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
-pub use plan::{Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, crossed, plan};
+pub use plan::{
+    Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, answers, crossed, crossings, plan,
+};
 pub use rails::{Claim, Prefix, Rails, rails};
 pub use shape::Shape;
 

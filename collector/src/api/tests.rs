@@ -1,7 +1,7 @@
 //! The API over real loopback connections, with a real store and engine behind it.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
-use super::{ApiState, serve};
+use super::{ApiState, Rooms, serve};
 use crate::auth::Tokens;
 use crate::bursts::Bursts;
 use crate::clock::Timeline;
@@ -69,8 +69,10 @@ impl Collector {
         let kept = Kept::in_state_dir(dir.path());
         let probes = Probes::new(1, live.clone(), Arc::new(HostsOnly(live.clone())));
         let map = MapRoom::default();
-        let state =
-            ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), kept, bursts, probes, map.clone());
+        let (live_too, core_too, map_too) = (live.clone(), core.clone(), map.clone());
+        let tapes = Tapes::default();
+        let rooms = Rooms { live: live_too, core: core_too, tapes, kept, bursts, probes, map: map_too };
+        let state = ApiState::new(tokens, rooms);
         tokio::spawn(serve(listener, None, state, stop.clone()));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
         tokio::spawn(crate::map::history::follow(map.clone(), core.clone(), stop.clone()));

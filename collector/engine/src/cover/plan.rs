@@ -281,7 +281,8 @@ impl<'a> Ways<'a> {
 }
 
 /// The flow of a flow's answers.
-fn answers(flow: &Flow) -> Flow {
+#[must_use]
+pub fn answers(flow: &Flow) -> Flow {
     Flow {
         source: flow.destination,
         destination: flow.source,
@@ -309,6 +310,23 @@ pub fn crossed(
         directions
     };
     flows.iter().map(of).collect()
+}
+
+/// Of each of these flows, each direction that its probes cross and how likely; the same of its answers.
+#[must_use]
+pub fn crossings(
+    fabric: &Fabric,
+    endpoints: &[Endpoint],
+    placements: &BTreeMap<Flow, Path>,
+    flows: &[&PlannedFlow],
+) -> Vec<[Vec<(Direction, f64)>; 2]> {
+    let mut ways = Ways::new(fabric, placements, endpoints);
+    let listed = |way: Way| {
+        let mut directions = Vec::new();
+        way.each(|at, likely| directions.push((direction(at), likely)));
+        directions
+    };
+    flows.iter().map(|flow| ways.both(flow).map(listed)).collect()
 }
 
 /// Flows that each size of each direction is made of, tried in this order: more flows scatter less, and so need fewer packets.

@@ -4,12 +4,12 @@
 //! 5-tuple, or because there is one way only; else all ways that the switches may choose. A hop whose address nobody knows is not of a switch
 //! whose addresses are all known: it narrows too. Never: a path that the map does not have.
 
-use super::fabric::{PathSet, PortName};
+use super::fabric::{Path, PathSet, PortName};
 use super::reports::{TRACE_FRESH_NS, Trace};
 use super::statement::Flow;
 use super::topology::Topology;
 use crate::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Paths that are looked at.
@@ -99,6 +99,19 @@ impl Topology {
                     None => !self.all_addresses.get(node).copied().unwrap_or(false),
                 },
             })
+    }
+
+    /// The one way of each flow of which a fresh trace tells it.
+    #[must_use]
+    pub fn placements(&self, now: Timestamp) -> BTreeMap<Flow, Path> {
+        let number: BTreeMap<&PortName, usize> = self.fabric.nics().iter().map(|nic| &nic.port).zip(0..).collect();
+        let nic = |address: &IpAddr| number.get(self.port_of.get(address)?).copied();
+        let placed = |flow: &Flow| {
+            let ways = self.ways(nic(&flow.source)?, nic(&flow.destination)?, Some(flow), now);
+            let (_, path) = ways.set.paths.into_iter().next().filter(|_| ways.exact)?;
+            Some((flow.clone(), path))
+        };
+        self.traces.keys().filter_map(placed).collect()
     }
 
     /// The number of the NIC with this address.
