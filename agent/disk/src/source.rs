@@ -9,7 +9,7 @@
 use crate::baseline::{Baseline, Change, REQUESTS_MIN, Window};
 use crate::budget::{Controller, Step, cost_ns};
 use crate::histogram::Histogram;
-use crate::kernel::{DiskKernel, disk_name};
+use crate::kernel::{Books, DiskKernel, disk_name};
 use crate::own::{self, Own};
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
@@ -52,7 +52,7 @@ const FLOOR_ROTATING_US: f64 = 100_000.0;
 const STUCK_NS: u64 = STRETCH_NS;
 /// What is timed.
 const ALL: &str = "tracepoints block:block_rq_issue and block:block_rq_complete";
-const SLICES: &str = "tracepoints block:block_rq_issue and block:block_rq_complete, attached in slices of up to 100 ms: \
+const SLICES: &str = "tracepoints block:block_rq_issue and block:block_rq_complete, attached in slices of up to 1.5 s: \
                       to time every request would cost more than 0.2 % of a core";
 const QUANTILES: [(u64, &str); 2] = [(500, "0.5"), (990, "0.99")];
 
@@ -74,6 +74,8 @@ struct Line {
     /// Requests that had ended when last one did, and when that was; with none in flight, now.
     progress: (u64, u64),
     floor_us: f64,
+    /// By the disk's own counts, at the last reading in which some ended.
+    was_slow: bool,
     baseline: Baseline,
     handles: Option<Handles>,
 }
@@ -196,6 +198,8 @@ pub struct DiskLatencySource {
     own: HashMap<String, Own>,
     lines: Vec<Line>,
     by_key: HashMap<(String, u32), usize>,
+    /// What the books said when the maps were read last, and whether a timed request was in flight then.
+    read: Option<(Books, bool)>,
     stretch_began_ns: u64,
 }
 
@@ -233,6 +237,7 @@ impl DiskLatencySource {
             own: HashMap::new(),
             lines: Vec::new(),
             by_key: HashMap::new(),
+            read: None,
             stretch_began_ns: 0,
         }
     }
@@ -308,6 +313,21 @@ impl DiskLatencySource {
         }
     }
 
+    /// Between slices, a disk whose own counts say that its requests begin to take long has the next slice come sooner.
+    fn note_suspicion(&mut self, now_ns: u64) {
+        let Some(duty) = self.duty.as_mut().filter(|duty| !duty.controller.is_always()) else { return };
+        let mut is_new = false;
+        for line in self.lines.iter_mut().filter(|line| line.operation != DISCARD) {
+            let mean_us = self.own.get(&line.disk).and_then(|own| own.mean_us(line.operation));
+            let is_slow = mean_us.is_some_and(|us| us >= line.floor_us);
+            is_new |= is_slow && !std::mem::replace(&mut line.was_slow, is_slow);
+            line.was_slow = is_slow;
+        }
+        if is_new {
+            duty.controller.suspect(now_ns);
+        }
+    }
+
     /// Reads the disks' own counts, those of each disk once.
     fn read_own(&mut self) {
         let was_off = self.duty.as_ref().is_some_and(|duty| duty.was_off);
@@ -372,6 +392,7 @@ impl DiskLatencySource {
             stretch: Histogram::default(),
             progress: (0, now_ns),
             floor_us: if rotates.is_ok_and(|text| text.trim() == "1") { FLOOR_ROTATING_US } else { FLOOR_US },
+            was_slow: false,
             baseline: Baseline::default(),
             handles: None,
         });
@@ -492,9 +513,17 @@ impl Source for DiskLatencySource {
 impl DiskLatencySource {
     fn read_from(&mut self, kernel: &DiskKernel, batch: &mut Batch) -> io::Result<()> {
         let before_ns = monotonic_ns();
-        self.read_own();
+        // What the books do not show did not happen: where nothing began to be timed and nothing timed was in flight, there is
+        // nothing to read, neither here nor, while every request is timed, of the disks.
+        let books = kernel.books_without_missed()?;
+        let has_news = self.read.is_none_or(|(before, in_flight)| in_flight || before != books);
+        if has_news || self.duty.as_ref().is_some_and(|duty| duty.was_off) {
+            self.read_own();
+        }
         let mut now = Vec::new();
-        kernel.requests(|key, requests| now.push((key, requests)))?;
+        if has_news {
+            kernel.requests(|key, requests| now.push((key, requests)))?;
+        }
         let moment = Moment::between(before_ns, monotonic_ns());
         // Of each line, what ended since the last reading: of all, and of GPU processes.
         let mut ended: HashMap<usize, [Histogram; 2]> = HashMap::new();
@@ -520,6 +549,11 @@ impl DiskLatencySource {
             line.note_progress(moment.at_ns);
             push(line, &ended, batch, moment);
         }
+        if has_news {
+            let timed = |line: &Line| line.sum(|requests| requests.issued) > line.completed() + line.left;
+            self.read = Some((books, self.lines.iter().any(timed)));
+        }
+        self.note_suspicion(moment.at_ns);
         if self.lines.iter().any(|line| line.handles.is_none()) {
             batch.ask_for_probe();
         }

@@ -166,6 +166,15 @@ impl DropKernel {
     /// # Errors
     /// Errno of bpf(2).
     pub fn books(&self) -> io::Result<Books> {
+        let mut books = self.books_without_missed()?;
+        for program in &self.programs {
+            books.missed += sys::prog_misses(program.as_fd())?;
+        }
+        Ok(books)
+    }
+
+    /// The same by one system call, for whoever asks often.
+    pub(crate) fn books_without_missed(&self) -> io::Result<Books> {
         let mut copies = vec![DropBooks::default(); self.cpus];
         sys::map_lookup(self.map("BOOKS"), &0u32, &mut copies)?;
         let mut books = Books::default();
@@ -173,9 +182,6 @@ impl DropKernel {
             books.seen += seen;
             books.totals_full += totals_full;
             books.scope_unknown += scope_unknown;
-        }
-        for program in &self.programs {
-            books.missed += sys::prog_misses(program.as_fd())?;
         }
         Ok(books)
     }

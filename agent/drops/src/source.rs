@@ -156,6 +156,7 @@ pub struct DropsSource {
     /// The books have moved since the read before: a program may have been between them and its total.
     is_moving: bool,
     read_at_ns: u64,
+    missed_at_ns: u64,
     flows_at_ns: u64,
     flows_seen: u64,
     /// Packets of flows that are still in the kernel, by the totals.
@@ -179,6 +180,7 @@ impl DropsSource {
             books: Books::default(),
             is_moving: false,
             read_at_ns: 0,
+            missed_at_ns: 0,
             flows_at_ns: 0,
             flows_seen: 0,
             not_yet_read: 0,
@@ -225,9 +227,15 @@ impl DropsSource {
         line
     }
 
-    fn read_totals(&mut self) -> std::io::Result<bool> {
+    fn read_totals(&mut self, now_ns: u64) -> std::io::Result<bool> {
         let Some(kernel) = &self.kernel else { return Ok(false) };
-        let books = kernel.books()?;
+        // What programs missed is a system call for each of them, and news of no drop that has a series.
+        let is_due = now_ns.saturating_sub(self.missed_at_ns) >= SECOND_NS;
+        let books = match is_due {
+            true => kernel.books()?,
+            false => Books { missed: self.books.missed, ..kernel.books_without_missed()? },
+        };
+        self.missed_at_ns = if is_due { now_ns } else { self.missed_at_ns };
         let was_moving = std::mem::replace(&mut self.is_moving, books != self.books);
         if !self.is_moving && !was_moving {
             return Ok(false);
@@ -258,7 +266,7 @@ impl DropsSource {
         kernel.take_flows(|key, flow| table.add(key, flow))?;
         table.tidy(now_ns);
         // After the flows: what the totals hold more than those is still in the kernel.
-        self.read_totals()?;
+        self.read_totals(now_ns)?;
         self.flows_seen = seen;
         self.show();
         Ok(())
@@ -443,7 +451,7 @@ impl Source for DropsSource {
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let failed = |error: &std::io::Error| ReadError::io("reading the maps of the drops", error);
         let before_ns = monotonic_ns();
-        if self.read_totals().map_err(|error| failed(&error))? {
+        if self.read_totals(before_ns).map_err(|error| failed(&error))? {
             batch.ask_for_probe();
         }
         self.push(batch, Moment::between(before_ns, monotonic_ns()));

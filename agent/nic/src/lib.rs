@@ -36,6 +36,7 @@ mod rdma_resources;
 mod settings;
 mod sources;
 mod sysfs;
+mod sysfs_links;
 mod together;
 mod vocabulary;
 
