@@ -115,6 +115,10 @@ impl Engine {
         match event {
             Event::HostConnected { host, boot_id } => self.connected(&host, &boot_id, &mut effects),
             Event::HostHeard { host, at } => self.heard(&host, at.min(now), &mut effects),
+            Event::HostTurnedAway { host, until } => {
+                self.hosts.excuse(&host, until, &self.options);
+                self.heard(&host, now, &mut effects);
+            }
             Event::HostDisconnected { host, orderly } => {
                 if self.hosts.disconnected(&host, orderly) == Some(Silence::Alone) {
                     self.host_is_back(&host, now, &mut effects);

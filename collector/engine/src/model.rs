@@ -85,6 +85,13 @@ pub enum Event {
         /// When it arrived: not after the step's `now`, and before it where the collector was busy.
         at: Timestamp,
     },
+    /// A host wanted to open a stream and was told to come back later: it lives, and cannot be heard until then.
+    HostTurnedAway {
+        /// Which.
+        host: HostName,
+        /// When it is to be back.
+        until: Timestamp,
+    },
     /// A host's stream ended; `orderly` when the agent said goodbye.
     HostDisconnected {
         /// Which.

@@ -135,6 +135,11 @@ impl World {
             ["unmute", hosts @ ..] => self.for_each(hosts, |world, host| {
                 world.speaking.insert(host.to_owned());
             }),
+            ["turned-away", host, for_ms] => {
+                self.speaking.remove(*host);
+                let until = Timestamp(self.now().0 + for_ms.parse::<u64>().unwrap() * MS);
+                self.step(Event::HostTurnedAway { host: (*host).to_owned(), until });
+            }
             ["bye", host] => self.disconnect(host, true),
             ["break", host] => self.disconnect(host, false),
             ["stalled", ms] => {
