@@ -450,7 +450,13 @@ impl Session<'_> {
                 self.core.inventory(inventory::stored(inventory)).await.map_err(stopping)?;
             }
         }
-        let (gpu_changed, ports) = self.cell.lock().take(snapshot);
+        let (gpu_changed, ports) = {
+            let mut host = self.cell.lock();
+            if !snapshot.sources.is_empty() {
+                host.told_at = Timeline::now();
+            }
+            host.take(snapshot)
+        };
         if gpu_changed {
             self.shared.live.announce(Change::Gpu { host: self.host.to_string() });
         }
