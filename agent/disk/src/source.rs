@@ -16,6 +16,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use railwatch_abi::disk::{DISCARD, DiskKey, FLUSH, GPU, KERNEL, OTHER, READ, Requests, Started, WRITE};
 use railwatch_gpu::kernel::LoadError;
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, Rule, SeriesDef, SeriesHandle,
@@ -192,6 +193,7 @@ fn issuer_name(issuer: u32) -> &'static str {
 /// The source `disk.latency`.
 pub struct DiskLatencySource {
     sysfs: PathBuf,
+    types: Types,
     gpu_processes: GpuProcesses,
     kernel: Option<DiskKernel>,
     duty: Option<Duty>,
@@ -231,6 +233,7 @@ impl DiskLatencySource {
     pub fn new(sysfs: PathBuf, gpu_processes: GpuProcesses) -> Self {
         Self {
             sysfs,
+            types: Types::default(),
             gpu_processes,
             kernel: None,
             duty: None,
@@ -242,8 +245,16 @@ impl DiskLatencySource {
         }
     }
 
-    fn load() -> Result<DiskKernel, Unavailable> {
-        DiskKernel::load().map_err(|error| {
+    /// The same, by types of the running kernel that others read too.
+    #[must_use]
+    pub fn with_types(self, types: Types) -> Self {
+        Self { types, ..self }
+    }
+
+    fn load(&mut self) -> Result<DiskKernel, Unavailable> {
+        // Let go of in any case: they are some megabytes.
+        let types = std::mem::take(&mut self.types);
+        DiskKernel::load_by(&types).map_err(|error| {
             let reason = match &error {
                 LoadError::Capability { .. } | LoadError::Lockdown => ErrorReason::Denied,
                 LoadError::Tracepoint { .. } => ErrorReason::Missing,
@@ -466,7 +477,7 @@ impl Source for DiskLatencySource {
         if self.kernel.is_none() {
             let duty = Duty::new().map_err(|error| Unavailable::new((&io::Error::from(error)).into(), error))?;
             self.own = self.own_from_now();
-            self.kernel = Some(Self::load()?);
+            self.kernel = Some(self.load()?);
             self.duty = Some(duty);
         }
         let done = self.forget_gone();

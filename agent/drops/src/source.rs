@@ -9,6 +9,7 @@ use crate::names::Interfaces;
 use crate::reasons::Class;
 use railwatch_abi::drops::{DropKey, Dropped, ELSEWHERE};
 use railwatch_gpu::kernel::LoadError;
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_gpu::scope::Scope;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
@@ -144,6 +145,7 @@ fn add(to: &mut Dropped, more: &Dropped) {
 /// The source `drops`.
 pub struct DropsSource {
     scope: Scope,
+    types: Types,
     shared: Arc<Drops>,
     kernel: Option<DropKernel>,
     interfaces: Interfaces,
@@ -170,6 +172,7 @@ impl DropsSource {
         let shared = Arc::new(Drops::default());
         let source = Self {
             scope,
+            types: Types::default(),
             shared: Arc::clone(&shared),
             kernel: None,
             interfaces: Interfaces::new(0),
@@ -188,8 +191,16 @@ impl DropsSource {
         (source, shared)
     }
 
+    /// The same, by types of the running kernel that others read too.
+    #[must_use]
+    pub fn with_types(self, types: Types) -> Self {
+        Self { types, ..self }
+    }
+
     fn load(&mut self) -> Result<(), Unavailable> {
-        let kernel = DropKernel::load(&self.scope).map_err(|error| {
+        // Let go of in any case: they are some megabytes.
+        let types = std::mem::take(&mut self.types);
+        let kernel = DropKernel::load_by(&self.scope, &types).map_err(|error| {
             let reason = match &error {
                 LoadError::Capability { .. } | LoadError::Lockdown => ErrorReason::Denied,
                 LoadError::Tracepoint { .. } => ErrorReason::Missing,

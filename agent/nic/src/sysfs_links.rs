@@ -1,7 +1,8 @@
 //! Links of a tree that is not the running kernel's: read whole once, and again where a file says that something changed.
 //!
-//! In: `class/net/*/{flags,carrier,operstate,carrier_changes}`, kept open. Out: all interfaces as [`from_sysfs`] gives them. Four
-//! reads an interface, where all files of it opened and read are ten times as dear. Never: a link older than those four.
+//! In: `class/net/*/{flags,carrier,operstate,carrier_up_count,carrier_down_count}`, kept open. Out: all interfaces as
+//! [`from_sysfs`] gives them. Five reads an interface, where all files of it opened and read are several times as dear.
+//! Never: a link older than those five.
 
 use crate::link::Link;
 use crate::netdev_choice::from_sysfs;
@@ -11,7 +12,7 @@ use railwatch_sampling::files::KeptFile;
 use std::path::Path;
 
 /// What moves when a link does (Documentation/ABI/testing/sysfs-class-net).
-const TELLING: [&str; 4] = ["flags", "carrier", "operstate", "carrier_changes"];
+const TELLING: [&str; 5] = ["flags", "carrier", "operstate", "carrier_up_count", "carrier_down_count"];
 
 /// The links, and the files that tell of their changes.
 #[derive(Default)]
@@ -77,9 +78,11 @@ mod tests {
             found.iter().map(|link| (link.name.clone(), link.is_up(), link.carrier_down_count)).collect::<Vec<_>>()
         };
         assert_eq!(seen(&mut links), [("eth0".to_owned(), true, 0)]);
-        // No file that tells of a change: the count alone is not looked at.
+        // A loopback is none by a file that never moves: it is not looked at again.
+        write("type", "772");
+        assert_eq!(links.links(root.path()).unwrap().iter().filter(|link| link.is_loopback).count(), 0);
         write("carrier_down_count", "1");
-        assert_eq!(seen(&mut links), [("eth0".to_owned(), true, 0)]);
+        assert_eq!(seen(&mut links), [("eth0".to_owned(), true, 1)]);
         write("carrier", "0");
         assert_eq!(seen(&mut links), [("eth0".to_owned(), false, 1)]);
         write("carrier", "1");
