@@ -25,6 +25,7 @@ use crate::tape::{self, Dump, TapeDesk};
 use crate::{logging, notify, rules};
 use anyhow::{Context, Result};
 use prometheus_client::registry::Registry;
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_health::HealthSources;
 use railwatch_nic::{NicConfig, NicSources};
 use railwatch_optics_source::OpticsSource;
@@ -114,7 +115,9 @@ impl Agent {
         for limitation in shared.limitations() {
             tracing::warn!(what = limitation.what, "off or limited: {}", limitation.why);
         }
-        let mut gpu = config.gpu.enabled.then(|| GpuRoom::open(&config.gpu, &shared)).transpose()?;
+        // Of this kernel, read once for all that loads programs.
+        let types = Types::default();
+        let mut gpu = config.gpu.enabled.then(|| GpuRoom::open(&config.gpu, &shared, &types)).transpose()?;
 
         let mut spool = SpoolOptions::in_directory(config.state_dir.join("spool"));
         spool.disk_bytes_max = config.spool.bytes_max;
@@ -168,10 +171,10 @@ impl Agent {
             .is_some()
             .then(|| Box::new(MemorySource::new(Arc::clone(&shared), Arc::clone(&gpu_series_max))) as Box<dyn Source>);
         let health = config.health_sources().map(|config| HealthSources::new(&config).sources).unwrap_or_default();
-        let (dropped, drops) = drops::source(&config.drops, &shared).unzip();
+        let (dropped, drops) = drops::source(&config.drops, &shared, types.clone()).unzip();
         let (of_peers, peers) = peers::sources(config, &nic_config, &shared);
         let optics = Box::new(optics) as Box<dyn Source>;
-        let disk = disk::source(&config.disk, &config.sampling.sysfs_root, &shared);
+        let disk = disk::source(&config.disk, &config.sampling.sysfs_root, &shared, types);
         let inventory = inventory::source(config, &shared);
         let of_the_host = health.into_iter().chain(disk).chain(of_peers).chain(inventory);
         for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(of_the_host) {

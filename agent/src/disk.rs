@@ -7,12 +7,13 @@ use crate::config::Disk as Config;
 use crate::privileges::Limitation;
 use crate::shared::Shared;
 use railwatch_disk::DiskLatencySource;
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_sampling::Source;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The source, where it is wanted and has room; why not otherwise is among the limitations.
-pub fn source(config: &Config, sysfs_root: &Path, shared: &Arc<Shared>) -> Option<Box<dyn Source>> {
+pub fn source(config: &Config, sysfs_root: &Path, shared: &Arc<Shared>, types: Types) -> Option<Box<dyn Source>> {
     if !config.enabled {
         return None;
     }
@@ -28,5 +29,5 @@ pub fn source(config: &Config, sysfs_root: &Path, shared: &Arc<Shared>) -> Optio
             live.map(|process| process.pid).collect()
         }
     };
-    Some(Box::new(DiskLatencySource::new(sysfs_root.to_owned(), Box::new(processes))))
+    Some(Box::new(DiskLatencySource::new(sysfs_root.to_owned(), Box::new(processes)).with_types(types)))
 }

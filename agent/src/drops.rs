@@ -8,6 +8,7 @@ use crate::convert;
 use crate::privileges::Limitation;
 use crate::shared::Shared;
 use railwatch_drops::{DropView, Drops, DropsSource, ShownFlow, TotalRow};
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_gpu::scope::Scope;
 use railwatch_sampling::Source;
 use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
@@ -16,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The source, where it is wanted and has room; why not otherwise is among the limitations.
-pub fn source(config: &Config, shared: &Shared) -> Option<(Box<dyn Source>, Arc<Drops>)> {
+pub fn source(config: &Config, shared: &Shared, types: Types) -> Option<(Box<dyn Source>, Arc<Drops>)> {
     if !config.enabled {
         return None;
     }
@@ -38,7 +39,7 @@ pub fn source(config: &Config, shared: &Shared) -> Option<(Box<dyn Source>, Arc<
         }
     };
     let (source, drops) = DropsSource::new(scope);
-    Some((Box::new(source), drops))
+    Some((Box::new(source.with_types(types)), drops))
 }
 
 /// As the wire says it.

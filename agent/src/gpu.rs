@@ -25,6 +25,7 @@ use claim::Claim;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use railwatch_gpu::coverage::CoverageRow;
 use railwatch_gpu::discovery::{self, Discovery, Probes, ProcessInfo, Wanted};
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_gpu::kernel::{Kernel, Options};
 use railwatch_gpu::scope::Scope;
 use railwatch_gpu::symbols::TABLE;
@@ -72,10 +73,10 @@ struct Stop {
 impl GpuRoom {
     /// Loads and attaches; returns when every process that runs has been looked at, or after five seconds. What the
     /// kernel refuses is a limitation.
-    pub fn open(config: &Gpu, shared: &Arc<Shared>) -> Result<Self> {
+    pub fn open(config: &Gpu, shared: &Arc<Shared>, types: &Types) -> Result<Self> {
         let scope = scope(&config.scope).with_context(|| format!("the scope {}", config.scope))?;
         let mut claim = None;
-        let probes = match load(config, scope.clone(), shared) {
+        let probes = match load(config, scope.clone(), shared, types) {
             Ok((kernel, claimed)) => {
                 claim = claimed;
                 let off = kernel.off().iter().map(|off| Limitation::new(off.what, &off.reason)).collect();
@@ -152,7 +153,7 @@ impl GpuRoom {
 }
 
 /// Loads the kernel half; the error is for people.
-fn load(config: &Gpu, scope: Scope, shared: &Shared) -> Result<(Kernel, Option<Claim>), String> {
+fn load(config: &Gpu, scope: Scope, shared: &Shared, types: &Types) -> Result<(Kernel, Option<Claim>), String> {
     if let Some(why) = shared.facts.no_room_for_maps() {
         return Err(format!(
             "{why}, because the kernel would kill the agent; raise memory.max (MemoryMax=, resources.limits.memory)"
@@ -160,7 +161,7 @@ fn load(config: &Gpu, scope: Scope, shared: &Shared) -> Result<(Kernel, Option<C
     }
     let event_cap = u32::try_from(config.events_per_process_per_s).unwrap_or(u32::MAX);
     let load = |pin_dir: Option<PathBuf>| {
-        let options = Options { scope: scope.clone(), pin_dir, event_cap, ..Options::default() };
+        let options = Options { scope: scope.clone(), pin_dir, event_cap, types: types.clone(), ..Options::default() };
         Kernel::load(options).map_err(|error| error.to_string())
     };
     if config.pin_dir == Path::new("") {

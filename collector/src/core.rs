@@ -336,6 +336,11 @@ impl CoreHandle {
         self.ask(Request::Map { changes }).await
     }
 
+    /// What [`Self::observe`] took under these names, in earlier runs too and as far back as signals are kept; the newest first.
+    pub fn observed(&self, names: &[&str]) -> Result<Vec<Signal>, StoreError> {
+        self.reader()?.signals_of_stream(&task::OWN_STREAM, names)
+    }
+
     /// Who halted acting.
     pub fn halted(&self) -> Option<Halt> {
         halt::is_set(&self.state_dir)

@@ -11,6 +11,7 @@ use crate::{
     bursts::Bursts,
     certificates,
     clock::Timeline,
+    collectives,
     config::{Config, ConfigError, Overrides},
     core::{CoreConfig, CoreHandle},
     directives::Directives,
@@ -174,7 +175,8 @@ impl Daemon {
         }
         let standing = live.inventories().standing();
         standing.configure(config.drift);
-        tasks.spawn(inventory::follow(live.clone(), standing.clone(), stop.clone()));
+        tasks.spawn(inventory::follow(live.clone(), standing.clone(), core.clone(), stop.clone()));
+        tasks.spawn(collectives::follow(live.clone(), core.clone(), stop.clone()));
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();
         // Without the file everything works; only the operator's command must be told the address.

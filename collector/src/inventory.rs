@@ -1,11 +1,12 @@
 //! Inventories of hosts: what of them is compared, and who differs from its peers.
 //!
-//! In: each host's whole inventory as it arrives. Out: a [`Compact`] copy for live state; rows for the store; [`drift`].
+//! In: each host's whole inventory as it arrives. Out: a [`Compact`] copy for live state; rows for the store; [`drift`], and its signals.
 //! History is the store's. Never: a judgement of what a value means: the majority is right here, and nobody else.
 
 mod compact;
 pub mod drift;
 mod follow;
+mod tell;
 
 pub use compact::{Compact, Inventories};
 pub use follow::{Standing, follow};

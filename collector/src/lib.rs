@@ -10,6 +10,7 @@ pub mod auth;
 pub mod bursts;
 pub mod certificates;
 pub mod clock;
+pub mod collectives;
 pub mod config;
 pub mod core;
 pub mod daemon;

@@ -6,7 +6,7 @@
 
 use railwatch_abi::disk::{DiskBooks, DiskConfig, DiskKey, GPU_PROCESSES_MAX, Requests, Started};
 use railwatch_gpu::kernel::object::{Aligned, Parsed, named};
-use railwatch_gpu::kernel::offsets::KernelTypes;
+use railwatch_gpu::kernel::offsets::{KernelTypes, Types};
 use railwatch_gpu::kernel::{LoadError, Off, possible_cpus, preconditions, sys};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -67,8 +67,16 @@ impl DiskKernel {
     /// # Errors
     /// [`LoadError`] says what is missing: a capability, kernel 5.16, a field.
     pub fn load() -> Result<Self, LoadError> {
+        Self::load_by(&Types::default())
+    }
+
+    /// The same, by types that others read too.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_by(types: &Types) -> Result<Self, LoadError> {
         preconditions()?;
-        let types = KernelTypes::running().map_err(|source| LoadError::Object {
+        let types = types.get().map_err(|source| LoadError::Object {
             reason: format!("reading the kernel's types from /sys/kernel/btf/vmlinux: {source}"),
         })?;
         let mut off = Vec::new();

@@ -9,13 +9,14 @@
 use crate::baseline::{Baseline, Change, REQUESTS_MIN, Window};
 use crate::budget::{Controller, Step, cost_ns};
 use crate::histogram::Histogram;
-use crate::kernel::{DiskKernel, disk_name};
+use crate::kernel::{Books, DiskKernel, disk_name};
 use crate::own::{self, Own};
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use railwatch_abi::disk::{DISCARD, DiskKey, FLUSH, GPU, KERNEL, OTHER, READ, Requests, Started, WRITE};
 use railwatch_gpu::kernel::LoadError;
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
     Batch, CadenceRange, Counter, Declare, Entity, ErrorReason, Kind, Moment, ReadError, Rule, SeriesDef, SeriesHandle,
@@ -52,7 +53,7 @@ const FLOOR_ROTATING_US: f64 = 100_000.0;
 const STUCK_NS: u64 = STRETCH_NS;
 /// What is timed.
 const ALL: &str = "tracepoints block:block_rq_issue and block:block_rq_complete";
-const SLICES: &str = "tracepoints block:block_rq_issue and block:block_rq_complete, attached in slices of up to 100 ms: \
+const SLICES: &str = "tracepoints block:block_rq_issue and block:block_rq_complete, attached in slices of up to 1.5 s: \
                       to time every request would cost more than 0.2 % of a core";
 const QUANTILES: [(u64, &str); 2] = [(500, "0.5"), (990, "0.99")];
 
@@ -74,6 +75,8 @@ struct Line {
     /// Requests that had ended when last one did, and when that was; with none in flight, now.
     progress: (u64, u64),
     floor_us: f64,
+    /// By the disk's own counts, at the last reading in which some ended.
+    was_slow: bool,
     baseline: Baseline,
     handles: Option<Handles>,
 }
@@ -190,12 +193,15 @@ fn issuer_name(issuer: u32) -> &'static str {
 /// The source `disk.latency`.
 pub struct DiskLatencySource {
     sysfs: PathBuf,
+    types: Types,
     gpu_processes: GpuProcesses,
     kernel: Option<DiskKernel>,
     duty: Option<Duty>,
     own: HashMap<String, Own>,
     lines: Vec<Line>,
     by_key: HashMap<(String, u32), usize>,
+    /// What the books said when the maps were read last, and whether a timed request was in flight then.
+    read: Option<(Books, bool)>,
     stretch_began_ns: u64,
 }
 
@@ -227,18 +233,28 @@ impl DiskLatencySource {
     pub fn new(sysfs: PathBuf, gpu_processes: GpuProcesses) -> Self {
         Self {
             sysfs,
+            types: Types::default(),
             gpu_processes,
             kernel: None,
             duty: None,
             own: HashMap::new(),
             lines: Vec::new(),
             by_key: HashMap::new(),
+            read: None,
             stretch_began_ns: 0,
         }
     }
 
-    fn load() -> Result<DiskKernel, Unavailable> {
-        DiskKernel::load().map_err(|error| {
+    /// The same, by types of the running kernel that others read too.
+    #[must_use]
+    pub fn with_types(self, types: Types) -> Self {
+        Self { types, ..self }
+    }
+
+    fn load(&mut self) -> Result<DiskKernel, Unavailable> {
+        // Let go of in any case: they are some megabytes.
+        let types = std::mem::take(&mut self.types);
+        DiskKernel::load_by(&types).map_err(|error| {
             let reason = match &error {
                 LoadError::Capability { .. } | LoadError::Lockdown => ErrorReason::Denied,
                 LoadError::Tracepoint { .. } => ErrorReason::Missing,
@@ -308,6 +324,21 @@ impl DiskLatencySource {
         }
     }
 
+    /// Between slices, a disk whose own counts say that its requests begin to take long has the next slice come sooner.
+    fn note_suspicion(&mut self, now_ns: u64) {
+        let Some(duty) = self.duty.as_mut().filter(|duty| !duty.controller.is_always()) else { return };
+        let mut is_new = false;
+        for line in self.lines.iter_mut().filter(|line| line.operation != DISCARD) {
+            let mean_us = self.own.get(&line.disk).and_then(|own| own.mean_us(line.operation));
+            let is_slow = mean_us.is_some_and(|us| us >= line.floor_us);
+            is_new |= is_slow && !std::mem::replace(&mut line.was_slow, is_slow);
+            line.was_slow = is_slow;
+        }
+        if is_new {
+            duty.controller.suspect(now_ns);
+        }
+    }
+
     /// Reads the disks' own counts, those of each disk once.
     fn read_own(&mut self) {
         let was_off = self.duty.as_ref().is_some_and(|duty| duty.was_off);
@@ -372,6 +403,7 @@ impl DiskLatencySource {
             stretch: Histogram::default(),
             progress: (0, now_ns),
             floor_us: if rotates.is_ok_and(|text| text.trim() == "1") { FLOOR_ROTATING_US } else { FLOOR_US },
+            was_slow: false,
             baseline: Baseline::default(),
             handles: None,
         });
@@ -445,7 +477,7 @@ impl Source for DiskLatencySource {
         if self.kernel.is_none() {
             let duty = Duty::new().map_err(|error| Unavailable::new((&io::Error::from(error)).into(), error))?;
             self.own = self.own_from_now();
-            self.kernel = Some(Self::load()?);
+            self.kernel = Some(self.load()?);
             self.duty = Some(duty);
         }
         let done = self.forget_gone();
@@ -492,9 +524,17 @@ impl Source for DiskLatencySource {
 impl DiskLatencySource {
     fn read_from(&mut self, kernel: &DiskKernel, batch: &mut Batch) -> io::Result<()> {
         let before_ns = monotonic_ns();
-        self.read_own();
+        // What the books do not show did not happen: where nothing began to be timed and nothing timed was in flight, there is
+        // nothing to read, neither here nor, while every request is timed, of the disks.
+        let books = kernel.books_without_missed()?;
+        let has_news = self.read.is_none_or(|(before, in_flight)| in_flight || before != books);
+        if has_news || self.duty.as_ref().is_some_and(|duty| duty.was_off) {
+            self.read_own();
+        }
         let mut now = Vec::new();
-        kernel.requests(|key, requests| now.push((key, requests)))?;
+        if has_news {
+            kernel.requests(|key, requests| now.push((key, requests)))?;
+        }
         let moment = Moment::between(before_ns, monotonic_ns());
         // Of each line, what ended since the last reading: of all, and of GPU processes.
         let mut ended: HashMap<usize, [Histogram; 2]> = HashMap::new();
@@ -520,6 +560,11 @@ impl DiskLatencySource {
             line.note_progress(moment.at_ns);
             push(line, &ended, batch, moment);
         }
+        if has_news {
+            let timed = |line: &Line| line.sum(|requests| requests.issued) > line.completed() + line.left;
+            self.read = Some((books, self.lines.iter().any(timed)));
+        }
+        self.note_suspicion(moment.at_ns);
         if self.lines.iter().any(|line| line.handles.is_none()) {
             batch.ask_for_probe();
         }

@@ -6,7 +6,7 @@
 use crate::reasons::Reasons;
 use railwatch_abi::drops::{DropBooks, DropKey, Dropped, DropsConfig, Flow, FlowKey};
 use railwatch_gpu::kernel::object::{Aligned, Parsed, named};
-use railwatch_gpu::kernel::offsets::KernelTypes;
+use railwatch_gpu::kernel::offsets::{KernelTypes, Types};
 use railwatch_gpu::kernel::{LoadError, Off, possible_cpus, preconditions, sys};
 use railwatch_gpu::scope::Scope;
 use std::collections::HashMap;
@@ -65,11 +65,19 @@ impl DropKernel {
     /// # Errors
     /// [`LoadError`] says what is missing: a capability, kernel 5.17, a field that the scope needs.
     pub fn load(scope: &Scope) -> Result<Self, LoadError> {
+        Self::load_by(scope, &Types::default())
+    }
+
+    /// The same, by types that others read too.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_by(scope: &Scope, types: &Types) -> Result<Self, LoadError> {
         preconditions()?;
-        let types = KernelTypes::running();
-        let reasons = types.as_ref().map(Reasons::of).unwrap_or_default();
+        let types = types.get();
+        let reasons = types.as_ref().map(|types| Reasons::of(types)).unwrap_or_default();
         let mut off = Vec::new();
-        let config = configure(scope, types.as_ref(), &reasons, &mut off)?;
+        let config = configure(scope, types.as_deref(), &reasons, &mut off)?;
         let mut parsed = Parsed::of(&EMBEDDED.bytes, "RAILWATCH_DROPS_OBJECT", &config)?;
         let maps = parsed.create_maps(HashMap::new(), false)?;
         parsed.relocate(&maps)?;
@@ -166,6 +174,15 @@ impl DropKernel {
     /// # Errors
     /// Errno of bpf(2).
     pub fn books(&self) -> io::Result<Books> {
+        let mut books = self.books_without_missed()?;
+        for program in &self.programs {
+            books.missed += sys::prog_misses(program.as_fd())?;
+        }
+        Ok(books)
+    }
+
+    /// The same by one system call, for whoever asks often.
+    pub(crate) fn books_without_missed(&self) -> io::Result<Books> {
         let mut copies = vec![DropBooks::default(); self.cpus];
         sys::map_lookup(self.map("BOOKS"), &0u32, &mut copies)?;
         let mut books = Books::default();
@@ -173,9 +190,6 @@ impl DropKernel {
             books.seen += seen;
             books.totals_full += totals_full;
             books.scope_unknown += scope_unknown;
-        }
-        for program in &self.programs {
-            books.missed += sys::prog_misses(program.as_fd())?;
         }
         Ok(books)
     }

@@ -9,6 +9,7 @@ use crate::names::Interfaces;
 use crate::reasons::Class;
 use railwatch_abi::drops::{DropKey, Dropped, ELSEWHERE};
 use railwatch_gpu::kernel::LoadError;
+use railwatch_gpu::kernel::offsets::Types;
 use railwatch_gpu::scope::Scope;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
@@ -144,6 +145,7 @@ fn add(to: &mut Dropped, more: &Dropped) {
 /// The source `drops`.
 pub struct DropsSource {
     scope: Scope,
+    types: Types,
     shared: Arc<Drops>,
     kernel: Option<DropKernel>,
     interfaces: Interfaces,
@@ -156,6 +158,7 @@ pub struct DropsSource {
     /// The books have moved since the read before: a program may have been between them and its total.
     is_moving: bool,
     read_at_ns: u64,
+    missed_at_ns: u64,
     flows_at_ns: u64,
     flows_seen: u64,
     /// Packets of flows that are still in the kernel, by the totals.
@@ -169,6 +172,7 @@ impl DropsSource {
         let shared = Arc::new(Drops::default());
         let source = Self {
             scope,
+            types: Types::default(),
             shared: Arc::clone(&shared),
             kernel: None,
             interfaces: Interfaces::new(0),
@@ -179,6 +183,7 @@ impl DropsSource {
             books: Books::default(),
             is_moving: false,
             read_at_ns: 0,
+            missed_at_ns: 0,
             flows_at_ns: 0,
             flows_seen: 0,
             not_yet_read: 0,
@@ -186,8 +191,16 @@ impl DropsSource {
         (source, shared)
     }
 
+    /// The same, by types of the running kernel that others read too.
+    #[must_use]
+    pub fn with_types(self, types: Types) -> Self {
+        Self { types, ..self }
+    }
+
     fn load(&mut self) -> Result<(), Unavailable> {
-        let kernel = DropKernel::load(&self.scope).map_err(|error| {
+        // Let go of in any case: they are some megabytes.
+        let types = std::mem::take(&mut self.types);
+        let kernel = DropKernel::load_by(&self.scope, &types).map_err(|error| {
             let reason = match &error {
                 LoadError::Capability { .. } | LoadError::Lockdown => ErrorReason::Denied,
                 LoadError::Tracepoint { .. } => ErrorReason::Missing,
@@ -225,9 +238,15 @@ impl DropsSource {
         line
     }
 
-    fn read_totals(&mut self) -> std::io::Result<bool> {
+    fn read_totals(&mut self, now_ns: u64) -> std::io::Result<bool> {
         let Some(kernel) = &self.kernel else { return Ok(false) };
-        let books = kernel.books()?;
+        // What programs missed is a system call for each of them, and news of no drop that has a series.
+        let is_due = now_ns.saturating_sub(self.missed_at_ns) >= SECOND_NS;
+        let books = match is_due {
+            true => kernel.books()?,
+            false => Books { missed: self.books.missed, ..kernel.books_without_missed()? },
+        };
+        self.missed_at_ns = if is_due { now_ns } else { self.missed_at_ns };
         let was_moving = std::mem::replace(&mut self.is_moving, books != self.books);
         if !self.is_moving && !was_moving {
             return Ok(false);
@@ -258,7 +277,7 @@ impl DropsSource {
         kernel.take_flows(|key, flow| table.add(key, flow))?;
         table.tidy(now_ns);
         // After the flows: what the totals hold more than those is still in the kernel.
-        self.read_totals()?;
+        self.read_totals(now_ns)?;
         self.flows_seen = seen;
         self.show();
         Ok(())
@@ -443,7 +462,7 @@ impl Source for DropsSource {
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let failed = |error: &std::io::Error| ReadError::io("reading the maps of the drops", error);
         let before_ns = monotonic_ns();
-        if self.read_totals().map_err(|error| failed(&error))? {
+        if self.read_totals(before_ns).map_err(|error| failed(&error))? {
             batch.ask_for_probe();
         }
         self.push(batch, Moment::between(before_ns, monotonic_ns()));

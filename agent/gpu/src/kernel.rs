@@ -47,11 +47,20 @@ pub struct Options {
     pub event_cap: u32,
     /// How to attach; `None` chooses what the kernel can.
     pub method: Option<Method>,
+    /// The running kernel's types, read where nobody has yet.
+    pub types: offsets::Types,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { scope: Scope::Host, pin_dir: None, stacks: false, event_cap: 50, method: None }
+        Self {
+            scope: Scope::Host,
+            pin_dir: None,
+            stacks: false,
+            event_cap: 50,
+            method: None,
+            types: offsets::Types::default(),
+        }
     }
 }
 
@@ -458,7 +467,7 @@ fn configure(options: &Options, off: &mut Vec<Off>) -> Config {
         }
         Scope::NetworkNamespace { inode } => config.scope_netns = *inode,
     }
-    let types = match offsets::KernelTypes::running() {
+    let types = match options.types.get() {
         Ok(types) => types,
         Err(error) => {
             off.push(Off {

@@ -65,7 +65,7 @@ impl Source for PsiSource {
             let of_root = self.sysfs.join("fs/cgroup").join(format!("{resource}.pressure"));
             let Some(file) = KeptFile::open(&of_host).or_else(|_| KeptFile::open(&of_root)).ok() else { continue };
             let mut buffer = [0; 256];
-            let Ok(text) = file.read(&mut buffer) else { continue };
+            let Ok(text) = file.attribute(&mut buffer) else { continue };
             let totals = totals(text);
             // Of interrupts there is only `full`.
             let mut series =
@@ -92,7 +92,7 @@ impl Source for PsiSource {
         let mut buffer = [0; 256];
         for Pressure { file, some, full } in &self.files {
             let before_ns = monotonic_ns();
-            match file.read(&mut buffer) {
+            match file.attribute(&mut buffer) {
                 Ok(text) => {
                     let moment = Moment::between(before_ns, monotonic_ns());
                     let totals = totals(text);

@@ -7,7 +7,7 @@
 
 use crate::sysfs::NumberFile;
 use railwatch_sampling::clock::monotonic_ns;
-use railwatch_sampling::{ErrorReason, Moment};
+use railwatch_sampling::{Declare, ErrorReason, Moment, SeriesHandle};
 
 /// A counter that shows the same for so long, nanoseconds, lies still.
 const STILL_AFTER_NS: u64 = 2_000_000_000;
@@ -52,6 +52,16 @@ impl<T: PartialEq> CounterFiles<T> {
         let (shown, moved_at_ns, due_ns) =
             known.map_or((None, 0, 0), |kept| (kept.shown, kept.moved_at_ns, kept.due_ns));
         self.files.push(Kept { file, of, shown, moved_at_ns, due_ns });
+    }
+
+    /// Of a probe that found what the probe before found: declares the same series again, and keeps the files open. `false`
+    /// where one could not be read last (it may be another of that name by now), or nothing was declared before: then all is
+    /// to be opened and declared anew.
+    pub(crate) fn again(&self, declare: &mut Declare<'_>, series: impl Fn(&T) -> SeriesHandle) -> bool {
+        let is_sound = |kept: &Kept<T>| kept.shown.is_some() || kept.moved_at_ns == 0;
+        !self.files.is_empty()
+            && self.files.iter().all(is_sound)
+            && self.files.iter().all(|kept| declare.again(series(&kept.of)))
     }
 
     pub(crate) fn len(&self) -> usize {

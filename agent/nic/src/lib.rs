@@ -37,6 +37,7 @@ mod rdma_resources;
 mod settings;
 mod sources;
 mod sysfs;
+mod sysfs_links;
 mod together;
 mod vocabulary;
 

@@ -38,6 +38,8 @@ pub(crate) struct NetdevSource {
     ports: Arc<Ports>,
     backend: Backend,
     interfaces: Vec<Interface>,
+    /// Index, name and driver of each interface whose statistics are files, as the last probe found them.
+    listed: Vec<(u32, String, String)>,
     microbursts: Microbursts,
 }
 
@@ -71,7 +73,7 @@ impl NetdevSource {
         let microbursts = Microbursts::new(Arc::clone(&ports));
         let backend = netlink
             .map_or_else(|| Backend::Sysfs(CounterFiles::default()), |netlink| Backend::Netlink(Asked::new(netlink)));
-        Self { root, choice, ports, backend, interfaces: Vec::new(), microbursts }
+        Self { root, choice, ports, backend, interfaces: Vec::new(), listed: Vec::new(), microbursts }
     }
 
     fn found(&mut self) -> Result<Vec<Link>, Unavailable> {
@@ -112,22 +114,32 @@ impl Source for NetdevSource {
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let links = self.found()?;
         self.interfaces.clear();
+        let driver = |link: &Link| sysfs::driver(&self.root, "net", &link.name);
+        let listed: Vec<_> = links.iter().map(|link| (link.index, link.name.clone(), driver(link))).collect();
+        let mut are_declared = false;
         match &mut self.backend {
             Backend::Netlink(asked) => asked.expect(&links),
-            Backend::Sysfs(files) => files.begin_again(),
+            Backend::Sysfs(files) => {
+                are_declared = self.listed == listed && files.again(declare, |series| *series);
+                if !are_declared {
+                    files.begin_again();
+                }
+            }
         }
         self.microbursts.begin();
         let mut ports = Vec::with_capacity(links.len());
-        for link in &links {
-            let driver = sysfs::driver(&self.root, "net", &link.name);
+        for (link, (_, _, driver)) in links.iter().zip(&listed) {
             let directory = sysfs::device_path(&self.root, "net", &link.name);
-            let refresh = STALE_STATISTICS.iter().find(|(name, _)| *name == driver).map(|(_, refresh)| *refresh);
+            let refresh = STALE_STATISTICS.iter().find(|(name, _)| name == driver).map(|(_, refresh)| *refresh);
             let mut interface = Interface { index: link.index, series: [None; FIELDS], answer: None };
             for (place, (_, word)) in NETDEV.iter().enumerate() {
                 let Backend::Sysfs(files) = &mut self.backend else {
                     interface.series[place] = declare.series(series(&link.name, word, refresh));
                     continue;
                 };
+                if are_declared {
+                    continue;
+                }
                 if let Ok(file) = NumberFile::open(&directory.join("statistics").join(word.kernel))
                     && let Some(series) = declare.series(series(&link.name, word, refresh))
                 {
@@ -145,12 +157,13 @@ impl Source for NetdevSource {
                 name: link.name.clone(),
                 kind: PortKind::Netdev,
                 state: link.state().to_owned(),
-                driver,
+                driver: driver.clone(),
                 speed_bits_per_s,
                 netdev: None,
                 link_layer: None,
             });
         }
+        self.listed = listed;
         self.ports.replace(PortKind::Netdev, ports);
         Ok(())
     }

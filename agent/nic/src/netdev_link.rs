@@ -9,10 +9,11 @@
 
 use crate::generic_netlink::Ethtool;
 use crate::link::{Link, RTM_DELLINK, RTMGRP_LINK, request};
-use crate::netdev_choice::{NetdevChoice, from_sysfs};
+use crate::netdev_choice::NetdevChoice;
 use crate::netlink::{Netlink, number};
 use crate::ports::Ports;
 use crate::sysfs::{self, NumberFile};
+use crate::sysfs_links::SysfsLinks;
 use nix::sys::socket::SockProtocol;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_sampling::{
@@ -37,6 +38,8 @@ pub(crate) struct NetdevLinkSource {
     ports: Arc<Ports>,
     sockets: Option<Sockets>,
     interfaces: Vec<Interface>,
+    /// Without sockets: the files by which a change shows.
+    shown: SysfsLinks,
 }
 
 struct Sockets {
@@ -92,7 +95,7 @@ impl Sockets {
 
 impl NetdevLinkSource {
     pub(crate) fn new(root: PathBuf, choice: NetdevChoice, ports: Arc<Ports>) -> Self {
-        Self { root, choice, ports, sockets: None, interfaces: Vec::new() }
+        Self { root, choice, ports, sockets: None, interfaces: Vec::new(), shown: SysfsLinks::default() }
     }
 
     /// Notes what an interface shows between two instants.
@@ -224,7 +227,7 @@ impl Source for NetdevLinkSource {
     fn read(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
         let Some(sockets) = &mut self.sockets else {
             let before_ns = monotonic_ns();
-            let links = from_sysfs(&self.root).map_err(|unavailable| ReadError {
+            let links = self.shown.links(&self.root).map_err(|unavailable| ReadError {
                 reason: unavailable.reason,
                 doing: "reading the state of interfaces",
                 source_text: unavailable.text,
@@ -271,7 +274,7 @@ impl Source for NetdevLinkSource {
     }
 
     fn on_event(&mut self, batch: &mut Batch) -> Result<(), ReadError> {
-        let Self { root, choice, ports, sockets, interfaces } = self;
+        let Self { root, choice, ports, sockets, interfaces, shown: _ } = self;
         let Some(sockets) = sockets else { return Ok(()) };
         let mut before_ns = monotonic_ns();
         let outcome = sockets.events.drain(|message| {

@@ -33,7 +33,28 @@ pub(crate) struct RdmaHwSource {
     together: Together,
     values: Vec<u64>,
     files: CounterFiles<Column>,
+    /// What the last probe found of the ports whose counters are files.
+    listed: Vec<Listed>,
+    /// Of those, how many have any.
+    by_files: usize,
     path: String,
+}
+
+/// The counters of a port that are files.
+#[derive(PartialEq)]
+struct Listed {
+    port: RdmaPort,
+    names: Vec<String>,
+    lifespan: Duration,
+}
+
+impl Listed {
+    fn of(port: RdmaPort) -> Self {
+        let directory = port.directory.join("hw_counters");
+        let names = sysfs::names(&directory).unwrap_or_default();
+        let lifespan = sysfs::line(directory.join("lifespan")).and_then(|text| text.parse().ok());
+        Self { port, names, lifespan: lifespan.map_or(LIFESPAN_DEFAULT, Duration::from_millis) }
+    }
 }
 
 /// A port whose counters come by message.
@@ -62,6 +83,8 @@ impl RdmaHwSource {
             together: Together::default(),
             values: Vec::new(),
             files: CounterFiles::default(),
+            listed: Vec::new(),
+            by_files: 0,
             path: "RDMA netlink, sysfs hw_counters".to_owned(),
         }
     }
@@ -80,16 +103,14 @@ impl RdmaHwSource {
     }
 
     /// Its counters are files: whether there are any.
-    fn by_sysfs(&mut self, port: &RdmaPort, declare: &mut Declare<'_>) -> bool {
+    fn by_sysfs(&mut self, listed: &Listed, declare: &mut Declare<'_>) -> bool {
+        let Listed { port, names, lifespan } = listed;
         let directory = port.directory.join("hw_counters");
-        let names = sysfs::names(&directory).unwrap_or_default();
-        let lifespan = sysfs::line(directory.join("lifespan")).and_then(|text| text.parse().ok());
-        let lifespan = lifespan.map_or(LIFESPAN_DEFAULT, Duration::from_millis);
         let before = self.files.len();
         for name in names.iter().filter(|name| *name != "lifespan").take(COUNTERS_MAX) {
             let Ok(file) = NumberFile::open(&directory.join(name)) else { continue };
             if file.read() != Err(ErrorReason::NotAvailable)
-                && let Some(column) = column(port, name, Some(lifespan), declare)
+                && let Some(column) = column(port, name, Some(*lifespan), declare)
             {
                 self.files.push(file, column);
             }
@@ -122,13 +143,22 @@ impl Source for RdmaHwSource {
         let devices = self.netlink.as_mut().and_then(|netlink| netlink.devices().ok()).unwrap_or_default();
         (self.requests, self.together) = (Requests::default(), Together::default());
         self.by_message.clear();
-        self.files.begin_again();
-        let mut by_files = 0;
-        for port in &found {
-            if self.by_netlink(&devices, port, declare).is_none() {
-                by_files += usize::from(self.by_sysfs(port, declare));
+        let mut listed = Vec::new();
+        for port in found {
+            if self.by_netlink(&devices, &port, declare).is_none() {
+                listed.push(Listed::of(port));
             }
         }
+        let mut by_files = 0;
+        if self.listed == listed && self.files.again(declare, |column| column.series) {
+            by_files = self.by_files;
+        } else {
+            self.files.begin_again();
+            for listed in &listed {
+                by_files += usize::from(self.by_sysfs(listed, declare));
+            }
+        }
+        (self.listed, self.by_files) = (listed, by_files);
         self.path = format!(
             "RDMA netlink RDMA_NLDEV_CMD_STAT_GET (ports: {}), sysfs class/infiniband/*/ports/*/hw_counters (ports: {by_files}; a counter \
              that lies still: every 400 ms)",

@@ -19,6 +19,8 @@ use std::time::Duration;
 pub(crate) struct RdmaPmaSource {
     root: PathBuf,
     files: CounterFiles<SeriesHandle>,
+    /// The ports, and the names of their counters, as the last probe found them.
+    listed: Vec<(RdmaPort, Vec<String>)>,
     path: String,
 }
 
@@ -26,7 +28,7 @@ const PATH: &str = "sysfs class/infiniband/*/ports/*/counters";
 
 impl RdmaPmaSource {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, files: CounterFiles::default(), path: PATH.to_owned() }
+        Self { root, files: CounterFiles::default(), listed: Vec::new(), path: PATH.to_owned() }
     }
 }
 
@@ -44,12 +46,21 @@ impl Source for RdmaPmaSource {
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        let ports = rdma::ports(&self.root)?;
+        let names = |port: &RdmaPort| sysfs::names(port.directory.join("counters")).unwrap_or_default();
+        let ports = rdma::ports(&self.root)?.into_iter();
+        let listed: Vec<_> = ports
+            .map(|port| {
+                let names = names(&port);
+                (port, names)
+            })
+            .collect();
+        if self.listed == listed && self.files.again(declare, |series| *series) {
+            return Ok(());
+        }
         self.files.begin_again();
         // Whose bytes come by this path: what a file costs is the driver's (mlx5: a firmware command each).
         let mut drivers = BTreeMap::new();
-        for port in &ports {
-            let present = sysfs::names(port.directory.join("counters")).unwrap_or_default();
+        for (port, present) in &listed {
             // Only the extended counters (64 bits) have these two; the plain ones are 32 bits wide.
             let is_extended = present.iter().any(|name| name == "unicast_rcv_packets");
             for word in PMA.iter().filter(|word| present.iter().any(|name| name == word.kernel)) {
@@ -67,6 +78,7 @@ impl Source for RdmaPmaSource {
                     .insert(port.name());
             }
         }
+        self.listed = listed;
         if self.files.is_empty() {
             return Err(Unavailable::new(
                 ErrorReason::NotAvailable,

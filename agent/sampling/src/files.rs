@@ -41,11 +41,12 @@ impl KeptFile {
         }
     }
 
-    /// What it holds now, where that is short and comes in one piece: the whole file of an attribute of sysfs.
+    /// What it holds now, where that is short and comes in one piece: the whole file of an attribute of sysfs, or of one that
+    /// the kernel writes in one go.
     ///
     /// # Errors
     /// Why it could not be read.
-    pub fn attribute<'b>(&self, buffer: &'b mut [u8; 64]) -> Result<&'b [u8], ErrorReason> {
+    pub fn attribute<'b, const N: usize>(&self, buffer: &'b mut [u8; N]) -> Result<&'b [u8], ErrorReason> {
         let length = self.0.read_at(buffer, 0).map_err(|error| ErrorReason::from(&error))?;
         Ok(&buffer[..length])
     }

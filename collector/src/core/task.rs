@@ -36,7 +36,7 @@ const GROUP_MAX: usize = 1_024;
 /// Pause between attempts to write to a store that fails.
 const RETRY: Duration = Duration::from_millis(250);
 /// The stream of each element's host that the collector's own signals are numbered in; an agent draws its own at random.
-const OWN_STREAM: StreamId = *b"collector's own\0";
+pub(super) const OWN_STREAM: StreamId = *b"collector's own\0";
 /// Ticks over which the times at which hosts were last heard are written down, and between prunings.
 const TICKS_PER_ROUND: u64 = 600;
 

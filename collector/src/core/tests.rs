@@ -451,6 +451,9 @@ async fn the_collectors_own_signals_are_stored_and_judged_like_a_hosts_and_go_on
         let stored = reader.signals(&SignalFilter::default()).unwrap();
         assert_eq!(stored.len() as u64, run, "stored when it returns");
         assert!(stored.iter().all(|row| row.incident == Some(1) && row.signal.element.host == "h"), "{stored:?}");
+        let own: Vec<_> = core.observed(&["gpu.alloc.failed"]).unwrap().iter().map(|signal| signal.observed).collect();
+        assert_eq!(own, stored.iter().map(|row| row.signal.observed).collect::<Vec<_>>(), "the newest first");
+        assert_eq!(core.observed(&["another"]).unwrap(), []);
         core.stop().await;
     }
 }

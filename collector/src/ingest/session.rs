@@ -502,6 +502,9 @@ impl Session<'_> {
         };
         let (gpu_changed, ports) = {
             let mut host = self.cell.lock();
+            if !snapshot.sources.is_empty() {
+                host.told_at = Timeline::now();
+            }
             let changes = host.take(snapshot);
             // Of an older stream nothing is said any more: a newer one took its place.
             if (news.itself || news.peers) && host.connected {

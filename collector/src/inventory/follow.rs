@@ -1,7 +1,12 @@
-//! How many values of the fleet differ from their peers', looked at once a minute, for the metrics page.
+//! Which values of the fleet differ from their peers', looked at once a minute: their count for the metrics page, and the signals
+//! [`config.drift` and `config.drift.over`](super::tell) for the core.
 
 use super::drift::{By, DriftOptions, DriftRow, Peer, drift};
+use super::tell::{self, Now, Teller};
+use crate::clock::Timeline;
+use crate::core::CoreHandle;
 use crate::live::Live;
+use railwatch_engine::Signal;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -67,17 +72,59 @@ impl Standing {
 }
 
 /// Looks until told to stop.
-pub async fn follow(live: Live, standing: Standing, stop: CancellationToken) {
+pub async fn follow(live: Live, standing: Standing, core: CoreHandle, stop: CancellationToken) {
+    let mut teller = match core.observed(&tell::SIGNALS) {
+        Ok(told) => Teller::recall(&told),
+        Err(error) => {
+            tracing::error!(%error, "what was told of differing settings cannot be read: it may be told again");
+            Teller::default()
+        }
+    };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        let (live, looking) = (live.clone(), standing.clone());
-        let look = tokio::task::spawn_blocking(move || looking.note(&looking.look(&live, By::Fleet)));
-        if let Err(error) = look.await {
-            tracing::error!(%error, "inventories were not compared");
+        let (live, standing) = (live.clone(), standing.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let signals = look(&live, &standing, &mut teller);
+            (teller, signals)
+        });
+        let signals = match looked.await {
+            Ok((kept, signals)) => {
+                teller = kept;
+                signals
+            }
+            Err(error) => {
+                tracing::error!(%error, "inventories were not compared, and no longer are until the collector starts again");
+                return;
+            }
+        };
+        for signal in signals {
+            if let Err(error) = core.observe(signal).await {
+                tracing::error!(%error, "a difference in settings is counted, and not told");
+            }
         }
+    }
+}
+
+/// Compares all hosts, notes how many differ, and returns what is to be told.
+fn look(live: &Live, standing: &Standing, teller: &mut Teller) -> Vec<Signal> {
+    let rows = standing.look(live, By::Fleet);
+    standing.note(&rows);
+    let half_width_ns = u64::try_from(EVERY.as_nanos()).unwrap_or(u64::MAX);
+    teller.look(&rows, Timeline::now(), half_width_ns, |host, kind, key, value| stands(live, host, kind, key, value))
+}
+
+fn stands(live: &Live, host: &str, kind: &str, key: &str, value: &str) -> Now {
+    let Some(cell) = live.find(host) else { return Now::Forgotten };
+    let host = cell.lock();
+    let entities = host.inventory.entities().iter().filter(|entity| &*entity.kind == kind);
+    let mut values = entities.flat_map(|entity| entity.values());
+    match () {
+        () if !host.connected => Now::Away,
+        () if values.any(|(known, is)| known.name == key && tell::is_told(is, value)) => Now::Has,
+        () => Now::HasNot,
     }
 }
 
@@ -115,6 +162,18 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line} in {page}");
         }
+        // Told when a second look finds it still, and over when the host has another value at two.
+        let mut teller = Teller::default();
+        let mut told = || -> Vec<_> {
+            look(&live, &standing, &mut teller).into_iter().map(|signal| (signal.name, signal.element.host)).collect()
+        };
+        assert_eq!((told(), told().len(), told().len()), (vec![], 3, 0));
+        for host in ["h0", "h1"] {
+            live.host(host).lock().connected = true;
+            live.host(host).lock().inventory = Arc::clone(&live.host("h7").lock().inventory);
+        }
+        assert_eq!((told(), told().len()), (vec![], 3));
+        assert_eq!(standing.found(), Found::default());
         standing.configure(DriftOptions { majority_percent: 100, ..DriftOptions::default() });
         standing.note(&standing.look(&live, By::Fleet));
         assert_eq!(standing.found(), Found::default());

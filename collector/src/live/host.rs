@@ -47,6 +47,9 @@ pub struct Host {
     pub generation: u64,
     /// When anything last came from it.
     pub last_seen: Timestamp,
+    /// When the state of its sources last came: about once a second from an agent that looks at its host, where a heartbeat says
+    /// only that its uplink lives.
+    pub told_at: Timestamp,
     /// Its clock, of the running boot.
     pub clock: Estimator,
     /// Its series.
@@ -84,6 +87,7 @@ impl Host {
             connected: false,
             generation: 0,
             last_seen: now,
+            told_at: Timestamp::default(),
             clock: Estimator::default(),
             series: SeriesTable::default(),
             loss: LossAccount::default(),

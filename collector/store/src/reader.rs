@@ -1,10 +1,11 @@
 //! Reads beside the writer, on a connection that cannot write.
 
+use crate::batch::StreamId;
 use crate::error::StoreError;
 use railwatch_engine::{
     AuditEntry, Decision, DecisionState, Incident, KnownHost, Logged, Order, PastOrder, Severity, Signal, Timestamp,
 };
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, ToSql, params};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -258,6 +259,22 @@ impl Reader {
                 Ok(StoredSignal { id, sequence, received, incident, signal: parse(&self.path, "a signal", &body)? })
             })
             .collect()
+    }
+
+    /// Signals of these names that came in one stream of each host, the newest first: what a writer that names its streams alike
+    /// said of all hosts. No more than the newest ten thousand.
+    pub fn signals_of_stream(&self, stream: &StreamId, names: &[&str]) -> Result<Vec<Signal>, StoreError> {
+        let places: Vec<_> = (0..names.len()).map(|place| format!("?{}", place + 3)).collect();
+        let sql = format!(
+            "SELECT signals.body FROM streams JOIN signals ON signals.stream = streams.id WHERE streams.stream = ?1
+             AND json_extract(signals.body, '$.name') IN ({}) ORDER BY signals.id DESC LIMIT ?2",
+            places.join(", ")
+        );
+        let fixed: [&dyn ToSql; 2] = [&stream.as_slice(), &rows(0)];
+        let names: Vec<&dyn ToSql> = names.iter().map(|name| name as &dyn ToSql).collect();
+        let parameters: Vec<&dyn ToSql> = fixed.into_iter().chain(names).collect();
+        let found = self.rows(&sql, parameters.as_slice(), |row| row.get::<_, String>(0))?;
+        found.into_iter().map(|body| parse(&self.path, "a signal", &body)).collect()
     }
 
     /// The event log from `after` on, oldest first: (identifier, epoch, now, entry).

@@ -4,12 +4,38 @@
 //! In: /sys/kernel/btf/vmlinux (Documentation/bpf/btf.rst). Out: what was asked for, or nothing where a struct or member
 //! is not there: then what depends on it is off, and the caller says so. Never: an offset known from another kernel.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 /// Type information of the running kernel.
 pub struct KernelTypes {
     data: Vec<u8>,
     /// Start of each type's record, by id less one.
     types: Vec<u32>,
     strings: usize,
+}
+
+/// The running kernel's types for several readers: read when the first of them asks, and let go with the last of the handles.
+#[derive(Clone, Default)]
+pub struct Types(Arc<Mutex<Option<Arc<KernelTypes>>>>);
+
+impl std::fmt::Debug for Types {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("Types")
+    }
+}
+
+impl Types {
+    /// They, read now if they were not yet.
+    ///
+    /// # Errors
+    /// As for [`KernelTypes::running`]; the next call tries again.
+    pub fn get(&self) -> std::io::Result<Arc<KernelTypes>> {
+        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*read {
+            Some(types) => Ok(Arc::clone(types)),
+            None => Ok(Arc::clone(read.insert(Arc::new(KernelTypes::running()?)))),
+        }
+    }
 }
 
 const STRUCT: u32 = 4;

@@ -214,8 +214,10 @@ fn batches<K: Plain + Default, V: Plain + Default>(
         element_flags: u64,
         flags: u64,
     }
-    // Large values with a copy for each of hundreds of CPUs come in smaller batches, so that a batch stays below 256 KiB.
-    let mut room = ((256 * 1024) / (size_of::<V>() * copies).max(1)).clamp(8, 512);
+    // Large values with a copy for each of hundreds of CPUs come in smaller batches, so that a batch stays below 256 KiB. The first
+    // is far smaller: most maps hold a handful, and memory of more than 128 KiB is asked of the kernel anew each time.
+    let room_of = |bytes: usize| (bytes / (size_of::<V>() * copies).max(1)).clamp(8, 512);
+    let (mut room, room_max) = (room_of(16 * 1024), room_of(256 * 1024));
     let mut keys = vec![K::default(); room];
     let mut values = vec![V::default(); room * copies];
     let (mut position, mut next): (u64, u64) = (0, 0);
@@ -254,6 +256,11 @@ fn batches<K: Plain + Default, V: Plain + Default>(
         }
         position = next;
         first = false;
+        if room < room_max {
+            room = room_max;
+            keys.resize(room, K::default());
+            values.resize(room * copies, V::default());
+        }
     }
 }
 
