@@ -16,7 +16,7 @@ use crate::executor::halt::{self, Halt, HaltError};
 use crate::executor::{WebhookConfig, WebhookError};
 use crate::overload::Overload;
 use inbox::Inbox;
-use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Timestamp};
+use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Signal, Timestamp};
 use railwatch_store::{Frame, InventoryItem, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -165,6 +165,11 @@ pub(crate) enum Request {
         items: Vec<InventoryItem>,
         at: Timestamp,
     },
+    /// Something that the collector saw by itself.
+    Observed {
+        signal: Box<Signal>,
+        reply: oneshot::Sender<Result<(), CoreError>>,
+    },
     /// Something that the engine has no part in goes on record.
     Note {
         entry: AuditEntry,
@@ -290,6 +295,14 @@ impl CoreHandle {
         let (reply, answer) = oneshot::channel();
         let entry = AuditEntry { at: Timeline::now(), actor: actor.to_owned(), what: what.to_owned(), detail };
         self.ask(Request::Note { entry, reply }).await?;
+        answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
+    /// Takes a signal that the collector made itself: of hosts compared with each other, or of what is no host. It is stored, told
+    /// and judged like one of the element's own host. On disk when this returns; after an error it is nowhere.
+    pub async fn observe(&self, signal: Signal) -> Result<(), CoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Observed { signal: Box::new(signal), reply }).await?;
         answer.await.map_err(|_| CoreError::Stopped)?
     }
 

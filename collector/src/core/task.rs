@@ -11,10 +11,11 @@ use crate::executor::{Executor, Job};
 use crate::overload::Overload;
 use railwatch_engine::{
     AuditEntry, Decision, DecisionState, Effect, Engine, Event, KnownHost, Logged, Options, Order, Outcome, Recorder,
-    Timestamp,
+    Signal, Timestamp,
 };
 use railwatch_store::{
-    AuditFilter, Batch, FrameBody, FrameVerdict, HostInventory, InventoryItem, OrderState, Retention, Store, StoreError,
+    AuditFilter, Batch, Frame, FrameBody, FrameVerdict, HostInventory, InventoryItem, OrderState, Retention, Store,
+    StoreError, StreamId,
 };
 use railwatch_wire::inventory;
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ const WINDOWS_WAIT: Duration = Duration::from_millis(20);
 const GROUP_MAX: usize = 1_024;
 /// Pause between attempts to write to a store that fails.
 const RETRY: Duration = Duration::from_millis(250);
+/// The stream of each element's host that the collector's own signals are numbered in; an agent draws its own at random.
+const OWN_STREAM: StreamId = *b"collector's own\0";
 /// Ticks over which the times at which hosts were last heard are written down, and between prunings.
 const TICKS_PER_ROUND: u64 = 600;
 
@@ -244,6 +247,17 @@ impl Task {
         }
     }
 
+    /// A signal of the collector's own, of which nobody keeps another copy.
+    fn observed(&mut self, signal: Signal, now: Timestamp) {
+        let host = signal.element.host.clone();
+        let sequence = self.pending.batch.acknowledged_through(&self.store, &host, &OWN_STREAM) + 1;
+        let body = FrameBody::Signal(signal.clone());
+        let frame = Frame { sequence, skipped_signals: 0, skipped_windows: 0, body };
+        self.pending.batch.frame(&self.store, &host, OWN_STREAM, &frame, now, None);
+        self.counters.signals.fetch_add(1, Relaxed);
+        self.step(Event::Signal { frame: frame.name(&host, &OWN_STREAM), signal }, now);
+    }
+
     /// Returns the asker's reply where it asked to stop.
     fn request(&mut self, request: Request) -> Option<oneshot::Sender<()>> {
         let now = Timeline::now();
@@ -290,6 +304,10 @@ impl Task {
                     self.step(Event::Halt { halted: false, actor, reason: String::new() }, now);
                 }
                 self.pending.released.push((reply, released));
+            }
+            Request::Observed { signal, reply } => {
+                self.observed(*signal, now);
+                self.pending.done.push((reply, Ok(())));
             }
             Request::Note { entry, reply } => {
                 // Not of the engine's story: its log is not told.
@@ -602,6 +620,7 @@ async fn refuse(
             Request::Verdict { reply, .. } => drop(reply.send(Err(error.clone().into()))),
             Request::Release { reply, .. } => drop(reply.send(Err(error.clone().into()))),
             Request::Halted { reply, .. }
+            | Request::Observed { reply, .. }
             | Request::Note { reply, .. }
             | Request::Sending { reply, .. }
             | Request::Finished { reply, .. }

@@ -439,3 +439,18 @@ async fn a_release_has_its_actor_however_it_falls_between_two_looks_at_the_switc
     assert!(releases.iter().all(|(who, ..)| who == "ana"), "{releases:?}");
     core.stop().await;
 }
+
+#[tokio::test]
+async fn the_collectors_own_signals_are_stored_and_judged_like_a_hosts_and_go_on_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    for run in 1..=2u64 {
+        let core = spawn(directory.path(), None);
+        let FrameBody::Signal(signal) = failed("h", run).body else { panic!("a signal") };
+        core.observe(signal).await.unwrap();
+        let reader = core.reader().unwrap();
+        let stored = reader.signals(&SignalFilter::default()).unwrap();
+        assert_eq!(stored.len() as u64, run, "stored when it returns");
+        assert!(stored.iter().all(|row| row.incident == Some(1) && row.signal.element.host == "h"), "{stored:?}");
+        core.stop().await;
+    }
+}
