@@ -5,6 +5,7 @@
 
 use crate::executor::WebhookConfig;
 use crate::inventory::drift::DriftOptions;
+use crate::switches::{self, SflowConfig, SwitchConfig};
 use railwatch_store::Retention;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
@@ -78,6 +79,10 @@ pub struct Config {
     /// When hosts that differ from their peers are told.
     #[serde(deserialize_with = "drift")]
     pub drift: DriftOptions,
+    /// Switches that are asked what they say.
+    pub switches: Vec<SwitchConfig>,
+    /// The receiver of sFlow.
+    pub sflow: SflowConfig,
 }
 
 /// How log lines are written.
@@ -152,6 +157,8 @@ impl Default for Config {
             webhook: None,
             otlp: Otlp::default(),
             drift: DriftOptions::default(),
+            switches: Vec::new(),
+            sflow: SflowConfig::default(),
         }
     }
 }
@@ -246,6 +253,7 @@ impl Config {
             return Err("api_tls_certificate and api_tls_key belong together: set both or none".into());
         }
         config.engine.check().map_err(|error| error.to_string())?;
+        switches::check(&config.switches)?;
         Ok(config)
     }
 
@@ -293,6 +301,8 @@ impl Config {
             webhook,
             otlp: _,
             drift: _,
+            switches,
+            sflow,
         } = self;
         [
             ("state_dir", *state_dir != running.state_dir),
@@ -311,6 +321,8 @@ impl Config {
             ("tls_key", *tls_key != running.tls_key),
             ("tls_revoked", *tls_revoked != running.tls_revoked),
             ("webhook", *webhook != running.webhook),
+            ("switches", *switches != running.switches),
+            ("sflow", *sflow != running.sflow),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))
@@ -404,6 +416,18 @@ mod tests {
             ("log = ", &["line 1"]),
             ("tls_key = \"k\"", &["tls_certificate", "belong together"]),
             ("tls_key = \"k\"\ntls_certificate = \"c\"", &["tls_trust"]),
+            ("[[switches]]\nname = \"a\"", &["\"a\"", "sflow_agents"]),
+            ("[[switches]]\nname = \"a\"\naddress = \"a\"", &["HOST:PORT"]),
+            ("[[switches]]\nname = \"a\"\naddress = \"a:9339\"", &["tls_trust", "insecure"]),
+            (
+                "[[switches]]\nname = \"a\"\naddress = \"a:9339\"\ninsecure = true\nusername = \"u\"\npassword_file = \"p\"",
+                &["without TLS"],
+            ),
+            ("[[switches]]\nname = \"a\"\nsample_ms = 5", &["line 3", "100"]),
+            (
+                "[[switches]]\nname = \"a\"\nsflow_agents = [\"::1\"]\n[[switches]]\nname = \"b\"\nsflow_agents = [\"::1\"]",
+                &["::1", "two switches"],
+            ),
         ] {
             let why = Config::parse(text).unwrap_err();
             for part in says {

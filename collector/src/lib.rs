@@ -24,4 +24,5 @@ pub mod metrics;
 pub mod otlp;
 pub mod overload;
 mod run_file;
+pub mod switches;
 pub mod tape;

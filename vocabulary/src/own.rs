@@ -122,6 +122,7 @@ pub const ALL: &[&Section] = &[
     &collector::TAPE,
     &collector::BURSTS,
     &collector::FLEET,
+    &collector::SWITCHES,
 ];
 
 /// Every row.

@@ -9,6 +9,7 @@ use crate::live::rows::{
     DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, JobRow, NeighbourRow, NicRow, OpticsRow,
     PeerAccountRow, PlacementRow, QueuePairRow, SourceCostRow,
 };
+use crate::switches::SwitchRow;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
@@ -55,6 +56,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/inventory/drift", get(super::inventory::drift))
         .route("/v1/jobs", get(jobs))
         .route("/v1/placement", get(placement))
+        .route("/v1/switches", get(switches))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/incidents/{id}/tape", get(super::tape::kept))
@@ -200,6 +202,28 @@ async fn peer_accounts(State(api): State<ApiState>, query: HostQueried) -> Resul
 
 async fn placement(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<PlacementRow>>, Problem> {
     live_rows(api, query, Live::placement, |row| &row.host).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwitchQuery {
+    /// As configured, or as the switch calls itself.
+    switch: Option<String>,
+}
+
+async fn switches(
+    State(api): State<ApiState>,
+    query: Result<Query<SwitchQuery>, QueryRejection>,
+) -> Result<Json<Vec<SwitchRow>>, Problem> {
+    let Query(SwitchQuery { switch }) = query.map_err(bad_query)?;
+    let made = tokio::task::spawn_blocking(move || {
+        let mut rows = api.0.live.switches().rows();
+        if let Some(only) = switch {
+            rows.retain(|row| row.name == only || row.system_name == only);
+        }
+        rows
+    });
+    made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
 }
 
 /// A job is whole, on whatever hosts it runs: the query keeps those that run on the host too.

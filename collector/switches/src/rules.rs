@@ -351,7 +351,7 @@ impl Telling<'_> {
             previous: None,
             unit: "1".to_owned(),
             summary,
-            attributes: BTreeMap::from([("source".to_owned(), "gnmi".to_owned())]),
+            attributes: BTreeMap::new(),
             incomplete_since: None,
             suppressed: 0,
         };

@@ -12,6 +12,7 @@ mod reason;
 pub use header::Packet;
 pub use reason::reason;
 
+use crate::gnmi::{Notification, Path, PathElem, TypedValue, Update, typed_value};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Port that the receiver listens on unless it is told otherwise (IANA).
@@ -100,6 +101,43 @@ pub struct InterfaceCounters {
     pub out_discards: u32,
     /// Packets not sent because of an error.
     pub out_errors: u32,
+}
+
+impl InterfaceCounters {
+    /// What a gNMI target would say of the same, of a port of this name.
+    #[must_use]
+    pub fn notification(&self, port: &str) -> Notification {
+        let sum = |packets: [u32; 3]| packets.iter().map(|packets| u64::from(*packets)).sum::<u64>();
+        let text = |text: &str| typed_value::Value::StringVal(text.to_owned());
+        let status = |up: bool| text(if up { "UP" } else { "DOWN" });
+        let count = typed_value::Value::UintVal;
+        let said = [
+            ("state/ifindex", count(self.index.into())),
+            ("state/admin-status", status(self.admin_up)),
+            ("state/oper-status", status(self.up)),
+            ("ethernet/state/port-speed", text(&format!("SPEED_{}MB", self.speed_bits_per_s / 1_000_000))),
+            ("state/counters/in-octets", count(self.in_octets)),
+            ("state/counters/in-pkts", count(sum(self.in_packets))),
+            ("state/counters/in-discards", count(self.in_discards.into())),
+            ("state/counters/in-errors", count(self.in_errors.into())),
+            ("state/counters/out-octets", count(self.out_octets)),
+            ("state/counters/out-pkts", count(sum(self.out_packets))),
+            ("state/counters/out-discards", count(self.out_discards.into())),
+            ("state/counters/out-errors", count(self.out_errors.into())),
+        ];
+        let step = |name: &str| PathElem { name: name.to_owned(), ..PathElem::default() };
+        let interface = PathElem { name: "interface".to_owned(), key: [("name".to_owned(), port.to_owned())].into() };
+        let update = |(path, value): (&str, typed_value::Value)| Update {
+            path: Some(Path { elem: path.split('/').map(step).collect(), ..Path::default() }),
+            val: Some(TypedValue { value: Some(value) }),
+            ..Update::default()
+        };
+        Notification {
+            prefix: Some(Path { elem: vec![step("interfaces"), interface], ..Path::default() }),
+            update: said.map(update).into(),
+            ..Notification::default()
+        }
+    }
 }
 
 /// A datagram that is not read at all.
@@ -434,6 +472,24 @@ mod tests {
             (counters.out_octets, counters.out_packets, counters.out_discards, counters.out_errors),
             (12, [7, 8, 9], 10, 11)
         );
+    }
+
+    #[test]
+    fn counters_are_taken_like_those_of_gnmi() {
+        let mut counters =
+            InterfaceCounters { index: 3, up: true, in_discards: u32::MAX - 4, ..InterfaceCounters::default() };
+        let mut state = crate::SwitchState::new("s");
+        state.apply(&counters.notification("if3"), 1_000_000_000);
+        (counters.in_discards, counters.speed_bits_per_s) = (5, 100_000_000_000);
+        let applied = state.apply(&counters.notification("if3"), 2_000_000_000);
+        assert_eq!((applied.malformed, applied.unread), (0, 0));
+        let port = &state.ports["if3"];
+        assert_eq!(
+            (port.up, port.speed_bits_per_s, state.port_of_index(3)),
+            (Some(true), Some(100_000_000_000), Some("if3"))
+        );
+        let wrapped = port.counters.iter().find(|((counted, _), _)| counted.series == "hw.network.dropped").unwrap().1;
+        assert_eq!(wrapped.growth.unwrap().by, 10);
     }
 
     #[test]

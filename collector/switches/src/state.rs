@@ -121,6 +121,8 @@ pub struct Port {
     pub management: bool,
     /// A port with a cable, where the switch says what it is.
     pub is_ethernet: Option<bool>,
+    /// Its number (RFC 2863), by which sFlow names it.
+    pub index: Option<u32>,
     /// Component that is its optical module.
     pub transceiver: Option<String>,
     /// Component that is the port.
@@ -399,6 +401,12 @@ impl SwitchState {
         of_port.find_map(|(_, neighbour)| far_end(neighbour))
     }
 
+    /// The port of a number.
+    #[must_use]
+    pub fn port_of_index(&self, index: u32) -> Option<&str> {
+        self.ports.iter().find(|(_, port)| port.index == Some(index)).map(|(name, _)| name.as_str())
+    }
+
     /// The port that a module sits in.
     #[must_use]
     pub fn port_of_module(&self, module: &str) -> Option<&str> {
@@ -575,6 +583,7 @@ impl Taking<'_> {
             ["state", "admin-status"] => port.admin_up = Some(value.identity() == "UP"),
             ["state", "type"] => port.is_ethernet = Some(value.identity() == "ethernetCsmacd"),
             ["state", "management"] => port.management = value.flag().unwrap_or(false),
+            ["state", "ifindex"] => port.index = value.count().and_then(|index| u32::try_from(index).ok()),
             ["state", "transceiver"] => port.transceiver = Some(value.text()),
             ["state", "hardware-port"] => port.hardware = Some(value.text()),
             ["ethernet", "state", "port-speed" | "negotiated-port-speed"] => {

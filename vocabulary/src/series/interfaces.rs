@@ -263,11 +263,11 @@ pub(super) const SWITCH_QUEUES: Section = Section {
     board: Board::Nic,
     proof: Proof::Test("collector/switches/src/series.rs"),
     series: &[
-        counter("hw.network.queue.io", "By", "Bytes sent from a switch's queue").on("Switches: queues"),
+        counter("hw.network.queue.io", "By", "Bytes sent from a switch's queue").on("Switches: queues, traffic"),
         counter("hw.network.queue.packets", "{packet}", "Packets sent from a switch's queue").on("Switches: queues"),
         counter("hw.network.queue.dropped", "{packet}", "Packets that a switch's queue had no room for")
             .on("Switches: queues"),
         amount("hw.network.queue.depth", "By", "Mean length of a switch's queue, as the switch says")
-            .on("Switches: queues"),
+            .on("Switches: queues, length"),
     ],
 };
