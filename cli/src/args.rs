@@ -152,6 +152,14 @@ pub enum Command {
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
     },
+    /// Switches as they say they are (gNMI, sFlow), or the ports of one
+    Switches {
+        /// The ports of this switch
+        switch: Option<String>,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+        shape: Shape,
+    },
     /// Incidents, or one with all its evidence
     Incidents {
         /// One incident, in full

@@ -20,6 +20,7 @@ pub mod output;
 pub mod placement;
 pub mod probes;
 pub mod row;
+pub mod switches;
 pub mod table;
 pub mod tape;
 pub mod topology;
@@ -137,6 +138,9 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         }
         Command::Placement { host, shape } => {
             list(asker, &placement::PLACEMENT, FixedShape { host, output: shape.output, full: true }, out)
+        }
+        Command::Switches { switch, shape } => {
+            switches::switches(&asker.connect()?, switch.as_deref(), shape.output, out)
         }
         Command::Incidents { id: None, state, limit, shape } => {
             let state = state.map(|state| format!("&state={}", state.as_str())).unwrap_or_default();

@@ -6,6 +6,7 @@
 use crate::executor::WebhookConfig;
 use crate::inventory::drift::DriftOptions;
 use crate::probes::options::ProbeOptions;
+use crate::switches::{self, SflowConfig, SwitchConfig};
 use railwatch_store::Retention;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
@@ -84,6 +85,10 @@ pub struct Config {
     pub probes: ProbeOptions,
     /// The map of the fabric.
     pub map: MapOptions,
+    /// Switches that are asked what they say.
+    pub switches: Vec<SwitchConfig>,
+    /// The receiver of sFlow.
+    pub sflow: SflowConfig,
 }
 
 /// What is told of the fabric besides what hosts and switches say.
@@ -168,6 +173,8 @@ impl Default for Config {
             drift: DriftOptions::default(),
             probes: ProbeOptions::default(),
             map: MapOptions::default(),
+            switches: Vec::new(),
+            sflow: SflowConfig::default(),
         }
     }
 }
@@ -267,6 +274,7 @@ impl Config {
             return Err("api_tls_certificate and api_tls_key belong together: set both or none".into());
         }
         config.engine.check().map_err(|error| error.to_string())?;
+        switches::check(&config.switches)?;
         Ok(config)
     }
 
@@ -316,6 +324,8 @@ impl Config {
             drift: _,
             probes: _,
             map,
+            switches,
+            sflow,
         } = self;
         [
             ("state_dir", *state_dir != running.state_dir),
@@ -335,6 +345,8 @@ impl Config {
             ("tls_revoked", *tls_revoked != running.tls_revoked),
             ("webhook", *webhook != running.webhook),
             ("map", *map != running.map),
+            ("switches", *switches != running.switches),
+            ("sflow", *sflow != running.sflow),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))
@@ -430,6 +442,18 @@ mod tests {
             ("log = ", &["line 1"]),
             ("tls_key = \"k\"", &["tls_certificate", "belong together"]),
             ("tls_key = \"k\"\ntls_certificate = \"c\"", &["tls_trust"]),
+            ("[[switches]]\nname = \"a\"", &["\"a\"", "sflow_agents"]),
+            ("[[switches]]\nname = \"a\"\naddress = \"a\"", &["HOST:PORT"]),
+            ("[[switches]]\nname = \"a\"\naddress = \"a:9339\"", &["tls_trust", "insecure"]),
+            (
+                "[[switches]]\nname = \"a\"\naddress = \"a:9339\"\ninsecure = true\nusername = \"u\"\npassword_file = \"p\"",
+                &["without TLS"],
+            ),
+            ("[[switches]]\nname = \"a\"\nsample_ms = 5", &["line 3", "100"]),
+            (
+                "[[switches]]\nname = \"a\"\nsflow_agents = [\"::1\"]\n[[switches]]\nname = \"b\"\nsflow_agents = [\"::1\"]",
+                &["::1", "two switches"],
+            ),
         ] {
             let why = Config::parse(text).unwrap_err();
             for part in says {

@@ -24,13 +24,17 @@ use crate::{
     otlp,
     probes::{self, Probes, ways::OfMap},
     run_file::{Addresses, RunFile},
+    switches,
     tape::{Tapes, kept::Kept},
 };
 use anyhow::{Context, Result};
 use railwatch_pki::{Credentials, Reload};
 use railwatch_store::Store;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The database's name within the state directory.
@@ -90,6 +94,13 @@ impl Daemon {
         let (uplink_listener, uplink) = listen("the uplink", config.uplink_listen).await?;
         let (api_listener, api) = listen("the API", config.api_listen).await?;
         let (metrics_listener, metrics) = listen("the metrics", config.metrics_listen).await?;
+        let sflow = match config.sflow.listen {
+            Some(address) => {
+                let socket = UdpSocket::bind(address).await;
+                Some(socket.with_context(|| format!("listen on {address} for sFlow: is its port taken?"))?)
+            }
+            None => None,
+        };
         let database = config.state_dir.join(DATABASE);
         let store = Store::open(&database)?;
         let known_hosts = store.restore(Timeline::now(), None)?.hosts;
@@ -171,12 +182,14 @@ impl Daemon {
         tasks.spawn(map_room.clone().follow(stop.clone()));
         tasks.spawn(map::history::follow(map_room.clone(), core.clone(), stop.clone()));
         if let Some(file) = config.map.inventory_file.clone() {
-            tasks.spawn(map::file::follow(file, map_room, stop.clone()));
+            tasks.spawn(map::file::follow(file, map_room.clone(), stop.clone()));
         }
         let standing = live.inventories().standing();
         standing.configure(config.drift);
         tasks.spawn(inventory::follow(live.clone(), standing.clone(), core.clone(), stop.clone()));
         tasks.spawn(collectives::follow(live.clone(), core.clone(), stop.clone()));
+        let around = switches::Around { core: core.clone(), reports: Some(Arc::new(map_room)), stop: stop.clone() };
+        switches::start(live.switches(), &config.switches, sflow, &around, &mut tasks);
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();
         // Without the file everything works; only the operator's command must be told the address.

@@ -26,5 +26,6 @@ pub mod otlp;
 pub mod overload;
 pub mod probes;
 mod run_file;
+pub mod switches;
 pub mod tape;
 pub mod traces;

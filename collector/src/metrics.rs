@@ -12,6 +12,7 @@ use crate::{
     core::{CoreHandle, LATENCY_BOUNDS_MS},
     live::{Host, Live},
     probes::Probes,
+    switches::Table as Switches,
     tape::kept::Kept,
 };
 use prometheus_client::{
@@ -559,6 +560,7 @@ impl Collector for Fleet {
         gpu_bytes.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
         gpu_failed.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
         nic_up.write(&mut encoder, MetricType::Gauge, ConstGauge::new)?;
+        switches(self.live.switches(), &mut encoder)?;
         let found = self.live.inventories().standing().found();
         let mut drift = Table::new(
             "config_drift_items",
@@ -573,6 +575,76 @@ impl Collector for Fleet {
         hosts.encode(encoder.encode_descriptor("config_drift_hosts", help, None, MetricType::Gauge)?)?;
         nic.into_iter().try_for_each(|table| table.write(&mut encoder, MetricType::Gauge, ConstGauge::new))
     }
+}
+
+/// Ports of one switch that are shown to Prometheus; the API shows all.
+const PORTS_PER_SWITCH_MAX: usize = 256;
+/// The rates of switches that people graph, by the name of their series.
+const SWITCH_RATES: [(&str, &str, &str); 3] = [
+    ("hw.network.io", "switch_io_bytes_per_second", "Rate of a switch's port between its last two samples"),
+    (
+        "hw.network.dropped",
+        "switch_dropped_per_second",
+        "Packets that a switch's port drops, between its last two samples",
+    ),
+    (
+        "hw.network.errors",
+        "switch_errors_per_second",
+        "Bad packets that a switch's port counts, between its last two samples",
+    ),
+];
+
+fn switches(switches: &Switches, encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let mut up = Table::new("switch_up", "1 while the stream of the switch is open");
+    let mut port_up = Table::new("switch_port_up", "1 while the switch says that its port is up");
+    let mut unusable = Table::new("switch_unusable", "Values of a switch that were not taken, by reason");
+    let mut lost = Table::new("switch_signals_lost", "Signals of a switch that could not be stored");
+    let mut rates = SWITCH_RATES.map(|(_, name, help)| Table::new(name, help));
+    let cells = switches.cells();
+    for cell in &cells {
+        let switch = cell.lock();
+        let named = || vec![("switch", switch.name.clone())];
+        if switch.address.is_some() {
+            up.push(named(), i64::from(switch.connected_since.is_some()));
+        }
+        lost.push(named(), switch.counts.signals_lost);
+        for (reason, count) in [("refused", switch.counts.refused), ("malformed", switch.counts.malformed)] {
+            unusable.push(vec![("switch", switch.name.clone()), ("reason", reason.to_owned())], count);
+        }
+        for (name, port) in switch.state.ports.iter().take(PORTS_PER_SWITCH_MAX) {
+            let of_port = || vec![("switch", switch.name.clone()), ("port", name.clone())];
+            port_up.rows.extend(port.up.map(|up| (of_port(), i64::from(up))));
+            for ((counted, _), counter) in &port.counters {
+                let at = SWITCH_RATES.iter().position(|(series, ..)| *series == counted.series);
+                let (Some(at), Some(growth), Some(direction)) = (at, counter.growth, counted.direction) else {
+                    continue;
+                };
+                let mut labels = of_port();
+                labels.push(("direction", direction.to_owned()));
+                rates[at].push(labels, growth.per_s());
+            }
+        }
+    }
+    up.write(encoder, MetricType::Gauge, ConstGauge::new)?;
+    port_up.write(encoder, MetricType::Gauge, ConstGauge::new)?;
+    unusable.write(encoder, MetricType::Counter, ConstCounter::new)?;
+    lost.write(encoder, MetricType::Counter, ConstCounter::new)?;
+    rates.into_iter().try_for_each(|table| table.write(encoder, MetricType::Gauge, ConstGauge::new))?;
+    if cells.is_empty() {
+        return Ok(());
+    }
+    let mut sflow =
+        Table::new("switch_sflow_datagrams", "Datagrams of sFlow by what became of them; malformed counts samples too");
+    let counts = switches.sflow();
+    for (outcome, count) in [
+        ("taken", &counts.taken),
+        ("unknown_agent", &counts.unknown),
+        ("malformed", &counts.malformed),
+        ("lost", &counts.lost),
+    ] {
+        sflow.push(vec![("outcome", outcome.to_owned())], count.load(Ordering::Relaxed));
+    }
+    sflow.write(encoder, MetricType::Counter, ConstCounter::new)
 }
 
 /// The rates people graph, by the name of their series; everything else is in the API and in OTLP.

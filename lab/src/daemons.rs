@@ -1,4 +1,4 @@
-//! The product's own daemons in a lab: a collector, an agent per host, the emulated hardware, and the workload.
+//! The product's own daemons in a lab: a collector, an agent per host, the emulated hardware, a gNMI server per switch, and the workload.
 //!
 //! In: a [`Lab`] whose fabric is up. Out: running processes, each in its node. Never: an agent that sees another host's
 //! processes (its scope is the node's cgroup) or packets (its network namespace), or anything pinned in the kernel.
@@ -10,7 +10,8 @@ use crate::{
     enter::{self, Session, enter},
     interrupt,
     lab::Lab,
-    plan::Host,
+    plan::{Host, Switch},
+    routing, switch,
     train::{Addresses, addresses_text},
 };
 use anyhow::{Context, Result, ensure};
@@ -115,6 +116,8 @@ pub struct Daemons {
     pub agents: Vec<Daemon>,
     /// The process that is all emulated hardware.
     pub hardware: Daemon,
+    /// The switches' gNMI servers, in the order of the plan.
+    pub switches: Vec<Daemon>,
     /// By rank.
     pub ranks: Vec<Daemon>,
 }
@@ -125,6 +128,7 @@ impl Daemons {
     /// # Errors
     /// One that does not come up, with its last words.
     pub fn start(lab: &Lab) -> Result<Self> {
+        let switches = lab.plan.switches.iter().map(|switch| start_switch(lab, switch)).collect::<Result<_>>()?;
         let mut hardware = start_hardware(lab)?;
         let mut collector = start_collector(lab)?;
         wait_for_api(lab, &mut collector)?;
@@ -133,7 +137,7 @@ impl Daemons {
         }
         hardware.must_run()?;
         let agents = lab.plan.hosts.iter().map(|host| start_agent(lab, host)).collect::<Result<_>>()?;
-        let mut daemons = Self { collector, agents, hardware, ranks: Vec::new() };
+        let mut daemons = Self { collector, agents, hardware, switches, ranks: Vec::new() };
         daemons.connected(lab)?;
         daemons.ranks = lab.plan.hosts.iter().map(|host| start_rank(lab, host)).collect::<Result<_>>()?;
         Ok(daemons)
@@ -147,8 +151,8 @@ impl Daemons {
         let end = Instant::now() + PATIENCE;
         loop {
             self.collector.must_run()?;
-            for agent in &mut self.agents {
-                agent.must_run()?;
+            for daemon in self.agents.iter_mut().chain(&mut self.switches) {
+                daemon.must_run()?;
             }
             let rows = get(lab, "/v1/hosts").unwrap_or_default();
             let heard = |name: &str| {
@@ -175,7 +179,7 @@ impl Daemons {
 pub fn start_collector(lab: &Lab) -> Result<Daemon> {
     let node = &lab.plan.management;
     let config = lab.folder.join("collector.toml");
-    fs::write(&config, COLLECTOR_CONFIGURATION).with_context(|| format!("write {}", config.display()))?;
+    fs::write(&config, collector_configuration(lab)).with_context(|| format!("write {}", config.display()))?;
     let mut command = Command::new(lab.programs.own("railwatch-collector")?);
     command
         .arg("run")
@@ -190,6 +194,31 @@ pub fn start_collector(lab: &Lab) -> Result<Daemon> {
     fs::create_dir_all(lab.folder.join("collector-run"))?;
     enter(lab, node, Session::Own, &mut command)?;
     Daemon::start(lab, node, "collector", &mut command)
+}
+
+/// Every switch is asked, over a network of management that nothing else is in.
+fn collector_configuration(lab: &Lab) -> String {
+    let of = |switch: &Switch| {
+        format!(
+            "[[switches]]\nname = {:?}\naddress = \"{}:{}\"\ninsecure = true\nsample_ms = 1000\n",
+            switch.name,
+            switch.management,
+            switch::PORT
+        )
+    };
+    COLLECTOR_CONFIGURATION.to_owned() + &lab.plan.switches.iter().map(of).collect::<String>()
+}
+
+/// Starts a switch's gNMI server.
+fn start_switch(lab: &Lab, switch: &Switch) -> Result<Daemon> {
+    let mut command = Command::new(lab.programs.own("railwatch-lab-switch")?);
+    command
+        .args(["--name", &switch.name, "--address", &switch.management.to_string(), "--sysfs"])
+        .arg(lab.node_folder(&switch.name).join("real-sys"));
+    // It asks lldpd by lldpcli.
+    routing::environment(lab, &mut command)?;
+    enter(lab, &switch.name, Session::Own, &mut command)?;
+    Daemon::start(lab, &switch.name, "gnmi", &mut command)
 }
 
 /// Waits until the collector answers.

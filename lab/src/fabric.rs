@@ -29,8 +29,9 @@ pub fn make(lab: &Lab) -> Result<()> {
     for link in &lab.plan.links {
         pair(&mut batch, lab, (&link.a.node, &link.a.port), (&link.b.node, &link.b.port));
     }
-    for host in &lab.plan.hosts {
-        pair(&mut batch, lab, (&host.name, MANAGEMENT_PORT), (&lab.plan.management, &host.name));
+    let hosts = lab.plan.hosts.iter().map(|host| &host.name);
+    for node in hosts.chain(lab.plan.switches.iter().map(|switch| &switch.name)) {
+        pair(&mut batch, lab, (node, MANAGEMENT_PORT), (&lab.plan.management, node));
     }
     ip(None, &batch)?;
     for node in lab.plan.nodes() {
@@ -79,10 +80,14 @@ fn configuration(lab: &Lab, node: &str) -> String {
         // One packet is one packet of the wire: losing one must not lose the 40 that TCP would hand over at once.
         line(&mut batch, format_args!("link set {} up gso_max_segs 1", end.port));
     }
-    if let Some(host) = plan.host(node) {
-        line(&mut batch, format_args!("addr add {}/31 dev {MANAGEMENT_PORT}", host.management));
+    let of_switch = plan.switch(node).map(|switch| (switch.management, switch.management_peer));
+    let of_host = plan.host(node).map(|host| (host.management, host.management_peer));
+    if let Some((own, peer)) = of_switch.or(of_host) {
+        line(&mut batch, format_args!("addr add {own}/31 dev {MANAGEMENT_PORT}"));
         line(&mut batch, format_args!("link set {MANAGEMENT_PORT} up"));
-        line(&mut batch, format_args!("route add {}/32 via {}", plan.collector, host.management_peer));
+        line(&mut batch, format_args!("route add {}/32 via {peer}", plan.collector));
+    }
+    if let Some(host) = plan.host(node) {
         for (nic, rail) in host.nics.iter().zip(&plan.rails) {
             let table = TABLE_BASE + nic.rail;
             line(&mut batch, format_args!("route add {} via {} dev {}", rail.prefix, nic.gateway, nic.port));
@@ -92,9 +97,11 @@ fn configuration(lab: &Lab, node: &str) -> String {
     }
     if node == plan.management {
         line(&mut batch, format_args!("addr add {}/32 dev lo", plan.collector));
-        for host in &plan.hosts {
-            line(&mut batch, format_args!("addr add {}/31 dev {}", host.management_peer, host.name));
-            line(&mut batch, format_args!("link set {} up", host.name));
+        let hosts = plan.hosts.iter().map(|host| (&host.name, host.management_peer));
+        let switches = plan.switches.iter().map(|switch| (&switch.name, switch.management_peer));
+        for (name, peer) in hosts.chain(switches) {
+            line(&mut batch, format_args!("addr add {peer}/31 dev {name}"));
+            line(&mut batch, format_args!("link set {name} up"));
         }
     }
     batch

@@ -21,4 +21,5 @@ pub mod progress;
 pub mod routing;
 pub mod run;
 pub mod scenario;
+pub mod switch;
 pub mod train;

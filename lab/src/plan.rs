@@ -59,6 +59,10 @@ pub struct Switch {
     pub router_id: Ipv4Addr,
     /// Number of its ports, named from `eth0`.
     pub ports: u32,
+    /// Its address in the management network.
+    pub management: Ipv4Addr,
+    /// The other end of that link, in the management namespace.
+    pub management_peer: Ipv4Addr,
 }
 
 /// A NIC of a host.
@@ -187,7 +191,7 @@ pub struct Plan {
 
 /// The node of the collector.
 pub const MANAGEMENT: &str = "management";
-/// A host's port to it.
+/// A host's or a switch's port to it.
 pub const MANAGEMENT_PORT: &str = "mgmt0";
 /// Where the first rail's addresses are; further rails follow.
 const RAILS_MAX: u32 = 64;
@@ -243,6 +247,8 @@ impl Plan {
             hosts.push(Host { name, rank, nics, management: management(1), management_peer: management(0) });
         }
 
+        // At most 192 of them, above the 1,024 hosts.
+        let management = |number: u32, end: u32| octets(172, 24 + number / 128, number % 128, end);
         let mut switches = Vec::new();
         for leaf in 0..rails * leaves_per_rail {
             let rail = leaf / leaves_per_rail;
@@ -269,15 +275,20 @@ impl Plan {
                 asn: 4_200_000_000 + leaf,
                 router_id: octets(10, 254, 0, leaf),
                 ports: hosts_per_leaf + spines,
+                management: management(leaf, 1),
+                management_peer: management(leaf, 0),
             });
         }
+        let leaves = rails * leaves_per_rail;
         switches.extend((0..spines).map(|spine| Switch {
             name: format!("spine{spine}"),
             tier: Tier::Spine,
             rail: None,
             asn: 4_200_001_000,
             router_id: octets(10, 254, 1, spine),
-            ports: rails * leaves_per_rail,
+            ports: leaves,
+            management: management(leaves + spine, 1),
+            management_peer: management(leaves + spine, 0),
         }));
         let rails = (0..rails).map(|number| Rail {
             number,
@@ -374,9 +385,10 @@ mod tests {
             let ends: Vec<_> = plan.links.iter().flat_map(|link| [&link.a, &link.b]).collect();
             assert_eq!(ends.iter().map(ToString::to_string).collect::<BTreeSet<_>>().len(), ends.len(), "{sizes:?}");
             assert_eq!(ends.iter().map(|end| end.address).collect::<BTreeSet<_>>().len(), ends.len(), "{sizes:?}");
-            let management: BTreeSet<_> =
-                plan.hosts.iter().flat_map(|host| [host.management, host.management_peer]).collect();
-            assert_eq!(management.len(), 2 * plan.hosts.len(), "{sizes:?}");
+            let of_hosts = plan.hosts.iter().flat_map(|host| [host.management, host.management_peer]);
+            let of_switches = plan.switches.iter().flat_map(|switch| [switch.management, switch.management_peer]);
+            let management: BTreeSet<_> = of_hosts.chain(of_switches).collect();
+            assert_eq!(management.len(), 2 * (plan.hosts.len() + plan.switches.len()), "{sizes:?}");
             assert!(!management.contains(&plan.collector), "{sizes:?}");
         }
         Ok(())

@@ -123,6 +123,7 @@ pub const ALL: &[&Section] = &[
     &collector::BURSTS,
     &collector::PROBES,
     &collector::FLEET,
+    &collector::SWITCHES,
 ];
 
 /// Every row.

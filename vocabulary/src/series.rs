@@ -52,4 +52,5 @@ pub const ALL: &[&Section] = &[
     &host::KERNEL_LOG,
     &host::CLOCK,
     &host::INVENTORY,
+    &interfaces::SWITCH_QUEUES,
 ];

@@ -9,6 +9,7 @@ use crate::live::rows::{
     DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, NeighbourRow, NicRow, OpticsRow,
     PeerAccountRow, PlacementRow, QueuePairRow, SourceCostRow,
 };
+use crate::switches::SwitchRow;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
@@ -58,6 +59,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/probes", get(super::probes::probes))
         .route("/v1/probes/plan", get(super::probes::plan))
         .route("/v1/coverage", get(super::probes::coverage))
+        .route("/v1/switches", get(switches))
         .route("/v1/incidents", get(incidents))
         .route("/v1/incidents/{id}", get(incident))
         .route("/v1/incidents/{id}/tape", get(super::tape::kept))
@@ -205,6 +207,28 @@ async fn peer_accounts(State(api): State<ApiState>, query: HostQueried) -> Resul
 
 async fn placement(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<PlacementRow>>, Problem> {
     live_rows(api, query, Live::placement, |row| &row.host).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwitchQuery {
+    /// As configured, or as the switch calls itself.
+    switch: Option<String>,
+}
+
+async fn switches(
+    State(api): State<ApiState>,
+    query: Result<Query<SwitchQuery>, QueryRejection>,
+) -> Result<Json<Vec<SwitchRow>>, Problem> {
+    let Query(SwitchQuery { switch }) = query.map_err(bad_query)?;
+    let made = tokio::task::spawn_blocking(move || {
+        let mut rows = api.0.live.switches().rows();
+        if let Some(only) = switch {
+            rows.retain(|row| row.name == only || row.system_name == only);
+        }
+        rows
+    });
+    made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
 }
 
 #[derive(Clone, Copy, Deserialize)]

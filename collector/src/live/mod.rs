@@ -23,6 +23,7 @@ pub use text::rfc3339;
 
 use crate::clock::Timeline;
 use crate::inventory::Inventories;
+use crate::switches;
 use railwatch_engine::{KnownHost, Timestamp};
 use railwatch_wire::v1;
 use rows::{
@@ -51,6 +52,7 @@ struct Inner {
     hosts: RwLock<HashMap<String, Arc<HostCell>>>,
     definitions: Definitions,
     inventories: Inventories,
+    switches: switches::Table,
     changes: broadcast::Sender<Change>,
     forget_after_ms: AtomicU64,
 }
@@ -73,6 +75,7 @@ impl Live {
             hosts: RwLock::default(),
             definitions: Definitions::default(),
             inventories: Inventories::default(),
+            switches: switches::Table::default(),
             changes: broadcast::Sender::new(CHANGES_KEPT),
             forget_after_ms: AtomicU64::new(milliseconds(forget_after)),
         }))
@@ -131,6 +134,11 @@ impl Live {
     /// Inventories, sharing what they have in common.
     pub fn inventories(&self) -> &Inventories {
         &self.0.inventories
+    }
+
+    /// Switches, as they say they are.
+    pub fn switches(&self) -> &switches::Table {
+        &self.0.switches
     }
 
     /// Changes from now on. A listener that falls behind gets `RecvError::Lagged` with how many it missed.

@@ -344,6 +344,67 @@ pub(super) const PROBES: Section = Section {
         .on("Collector: packets of probes"),
     ],
 };
+const SWITCHES_TEST: Proof = Proof::Test("collector/src/switches/tests.rs");
+
+/// Collector: switches.
+pub(super) const SWITCHES: Section = Section {
+    title: "Collector: switches",
+    board: Board::Nic,
+    metrics: &[
+        gauge("railwatch_collector_fleet_switch_up", &["switch"], "1 while the stream of the switch is open")
+            .proven(SWITCHES_TEST)
+            .on("Switches connected"),
+        gauge(
+            "railwatch_collector_fleet_switch_port_up",
+            &["port", "switch"],
+            "1 while the switch says that its port is up",
+        )
+        .proven(SWITCHES_TEST)
+        .on("Switches: ports up"),
+        gauge(
+            "railwatch_collector_fleet_switch_io_bytes_per_second",
+            &["direction", "port", "switch"],
+            "Rate of a switch's port between its last two samples",
+        )
+        .proven(SWITCHES_TEST)
+        .on("Switches: traffic"),
+        gauge(
+            "railwatch_collector_fleet_switch_dropped_per_second",
+            &["direction", "port", "switch"],
+            "Packets that a switch's port drops, between its last two samples",
+        )
+        .proven(SWITCHES_TEST)
+        .on("Switches: drops and errors"),
+        gauge(
+            "railwatch_collector_fleet_switch_errors_per_second",
+            &["direction", "port", "switch"],
+            "Bad packets that a switch's port counts, between its last two samples",
+        )
+        .proven(SWITCHES_TEST)
+        .on("Switches: drops and errors"),
+        counter(
+            "railwatch_collector_fleet_switch_unusable_total",
+            &["reason", "switch"],
+            "Values of a switch that were not taken, by reason",
+        )
+        .proven(SWITCHES_TEST)
+        .on("Switches: not taken"),
+        counter(
+            "railwatch_collector_fleet_switch_signals_lost_total",
+            &["switch"],
+            "Signals of a switch that could not be stored",
+        )
+        .proven(SWITCHES_TEST)
+        .on("Switches: not taken"),
+        counter(
+            "railwatch_collector_fleet_switch_sflow_datagrams_total",
+            &["outcome"],
+            "Datagrams of sFlow by what became of them; malformed counts samples too",
+        )
+        .proven(SWITCHES_TEST)
+        .on("Switches: sFlow"),
+    ],
+};
 
 /// Collector: the fleet.
 pub(super) const FLEET: Section = Section {

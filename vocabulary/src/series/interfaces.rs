@@ -2,7 +2,7 @@
 
 use super::{DIRECTION, INTERFACE};
 use crate::convention::{errors, network, system};
-use crate::{Board, Label, Proof, Section, amount, counter, gauge, one_of, state};
+use crate::{Board, Label, Proof, Section, amount, counter, gauge, label, one_of, state};
 
 const BY_DIRECTION: &[Label] = &[DIRECTION];
 const CLASS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7"];
@@ -250,5 +250,24 @@ pub(super) const DCB: Section = Section {
         counter("hw.network.pfc.indications", "{frame}", "Pause frames received, by the count of DCB (hns3 alone)")
             .by(BY_DIRECTION)
             .on("PFC: pause frames"),
+    ],
+};
+
+/// What switches say of their queues (gNMI).
+pub(super) const SWITCH_QUEUES: Section = Section {
+    title: "Switches: queues",
+    sources: &["gnmi"],
+    entities: PORT,
+    entity_is: "the switch's port: `Ethernet1/1`",
+    labels: &[INTERFACE, label("network.queue")],
+    board: Board::Nic,
+    proof: Proof::Test("collector/switches/src/series.rs"),
+    series: &[
+        counter("hw.network.queue.io", "By", "Bytes sent from a switch's queue").on("Switches: queues, traffic"),
+        counter("hw.network.queue.packets", "{packet}", "Packets sent from a switch's queue").on("Switches: queues"),
+        counter("hw.network.queue.dropped", "{packet}", "Packets that a switch's queue had no room for")
+            .on("Switches: queues"),
+        amount("hw.network.queue.depth", "By", "Mean length of a switch's queue, as the switch says")
+            .on("Switches: queues, length"),
     ],
 };
