@@ -145,3 +145,14 @@ fn signal(live: &Live, change: &Change, now: Timestamp) -> Signal {
         suppressed: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_signal_that_the_collector_makes_has_its_page() {
+        let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/signals");
+        for signal in super::SIGNALS.into_iter().chain(crate::inventory::SIGNALS) {
+            assert!(pages.join(format!("{signal}.md")).exists(), "docs/signals/{signal}.md is missing");
+        }
+    }
+}

@@ -10,6 +10,7 @@ mod tell;
 
 pub use compact::{Compact, Inventories};
 pub use follow::{Standing, follow};
+pub use tell::SIGNALS;
 
 use railwatch_store::InventoryItem;
 use railwatch_wire::v1;

@@ -73,13 +73,15 @@ impl Standing {
 
 /// Looks until told to stop.
 pub async fn follow(live: Live, standing: Standing, core: CoreHandle, stop: CancellationToken) {
-    let mut teller = match core.observed(&tell::SIGNALS) {
-        Ok(told) => Teller::recall(&told),
-        Err(error) => {
-            tracing::error!(%error, "what was told of differing settings cannot be read: it may be told again");
-            Teller::default()
-        }
+    let told = {
+        let core = core.clone();
+        tokio::task::spawn_blocking(move || core.observed(&tell::SIGNALS).map_err(|error| error.to_string())).await
     };
+    let told = told.unwrap_or_else(|error| Err(error.to_string()));
+    let mut teller = Teller::recall(&told.unwrap_or_else(|error| {
+        tracing::error!(%error, "what was told of differing settings cannot be read: it may be told again");
+        Vec::new()
+    }));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
