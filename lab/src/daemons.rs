@@ -12,6 +12,7 @@ use crate::{
     lab::Lab,
     plan::Host,
     train::{Addresses, addresses_text},
+    verify,
 };
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -169,9 +170,13 @@ impl Daemons {
 /// It cannot be started.
 pub fn start_collector(lab: &Lab) -> Result<Daemon> {
     let node = &lab.plan.management;
+    let config = lab.folder.join("collector.toml");
+    fs::write(&config, collector_configuration(lab)).with_context(|| format!("write {}", config.display()))?;
     let mut command = Command::new(lab.programs.own("railwatch-collector")?);
     command
         .arg("run")
+        .arg("--config")
+        .arg(&config)
         .arg("--state-dir")
         .arg(lab.folder.join("collector"))
         .arg("--run-dir")
@@ -181,6 +186,11 @@ pub fn start_collector(lab: &Lab) -> Result<Daemon> {
     fs::create_dir_all(lab.folder.join("collector-run"))?;
     enter(lab, node, Session::Own, &mut command)?;
     Daemon::start(lab, node, "collector", &mut command)
+}
+
+/// The map's inventory file is not there until `lab verify --inventory` writes it.
+fn collector_configuration(lab: &Lab) -> String {
+    format!("[map]\ninventory_file = {:?}\n", verify::inventory_file(lab))
 }
 
 /// Waits until the collector answers.
@@ -232,7 +242,7 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
     Ok(format!(
         "host_name = {name:?}\nstate_dir = {state:?}\ncollector = \"{collector}:{UPLINK_PORT}\"\nserver_name = \"localhost\"\n\
          pki_dir = {pki:?}\n\n[gpu]\nscope = \"cgroup:{cgroup}\"\npin_dir = \"\"\n\n[sampling]\nsysfs_root = {sysfs:?}\n\
-         cadence_ms = {{ optics = 10000 }}\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
+         software_interfaces = [\"veth\"]\ncadence_ms = {{ optics = 10000 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
          [tape]\nbytes_max = 8388608\n",
         name = host.name,
         state = path("agent"),

@@ -22,3 +22,4 @@ pub mod routing;
 pub mod run;
 pub mod scenario;
 pub mod train;
+pub mod verify;
