@@ -13,6 +13,7 @@ use crate::{
     plan::{Host, Switch},
     routing, switch,
     train::{Addresses, addresses_text},
+    verify,
 };
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -196,7 +197,8 @@ pub fn start_collector(lab: &Lab) -> Result<Daemon> {
     Daemon::start(lab, node, "collector", &mut command)
 }
 
-/// Every switch is asked, over a network of management that nothing else is in.
+/// Every switch is asked, over a network of management that nothing else is in. The map's inventory file is not there until `lab verify
+/// --inventory` writes it.
 fn collector_configuration(lab: &Lab) -> String {
     let of = |switch: &Switch| {
         format!(
@@ -206,7 +208,8 @@ fn collector_configuration(lab: &Lab) -> String {
             switch::PORT
         )
     };
-    COLLECTOR_CONFIGURATION.to_owned() + &lab.plan.switches.iter().map(of).collect::<String>()
+    let switches: String = lab.plan.switches.iter().map(of).collect();
+    format!("{COLLECTOR_CONFIGURATION}\n[map]\ninventory_file = {:?}\n\n{switches}", verify::inventory_file(lab))
 }
 
 /// Starts a switch's gNMI server.
@@ -283,7 +286,7 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
     Ok(format!(
         "host_name = {name:?}\nstate_dir = {state:?}\ncollector = \"{collector}:{UPLINK_PORT}\"\nserver_name = \"localhost\"\n\
          pki_dir = {pki:?}\n\n[gpu]\nscope = \"cgroup:{cgroup}\"\npin_dir = \"\"\n\n[sampling]\nsysfs_root = {sysfs:?}\n\
-         cadence_ms = {{ optics = 10000 }}\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
+         cadence_ms = {{ optics = 10000 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
          [tape]\nbytes_max = 8388608\n\n[probe]\nenabled = true\nkey_file = {key:?}\n",
         name = host.name,
         state = path("agent"),

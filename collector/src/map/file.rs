@@ -180,6 +180,10 @@ pub async fn follow(path: PathBuf, room: MapRoom, stop: CancellationToken) {
                     tracing::info!(file = %path.display(), statements = says.len(), "the map's inventory file is read");
                     room.report(REPORTER, Source::Inventory, says, Timeline::now());
                 }
+                // It may be written later.
+                Ok(Err(_)) if found == Err(io::ErrorKind::NotFound) && seen.is_none() => {
+                    tracing::warn!(file = %path.display(), "the map's inventory file is not there yet");
+                }
                 Ok(Err(why)) => tracing::error!(
                     file = %path.display(),
                     "the map's inventory file is not taken, what it said before stays: {why}"
