@@ -266,6 +266,23 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
     ))
 }
 
+/// The key that all hosts of a lab share for probes, made for each lab.
+fn probe_key(lab: &Lab) -> Result<PathBuf> {
+    let path = lab.folder.join("probe.key");
+    let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+    match made {
+        Ok(mut file) => {
+            let mut bytes = [0; 32];
+            File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).context("draw a key")?;
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
+    }
+    Ok(path)
+}
+
 fn start_hardware(lab: &Lab) -> Result<Daemon> {
     let node = &lab.plan.management;
     let mut command = Command::new(std::env::current_exe().context("find the own program")?);

@@ -1,7 +1,7 @@
 //! What is told at once of a plan's probes: that a target's probes are lost, that nothing comes back at all, and the end of each.
 //! Pure; times come in.
 //!
-//! In: what each flow learned, by target. Out: signals. The first loss that is certain is told; three within
+//! In: what each flow learned, by target. Out: signals. The first loss that is certain is told, and its way once that is known; three within
 //! [`QUIET`] are told as a fault; then one for each [`HOLD_OFF`], with how many were held back. [`IN_A_ROW`]
 //! probes of a target without any answer are told as its being unreachable: nothing tells then whether it, its responder or
 //! the way is gone. Never: a signal for what this host did not send or lost itself; more than [`PER_NIC_MAX`] signals a second
@@ -106,7 +106,7 @@ impl Alarm {
         mut tell: impl FnMut(ProbeSignal),
     ) {
         let Judged { answered, lost, certain, there, back, unsent: _ } = *judged;
-        if answered == 0 && lost == 0 && certain == 0 {
+        if answered == 0 && lost == 0 {
             return;
         }
         if !self.targets.contains_key(target) {
@@ -133,17 +133,24 @@ impl Alarm {
         if let Some(episode) = &mut state.episode {
             episode.judged += u64::from(answered) + u64::from(lost);
         }
-        if certain == 0 {
+        if certain == 0 && state.episode.is_none() {
             return;
         }
         let judged_now = u64::from(answered) + u64::from(lost.max(certain));
         let episode = state.episode.get_or_insert_with(|| Episode { judged: judged_now, ..Episode::default() });
+        let knew_way = episode.there + episode.back > 0;
         episode.lost += u64::from(certain);
         episode.there += u64::from(there);
         episode.back += u64::from(back);
-        episode.last_ns = now_ns;
+        // The way may be known only by the next answer of the flow itself, after its loss was told.
+        let is_way_news = !knew_way && there + back > 0 && episode.is_told;
+        if certain > 0 {
+            episode.last_ns = now_ns;
+        } else if !is_way_news {
+            return;
+        }
         let becomes_fault = !episode.is_fault && episode.lost >= FAULT.into();
-        if (now_ns < episode.held_until_ns && !becomes_fault) || !may_tell() {
+        if (now_ns < episode.held_until_ns && !becomes_fault && !is_way_news) || !may_tell() {
             episode.suppressed += u64::from(certain);
             return;
         }
@@ -302,6 +309,18 @@ mod tests {
         assert_eq!(bench.take(13 * SECOND, answered(1)), []);
         assert_eq!(bench.take(14 * SECOND, answered(1)), [("probe.loss.over", Severity::Info)]);
         assert_eq!(bench.take(15 * SECOND, lost(1)), [("probe.loss", Severity::Warning)], "an episode of its own");
+    }
+
+    #[test]
+    fn the_way_is_told_when_the_flows_next_answer_tells_it() {
+        let mut bench = Bench::new();
+        let unknown = Judged { lost: 1, certain: 1, ..Judged::default() };
+        assert_eq!(bench.take(SECOND, unknown), [("probe.loss", Severity::Warning)]);
+        let known = Judged { answered: 1, back: 1, ..Judged::default() };
+        assert_eq!(bench.take(SECOND + 1, known), [("probe.loss", Severity::Warning)]);
+        assert_eq!(bench.told[1].lost, 1, "the same one");
+        assert!(bench.told[1].attributes.contains(&("direction", "back".into())), "{:?}", bench.told);
+        assert_eq!(bench.take(SECOND + 2, known), [], "it is news once");
     }
 
     #[test]
