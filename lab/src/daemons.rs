@@ -266,19 +266,6 @@ pub fn start_agent(lab: &Lab, host: &Host) -> Result<Daemon> {
     Daemon::start(lab, &host.name, "agent", &mut command)
 }
 
-/// The key that a lab's responders know each other by, made where it is not there yet.
-fn probe_key(lab: &Lab) -> Result<PathBuf> {
-    let path = lab.folder.join("probe.key");
-    if !path.exists() {
-        let mut bytes = [0u8; 32];
-        File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context("read /dev/urandom")?;
-        let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| writeln!(file, "{text}")).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(path)
-}
-
 fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
     let folder = lab.node_folder(&host.name);
     let path = |name: &str| folder.join(name).display().to_string();
@@ -296,6 +283,23 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
         sysfs = path("sys"),
         key = probe_key(lab)?.display().to_string(),
     ))
+}
+
+/// The key that all hosts of a lab share for probes, made for each lab.
+fn probe_key(lab: &Lab) -> Result<PathBuf> {
+    let path = lab.folder.join("probe.key");
+    let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+    match made {
+        Ok(mut file) => {
+            let mut bytes = [0; 32];
+            File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).context("draw a key")?;
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
+    }
+    Ok(path)
 }
 
 fn start_hardware(lab: &Lab) -> Result<Daemon> {

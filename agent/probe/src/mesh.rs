@@ -21,6 +21,7 @@ use crate::session::Instant;
 use crate::socket::StampedSocket;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit};
 use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -141,6 +142,7 @@ impl Mesh {
             slots: Vec::new(),
             by_session: HashMap::new(),
             next_session: random()?,
+            sockets_max: sockets_max(),
             schedule: Schedule::default(),
             budgets: HashMap::new(),
             alive: HashMap::new(),
@@ -247,6 +249,7 @@ struct Runner {
     by_source: HashMap<(IpAddr, u16), usize>,
     slots: Vec<Slot>,
     by_session: HashMap<u64, usize>,
+    sockets_max: usize,
     next_session: u64,
     schedule: Schedule,
     budgets: HashMap<Arc<str>, Budget>,
@@ -442,6 +445,10 @@ impl Runner {
         if let Some(place) = self.by_source.get(&source) {
             return Ok(*place);
         }
+        if self.by_source.len() >= self.sockets_max {
+            let why = format!("{} sockets are open, half of what RLIMIT_NOFILE allows", self.by_source.len());
+            return Err(io::Error::other(why));
+        }
         let stamped = StampedSocket::bind(SocketAddr::from(source), spec.dscp << 2)?;
         stamped.widen(RECEIVE_BYTES);
         let place = self.sockets.iter().position(Option::is_none).unwrap_or(self.sockets.len());
@@ -606,6 +613,12 @@ fn take_stamps(socket: &mut Socket, slots: &mut [Slot], by_session: &HashMap<u64
             slot.flow.left(sequence, stamp.stamp_unix_ns);
         }
     });
+}
+
+/// Of the files that this process may have open, half are left to others.
+fn sockets_max() -> usize {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(soft / 2).unwrap_or(usize::MAX)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -1,7 +1,7 @@
 //! Answers probes of members.
 //!
 //! In: datagrams on one socket. Out: an answer as long as each probe that proves its membership, with the times at which
-//! this host's kernel received it, and for how long this host held the two answers before. Never: a word to whoever has
+//! this host's kernel received it, and for how long this host held the two answers before; from the address it came to. Never: a word to whoever has
 //! not the cluster's key, more bytes than came, an answer to an answer, or memory that grows with who asks.
 
 use crate::limit::{Bucket, PerSource};
@@ -96,6 +96,8 @@ impl Responder {
     pub fn new(socket: StampedSocket, key: Key, limits: Limits) -> Self {
         // What comes while this thread is not let run is to wait, not to be dropped: it would pass for the fabric's loss.
         socket.widen(RECEIVE_BYTES);
+        // Where the kernel refuses, answers leave from the address that its routes prefer.
+        let _ = socket.tell_own_address();
         Self {
             socket,
             key,
@@ -192,7 +194,8 @@ impl Responder {
             requests: Some(session.requests),
         };
         packet::encode(&Packet::Answer(answer), bytes, &self.key);
-        let id = self.socket.send_to(bytes, received.from, received.tos).map_err(|_| Refusal::Unsent)?;
+        let id = self.socket.send_from(received.to, bytes, received.from, received.tos);
+        let id = id.map_err(|_| Refusal::Unsent)?;
         if received_unix_ns > 0 {
             if self.awaited.len() >= AWAITED_MAX {
                 self.awaited.pop_front();

@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeSpec;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// SO_EE_ORIGIN_TIMESTAMPING of linux/errqueue.h: the error is a stamp.
@@ -32,6 +32,8 @@ pub struct Received {
     pub stamp_unix_ns: Option<u64>,
     /// Its type of service or traffic class, 0 where not known.
     pub tos: u8,
+    /// The own address it came to, where that was asked for ([`StampedSocket::tell_own_address`]).
+    pub to: Option<IpAddr>,
 }
 
 /// When the driver took a datagram that was sent.
@@ -76,8 +78,21 @@ impl StampedSocket {
         }
         setsockopt(&fd, sockopt::Timestamping, &(stamping() | TimestampingFlag::SOF_TIMESTAMPING_OPT_ID))?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(local))?;
-        let control = cmsg_space!(Timestamps, libc::sock_extended_err, libc::sockaddr_in6, i32, i32);
+        let control = cmsg_space!(Timestamps, libc::sock_extended_err, libc::sockaddr_in6, i32, i32, libc::in6_pktinfo);
         Ok(Self { fd, is_v6, tos, next_id: 0, control })
+    }
+
+    /// From now on datagrams tell to which own address they came: a socket of all addresses answers from that one then, and so
+    /// by the way that its routes have for it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn tell_own_address(&self) -> io::Result<()> {
+        match self.is_v6 {
+            true => setsockopt(&self.fd, sockopt::Ipv6RecvPacketInfo, &true)?,
+            false => setsockopt(&self.fd, sockopt::Ipv4PacketInfo, &true)?,
+        }
+        Ok(())
     }
 
     /// Lets so much wait unread, as far as the system allows.
@@ -152,13 +167,40 @@ impl StampedSocket {
     /// # Errors
     /// EMSGSIZE where it is beyond the path's MTU; EAGAIN where the socket is full; what else the kernel refused.
     pub fn send_to(&mut self, bytes: &[u8], to: SocketAddr, tos: u8) -> io::Result<u32> {
+        self.send_from(None, bytes, to, tos)
+    }
+
+    /// As [`Self::send_to`], from this own address where one is given.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_from(&mut self, from: Option<IpAddr>, bytes: &[u8], to: SocketAddr, tos: u8) -> io::Result<u32> {
         let class = i32::from(tos);
         let message = match self.is_v6 {
             true => ControlMessage::Ipv6TClass(&class),
             false => ControlMessage::Ipv4Tos(&tos),
         };
-        let messages = std::slice::from_ref(&message);
-        let messages = if tos == self.tos { &[] } else { messages };
+        let (own_v4, own_v6);
+        let own = match from {
+            Some(IpAddr::V4(from)) => {
+                let address = libc::in_addr { s_addr: u32::from(from).to_be() };
+                own_v4 =
+                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: libc::in_addr { s_addr: 0 } };
+                Some(ControlMessage::Ipv4PacketInfo(&own_v4))
+            }
+            Some(IpAddr::V6(from)) => {
+                own_v6 = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: from.octets() }, ipi6_ifindex: 0 };
+                Some(ControlMessage::Ipv6PacketInfo(&own_v6))
+            }
+            None => None,
+        };
+        let all = [message, own.unwrap_or(message)];
+        let messages = match (tos == self.tos, own.is_some()) {
+            (true, false) => &[],
+            (false, false) => &all[..1],
+            (true, true) => &all[1..],
+            (false, true) => &all[..],
+        };
         let to = SockaddrStorage::from(to);
         match sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, MsgFlags::MSG_DONTWAIT, Some(&to)) {
             Ok(_) => {
@@ -194,19 +236,23 @@ impl StampedSocket {
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        let (mut stamp_unix_ns, mut tos) = (None, 0);
+        let (mut stamp_unix_ns, mut tos, mut to) = (None, 0, None);
         for message in received.cmsgs()? {
             match message {
                 ControlMessageOwned::ScmTimestampsns(stamps) => stamp_unix_ns = stamp(&stamps),
                 ControlMessageOwned::Ipv4Tos(value) => tos = value,
                 ControlMessageOwned::Ipv6TClass(value) => tos = u8::try_from(value).unwrap_or(0),
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    to = Some(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into()),
                 _ => {}
             }
         }
         let length = received.bytes;
         let from = received.address.as_ref().and_then(socket_address);
         let from = from.ok_or_else(|| io::Error::other("a datagram from no IP address"))?;
-        Ok(Some(Received { length, from, stamp_unix_ns, tos }))
+        Ok(Some(Received { length, from, stamp_unix_ns, tos, to }))
     }
 
     /// Hands over the stamps that have come, `most` of them at most.

@@ -148,6 +148,23 @@ fn a_plan_is_carried_out_and_its_counts_are_those_of_the_wire() {
 }
 
 #[test]
+fn an_answer_comes_from_the_address_that_was_asked() {
+    in_fabric(|fabric| {
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        within(&fabric.b, "ip addr add 10.9.2.50/24 dev b0");
+        fabric.responder_at("0.0.0.0:7704", Limits::default(), &stop);
+        // The router lets nothing through but what comes from that address.
+        within(&fabric.router, "ip rule add from 10.9.2.2 blackhole");
+        let (mesh, told) = start();
+        mesh.plan(plan(1, vec![FlowSpec { destination: "10.9.2.50:7704".parse().unwrap(), ..flow(1) }]));
+        eventually("answers", || told.sum(|flow| flow.answered) > 10);
+        assert_eq!(told.sum(|flow| flow.lost), 0);
+        mesh.stop();
+        stop.store(true, Relaxed);
+    });
+}
+
+#[test]
 fn a_plan_that_is_not_renewed_ends_and_an_older_one_is_refused() {
     in_fabric(|fabric| {
         let stop = Arc::default();

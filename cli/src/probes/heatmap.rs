@@ -52,7 +52,7 @@ pub(super) fn picture(rows: &[Row]) -> Canvas {
     let usual = medians.get(medians.len() / 2).copied().unwrap_or(0.0);
     let by_loss = |row: &Row| row.real("loss").map(|loss| if loss > 0.0 { grade(loss, &LOSS) } else { Colour::Fine });
     let by_delay = |row: &Row| row.real("fabric_us_p50").map(|us| grade(us / usual.max(f64::MIN_POSITIVE), &DELAY));
-    let delay = format!("fabric delay, median: {usual:.0} us of most");
+    let delay = format!("delay (usual: {usual:.0} us)");
     type Shade<'s> = &'s dyn Fn(&Row) -> Option<Colour>;
     let panels: [(&str, Shade<'_>, _); 2] = [("loss", &by_loss, &LOSS), (&delay, &by_delay, &DELAY)];
     for (at, (title, shade, grades)) in (0i64..).zip(panels) {

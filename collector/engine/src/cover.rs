@@ -7,6 +7,7 @@
 //!
 //! A probe is answered, so each flow crosses two paths: its own, and that of its answer, which the fabric may lead elsewhere.
 
+mod choice;
 pub mod clos;
 mod ledger;
 mod outlook;
@@ -14,13 +15,13 @@ mod plan;
 mod rails;
 mod shape;
 mod shares;
+mod ways;
 
 pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
-pub use plan::{
-    Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, answers, crossed, crossings, plan,
-};
+pub use plan::{Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, plan};
 pub use rails::{Claim, Prefix, Rails, rails};
 pub use shape::Shape;
+pub use ways::{answers, crossed, crossings};
 
 /// A number that looks random, of another (splitmix64: Steele, Lea, Flood, OOPSLA 2014).
 fn mix(number: u64) -> u64 {

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 /// Who knows the fabric.
 pub trait FabricView: Send + Sync {
-    /// As it is known now; the same one while nothing changes.
+    /// As it is known now. It is asked for every second: the same one again is compared by its address.
     fn fabric(&self) -> Arc<Fabric>;
-    /// Paths of flows that were traced.
+    /// Paths of flows that were traced, of probes and of answers alike: an answer is a flow of its own.
     fn placements(&self) -> Arc<BTreeMap<Flow, Path>>;
 }
 

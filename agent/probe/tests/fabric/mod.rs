@@ -82,11 +82,15 @@ impl Fabric {
 
     /// A responder on a thread of its own, until `stop`.
     pub fn responder(&self, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
+        self.responder_at(RESPONDER, limits, stop)
+    }
+
+    pub fn responder_at(&self, at: &'static str, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
         let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
         let (tell, told) = std::sync::mpsc::channel();
         spawn(move || {
             setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
-            let responder = Responder::new(StampedSocket::bind(RESPONDER.parse().unwrap(), 0).unwrap(), key(), limits);
+            let responder = Responder::new(StampedSocket::bind(at.parse().unwrap(), 0).unwrap(), key(), limits);
             tell.send(responder.counts()).unwrap();
             responder.run(&stop).unwrap();
         });

@@ -5,8 +5,9 @@
 //! cross them, or the same ones with another likelihood, or on the other way; those that nothing tells apart are one set. Pure.
 
 use super::mix;
-use super::plan::{Endpoint, Plan, Ways};
+use super::plan::{Endpoint, Plan};
 use super::shares::number;
+use super::ways::Ways;
 use crate::map::{Direction, Fabric, Flow, NodeKind, Path};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
