@@ -280,7 +280,10 @@ impl Runner {
             for event in &events[..ready] {
                 match event.data() {
                     WOKEN => _ = self.common.wake.read(),
-                    socket => self.listen(usize::try_from(socket).unwrap_or(usize::MAX)),
+                    socket => {
+                        let has_stamps = event.events().contains(EpollFlags::EPOLLERR);
+                        self.listen(usize::try_from(socket).unwrap_or(usize::MAX), has_stamps);
+                    }
                 }
             }
             let now_ns = monotonic_ns();
@@ -288,8 +291,8 @@ impl Runner {
                 return;
             }
             self.send_due(now_ns);
-            // Only once no socket has more: an answer that waits is an answer.
-            if now_ns >= self.sweep_ns && ready < EVENTS {
+            // Only once no socket has more, which the next look tells: an answer that waits is an answer.
+            if now_ns >= self.sweep_ns && ready == 0 {
                 self.sweep(now_ns);
             }
             if now_ns >= self.tick_ns {
@@ -527,11 +530,15 @@ impl Runner {
         take_stamps(socket, &mut self.slots, &self.by_session, most);
     }
 
-    /// Takes what a socket has.
-    fn listen(&mut self, place: usize) {
+    /// Takes what a socket has: one answer, as most often there is one, and epoll tells of more; of a train all that are there.
+    fn listen(&mut self, place: usize, has_stamps: bool) {
         let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut) else { return };
-        take_stamps(socket, &mut self.slots, &self.by_session, usize::MAX);
-        while let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut)
+        if has_stamps {
+            take_stamps(socket, &mut self.slots, &self.by_session, usize::MAX);
+        }
+        let mut has_more = true;
+        while has_more
+            && let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut)
             // An error of the socket is none of its answers: those that wait are still read.
             && let Ok(Some(received)) = socket.stamped.receive(&mut self.buffer)
         {
@@ -540,6 +547,7 @@ impl Runner {
             let Ok(Packet::Answer(answer)) = packet::decode(bytes, &self.key) else { continue };
             let Some(&of) = self.by_session.get(&answer.session) else { continue };
             let Some(slot) = self.slots.get_mut(of).filter(|slot| slot.socket == place) else { continue };
+            has_more = slot.train.1 > 1;
             let Some(sent_ns) = slot.flow.answered(&answer, received.stamp_unix_ns, read) else { continue };
             match self.alive.get_mut(&slot.spec.target_host) {
                 Some(alive_ns) => *alive_ns = sent_ns.max(*alive_ns),

@@ -196,7 +196,7 @@ impl StampedSocket {
         };
         let all = [message, own.unwrap_or(message)];
         let messages = match (tos == self.tos, own.is_some()) {
-            (true, false) => &[],
+            (true, false) => &all[..0],
             (false, false) => &all[..1],
             (true, true) => &all[1..],
             (false, true) => &all[..],
