@@ -7,6 +7,7 @@
 
 pub mod elements;
 pub mod endpoint;
+pub mod figures;
 pub mod file;
 pub mod history;
 pub mod hosts;

@@ -4,6 +4,7 @@
 
 mod agent;
 mod collector;
+mod map;
 
 use crate::{Board, NoPanel, Panel, Proof};
 
@@ -122,6 +123,7 @@ pub const ALL: &[&Section] = &[
     &collector::TAPE,
     &collector::BURSTS,
     &collector::FLEET,
+    &map::MAP,
 ];
 
 /// Every row.
