@@ -491,7 +491,7 @@ impl Default for Tape {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probe {
-    /// Whether probes are answered.
+    /// Whether probes are answered, and sent as the collector plans.
     pub enabled: bool,
     /// Where they come in.
     pub listen: SocketAddr,
@@ -500,6 +500,9 @@ pub struct Probe {
     /// Probes of one address that are answered, a second.
     #[serde(deserialize_with = "bounded::<_, 1, 100_000>")]
     pub answers_per_source_per_s: u64,
+    /// Probes that leave by one NIC, a second, whatever the collector plans; 0: none.
+    #[serde(deserialize_with = "bounded::<_, 0, 10_000>")]
+    pub packets_per_s_per_nic_max: u64,
 }
 
 impl Default for Probe {
@@ -509,6 +512,7 @@ impl Default for Probe {
             listen: SocketAddr::from(([0; 4], 7704)),
             key_file: "/etc/railwatch/probe.key".into(),
             answers_per_source_per_s: 1000,
+            packets_per_s_per_nic_max: 150,
         }
     }
 }
