@@ -169,6 +169,7 @@ impl Daemon {
             probes: probes.clone(),
         };
         registry.register_collector(Box::new(inside));
+        registry.register_collector(Box::new(map::figures::Figures(map_room.clone())));
         let is_tls = api_tls.is_some();
         tasks.spawn(api::serve(api_listener, api_tls, api_state, stop.clone()));
         tasks.spawn(railwatch_exposition::serve(metrics_listener, Arc::new(registry), stop.clone()));

@@ -7,6 +7,7 @@
 
 pub mod elements;
 pub mod endpoint;
+pub mod figures;
 pub mod file;
 pub mod history;
 pub mod hosts;
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 const GATHER: Duration = Duration::from_millis(50);
 /// What runs out is looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Reports that wait for the map.
+const WAITING_MAX: usize = 65_536;
 /// Traces of one host that are kept; the oldest goes first.
 const TRACES_PER_HOST_MAX: usize = 256;
 
@@ -45,6 +48,8 @@ pub struct MapRoom(Arc<Inner>);
 
 struct Inner {
     map: Mutex<Map>,
+    /// Said since the map was looked at last: whoever speaks does not wait while it is made.
+    waiting: Mutex<Vec<Word>>,
     memories: Mutex<HashMap<String, Memory>>,
     traced: Mutex<HashMap<String, VecDeque<Statement>>>,
     traces: Traces,
@@ -56,6 +61,7 @@ impl Default for MapRoom {
     fn default() -> Self {
         Self(Arc::new(Inner {
             map: Mutex::default(),
+            waiting: Mutex::default(),
             memories: Mutex::default(),
             traced: Mutex::default(),
             traces: Traces::default(),
@@ -63,6 +69,12 @@ impl Default for MapRoom {
             published: watch::Sender::new(Arc::default()),
         }))
     }
+}
+
+/// What was said.
+enum Word {
+    Report { reporter: String, source: Source, says: Vec<Statement>, at: Timestamp },
+    Gone { reporter: String, at: Timestamp },
 }
 
 /// Which parts of a host's state came with a snapshot.
@@ -188,8 +200,28 @@ impl MapRoom {
         }
     }
 
+    /// The map with all that was said.
     fn map(&self) -> MutexGuard<'_, Map> {
-        locked(&self.0.map)
+        let mut map = locked(&self.0.map);
+        for word in std::mem::take(&mut *locked(&self.0.waiting)) {
+            match word {
+                Word::Report { reporter, source, says, at } => map.report(&reporter, source, says, at),
+                Word::Gone { reporter, at } => map.gone(&reporter, at),
+            }
+        }
+        map
+    }
+
+    fn said(&self, word: Word) {
+        let mut waiting = locked(&self.0.waiting);
+        waiting.push(word);
+        let is_much = waiting.len() > WAITING_MAX;
+        drop(waiting);
+        if is_much {
+            // Beyond the bound whoever speaks waits, and takes in what there is.
+            drop(self.map());
+        }
+        self.0.changed.notify_one();
     }
 }
 
@@ -200,14 +232,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Reports for MapRoom {
     fn report(&self, reporter: &str, source: Source, says: Vec<Statement>, at: Timestamp) {
-        self.map().report(reporter, source, says, at);
-        self.0.changed.notify_one();
+        self.said(Word::Report { reporter: reporter.to_owned(), source, says, at });
     }
 
     fn gone(&self, reporter: &str, at: Timestamp) {
-        self.map().gone(reporter, at);
         locked(&self.0.traced).remove(reporter);
-        self.0.changed.notify_one();
+        self.said(Word::Gone { reporter: reporter.to_owned(), at });
     }
 }
 

@@ -273,7 +273,7 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
     Ok(format!(
         "host_name = {name:?}\nstate_dir = {state:?}\ncollector = \"{collector}:{UPLINK_PORT}\"\nserver_name = \"localhost\"\n\
          pki_dir = {pki:?}\n\n[gpu]\nscope = \"cgroup:{cgroup}\"\npin_dir = \"\"\n\n[sampling]\nsysfs_root = {sysfs:?}\n\
-         cadence_ms = {{ optics = 10000 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
+         software_interfaces = [\"veth\"]\ncadence_ms = {{ optics = 10000 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
          [tape]\nbytes_max = 8388608\n\n[probe]\nenabled = true\nkey_file = {key:?}\n",
         name = host.name,
         state = path("agent"),

@@ -99,6 +99,8 @@ pub struct Verdict {
     pub exact_right: usize,
     /// Of the others, that took one of those predicted.
     pub set_right: usize,
+    /// Those of which no way was predicted: the map lacks the links.
+    pub unpredicted: usize,
     /// Those that took another.
     pub wrong: Vec<WrongFlow>,
 }
@@ -111,6 +113,7 @@ impl Verdict {
         all.iter().all(|compared| compared.missing.is_empty() && compared.beyond.is_empty())
             && self.contradictions.is_empty()
             && self.wrong.is_empty()
+            && self.unpredicted == 0
             && self.captured == self.flows
     }
 }
@@ -294,6 +297,10 @@ fn check(lab: &Lab, flows: &[Flow], verdict: &mut Verdict) -> Result<()> {
         verdict.captured += 1;
         let Some((exact, paths)) = predicted.get(&flow.number) else { continue };
         verdict.exact += usize::from(*exact);
+        if paths.is_empty() {
+            verdict.unpredicted += 1;
+            continue;
+        }
         match (exact, paths.contains(&took)) {
             (true, true) => verdict.exact_right += 1,
             (false, true) => verdict.set_right += 1,

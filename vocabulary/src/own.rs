@@ -4,6 +4,7 @@
 
 mod agent;
 mod collector;
+mod map;
 
 use crate::{Board, NoPanel, Panel, Proof};
 
@@ -124,6 +125,7 @@ pub const ALL: &[&Section] = &[
     &collector::PROBES,
     &collector::FLEET,
     &collector::SWITCHES,
+    &map::MAP,
 ];
 
 /// Every row.

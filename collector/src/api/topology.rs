@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use railwatch_engine::Timestamp;
-use railwatch_engine::map::{Kept, State as Fact, Topology};
+use railwatch_engine::map::{Kept, MapCounts, State as Fact, Topology};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -56,16 +56,16 @@ pub(super) async fn topology(
         }
         return Ok(Json(past(until, facts)));
     }
-    let topology = api.0.map.topology();
-    let made = tokio::task::spawn_blocking(move || now(&topology));
+    let (topology, counts) = (api.0.map.topology(), api.0.map.counts());
+    let made = tokio::task::spawn_blocking(move || now(&topology, counts));
     made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
 }
 
-fn now(topology: &Topology) -> Value {
+fn now(topology: &Topology, counts: MapCounts) -> Value {
     let Topology { nodes, ports, links, contains, contradictions, unknown, beyond, .. } = topology;
     json!({
         "nodes": nodes, "ports": ports, "links": links, "contains": contains,
-        "contradictions": contradictions, "unknown": unknown, "beyond": beyond,
+        "contradictions": contradictions, "unknown": unknown, "beyond": beyond, "counts": counts,
     })
 }
 

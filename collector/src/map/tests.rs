@@ -157,8 +157,7 @@ fn a_flow_that_is_traced_again_counts_as_seen_again() {
     for (at, source_port) in [(1, 1), (40, 2), (50, 1)] {
         room.traced("host0", flow(source_port), vec![None], true, Timestamp(at * SECOND));
     }
-    let unknown = |room: &MapRoom| locked(&room.0.map).clone();
-    let mut map = unknown(&room);
+    let mut map = room.map().clone();
     let before = map.revision();
     map.expire(Timestamp(59 * SECOND));
     assert_eq!(map.revision(), before, "the first was seen again at 50 s");

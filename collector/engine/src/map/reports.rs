@@ -8,6 +8,7 @@ use super::fabric::PortName;
 use super::fact::{Fact, Voice};
 use super::statement::{Flow, NodeKind, Source, Statement};
 use crate::Timestamp;
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ pub struct Trace {
 }
 
 /// How much there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MapCounts {
     /// Reports taken.
     pub reports: u64,
