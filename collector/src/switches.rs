@@ -5,6 +5,7 @@
 //! lies holds up its own task and nothing else. Never: a change of a switch, a suspicion of the hosts at it.
 
 mod config;
+mod far_end;
 mod row;
 mod sflow;
 mod table;
@@ -12,6 +13,7 @@ mod table;
 mod tests;
 
 pub use config::{SflowConfig, SwitchConfig, check};
+pub use far_end::{FarEndRow, FarEnds};
 pub use row::SwitchRow;
 pub use sflow::SflowCounts;
 pub use table::Table;
@@ -154,6 +156,10 @@ impl Watch {
                 Event::Synced(silent) => {
                     switch.synced(silent);
                     self.is_told = false;
+                    Vec::new()
+                }
+                Event::Silent(silent) => {
+                    switch.silent = silent;
                     Vec::new()
                 }
                 Event::Lost { why, again_in } => {
