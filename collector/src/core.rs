@@ -16,7 +16,7 @@ use crate::executor::halt::{self, Halt, HaltError};
 use crate::executor::{WebhookConfig, WebhookError};
 use crate::overload::Overload;
 use inbox::Inbox;
-use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Signal, Timestamp};
+use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Signal, Suspect, Timestamp};
 use railwatch_store::{Frame, InventoryItem, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -165,6 +165,16 @@ pub(crate) enum Request {
         items: Vec<InventoryItem>,
         at: Timestamp,
     },
+    /// What explains the probes that were lost of late.
+    LossExplained {
+        since: Timestamp,
+        suspects: Vec<Suspect>,
+    },
+    /// A host was told to come back so much later.
+    TurnedAway {
+        host: String,
+        until: Timestamp,
+    },
     /// Something that the collector saw by itself.
     Observed {
         signal: Box<Signal>,
@@ -296,6 +306,18 @@ impl CoreHandle {
         let entry = AuditEntry { at: Timeline::now(), actor: actor.to_owned(), what: what.to_owned(), detail };
         self.ask(Request::Note { entry, reply }).await?;
         answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
+    /// A host was told to come back so much later: nobody is to call it silent until then. Never waits; where the core has no room
+    /// left to hear of it, it is not told.
+    pub fn turned_away(&self, host: &str, retry_after_ms: u32) {
+        let until = Timestamp(Timeline::now().0.saturating_add(u64::from(retry_after_ms) * 1_000_000));
+        let _ = self.requests.try_send(Request::TurnedAway { host: host.to_owned(), until });
+    }
+
+    /// What explains the probes that were lost of late, likeliest first, whenever that changes; empty when none is lost any more.
+    pub async fn loss_explained(&self, since: Timestamp, suspects: Vec<Suspect>) -> Result<(), CoreError> {
+        self.ask(Request::LossExplained { since, suspects }).await
     }
 
     /// Takes a signal that the collector made itself: of hosts compared with each other, or of what is no host. It is stored, told

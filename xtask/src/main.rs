@@ -65,6 +65,9 @@ enum Command {
         /// Memory of the virtual machine, MiB
         #[arg(long, default_value_t = 2048)]
         memory_mib: u32,
+        /// Its own time, of one processor, in which no timer is late however busy this host is
+        #[arg(long)]
+        exact_time: bool,
         /// The command and its arguments
         #[arg(last = true, required = true)]
         command: Vec<String>,
@@ -94,11 +97,12 @@ fn main() -> Result<()> {
         Command::Proto { action: Kept::Check } => proto::check(),
         Command::Vocabulary { action: Kept::Build } => vocabulary::build(),
         Command::Vocabulary { action: Kept::Check } => vocabulary::check(),
-        Command::Vm { kernel, memory_mib, command } => {
+        Command::Vm { kernel, memory_mib, exact_time, command } => {
             let fake_nic = fakenic::built(&kernel)?;
             let perftest = packages::perftest()?;
             let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
-            std::process::exit(vm::run(&kernel, memory_mib, &command, &environment)?)
+            let clock = if exact_time { vm::Clock::Exact } else { vm::Clock::Host };
+            std::process::exit(vm::run(&kernel, memory_mib, clock, &command, &environment)?)
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A tier is a named list of checks. Without names all tiers run; a name runs that one. The first failure ends the run,
 //! and says which tier it was and how to run it alone.
 
-use crate::{ebpf, fakenic, lab, packages, proto, shell, shell::Step, vm, vocabulary};
+use crate::{ebpf, fakenic, lab, packages, proto, shell, shell::Step, vm, vm::Clock, vocabulary};
 use anyhow::{Context, Result, ensure};
 use std::{path::PathBuf, process::Command, time::Instant};
 
@@ -126,6 +126,9 @@ fn style() -> Result<()> {
     shell::run(Command::new(deny).args(["--all-features", "check", "bans", "licenses", "sources"]))
 }
 
+/// What the names of tests begin with that judge times: they have a machine of exact time.
+const EXACT: &str = "exact_";
+
 /// What depends on the kernel most, built here, run there.
 fn kernels(environment: &Environment) -> Result<()> {
     for (variable, object) in environment.kernel_halves() {
@@ -153,10 +156,18 @@ fn kernels(environment: &Environment) -> Result<()> {
             let name = binary.file_name().unwrap_or_default().display();
             let step = Step::begin(&format!("kernel {kernel}: {name}"));
             // Ignored on the running kernel are those that want a machine to themselves: this one is theirs.
-            let command = [binary.display().to_string(), "--test-threads=1".into(), "--include-ignored".into()];
-            let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
-            let status = vm::run(kernel, 4096, &command, &environment)?;
-            ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");
+            let mut runs = vec![(Clock::Host, vec!["--include-ignored", "--skip", EXACT])];
+            if shell::output(Command::new(binary).args(["--list", "--ignored", EXACT]))?.contains(EXACT) {
+                runs.push((Clock::Exact, vec!["--ignored", EXACT]));
+            }
+            for (clock, arguments) in runs {
+                let program = binary.display().to_string();
+                let command: Vec<_> =
+                    [program.as_str(), "--test-threads=1"].into_iter().chain(arguments).map(str::to_owned).collect();
+                let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
+                let status = vm::run(kernel, 4096, clock, &command, &environment)?;
+                ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");
+            }
             step.done();
         }
     }

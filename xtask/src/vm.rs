@@ -36,13 +36,39 @@ const DISKS: [(&str, &str); 3] = [
 /// The guest's line after which all output is the command's: before it speaks the firmware.
 const GUEST_BEGINS: &str = "railwatch-guest-begins\n";
 
+/// What a guest's time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// This host's: two processors, as fast as emulation is, and timers as late as this host is busy.
+    Host,
+    /// Its own: one processor that takes a nanosecond for an instruction, and timers that are never late. Nothing that this host
+    /// does shows. Only for what waits for no device: its time jumps to the next timer while one works.
+    Exact,
+}
+
+impl Clock {
+    /// Source: QEMU, docs/devel/tcg-icount.rst.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Host => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            Self::Exact => &["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"],
+        }
+    }
+}
+
 /// Boots kernel `series` and runs `command` in this folder, with these variables beside the kept ones; the command's exit
 /// status.
-pub fn run(series: &str, memory_mib: u32, command: &[String], environment: &[(&str, &Path)]) -> Result<i32> {
+pub fn run(
+    series: &str,
+    memory_mib: u32,
+    clock: Clock,
+    command: &[String],
+    environment: &[(&str, &Path)],
+) -> Result<i32> {
     ensure!(!command.is_empty(), "no command: cargo xtask vm {series} -- COMMAND");
     let (qemu, kernel) = fetched(series)?;
     let initramfs = kernel.initramfs(&qemu, command, environment)?;
-    let status = qemu.boot(&kernel, &initramfs, memory_mib)?;
+    let status = qemu.boot(&kernel, &initramfs, memory_mib, clock)?;
     fs::remove_file(&initramfs)?;
     Ok(status)
 }
@@ -81,7 +107,7 @@ impl Qemu {
         if unpacked.exists() { unpacked } else { Path::new("/").join(path) }
     }
 
-    fn boot(&self, kernel: &Kernel, initramfs: &Path, memory_mib: u32) -> Result<i32> {
+    fn boot(&self, kernel: &Kernel, initramfs: &Path, memory_mib: u32, clock: Clock) -> Result<i32> {
         let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| self.prefix.join(path));
         let mut qemu = Command::new(self.prefix.join("usr/bin/qemu-system-x86_64"))
             .env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?)
@@ -89,7 +115,8 @@ impl Qemu {
             .arg(self.prefix.join("usr/share/qemu"))
             .arg("-L")
             .arg(self.prefix.join("usr/share/seabios"))
-            .args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
+            .args(["-machine", "q35", "-cpu", "max"])
+            .args(clock.arguments())
             .args(["-m", &format!("{memory_mib}M"), "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio"])
             .args(["-device", &format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1")])
             .args(["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"])

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 pub(crate) const AGENT_SILENT: &str = "agent_silent";
 pub(crate) const LINK: &str = "link";
+pub(crate) const PATH_LOSS: &str = "path_loss";
 pub(crate) const GPU_ALLOCATION: &str = "gpu_allocation";
 
 /// What makes two observations one incident.

@@ -6,14 +6,15 @@
 
 mod decisions;
 
-use crate::case::{self, AGENT_SILENT, GPU_ALLOCATION, Key, LINK};
+use crate::case::{self, AGENT_SILENT, GPU_ALLOCATION, Key, LINK, PATH_LOSS};
 use crate::history::Histories;
 use crate::hosts::{Hosts, Silence, Verdict};
 use crate::model::{
-    AuditEntry, Decision, Effect, Element, Event, Incident, IncidentState, PastOrder, Restored, Signal, Timestamp,
+    AuditEntry, Decision, Effect, Element, Event, Incident, IncidentState, PastOrder, Restored, Signal, Suspect,
+    Timestamp,
 };
 use crate::options::{MS, Options};
-use crate::{gpu, link, silence};
+use crate::{gpu, link, path, silence};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the engine's bounds and filters did. Only ever grows.
@@ -115,12 +116,17 @@ impl Engine {
         match event {
             Event::HostConnected { host, boot_id } => self.connected(&host, &boot_id, &mut effects),
             Event::HostHeard { host, at } => self.heard(&host, at.min(now), &mut effects),
+            Event::HostTurnedAway { host, until } => {
+                self.hosts.excuse(&host, until, &self.options);
+                self.heard(&host, now, &mut effects);
+            }
             Event::HostDisconnected { host, orderly } => {
                 if self.hosts.disconnected(&host, orderly) == Some(Silence::Alone) {
                     self.host_is_back(&host, now, &mut effects);
                 }
             }
             Event::Signal { frame, signal } => self.signal(&frame, &signal, &mut effects),
+            Event::LossExplained { since, suspects } => self.loss_explained(since.min(now), &suspects, &mut effects),
             Event::Tick => self.tick(&mut effects),
             Event::JudgeSilence => self.judge_silence(&mut effects),
             Event::Stalled { for_ns: _ } => self.hosts.stalled(now, &self.options),
@@ -369,6 +375,25 @@ impl Engine {
         }
     }
 
+    /// What probes lost has one incident: a second fault shows in its hypotheses.
+    fn loss_explained(&mut self, since: Timestamp, suspects: &[Suspect], effects: &mut Vec<Effect>) {
+        let element = Element { host: String::new(), kind: "links".to_owned(), name: String::new() };
+        let key = Key::of(PATH_LOSS, &element);
+        if path::leading(suspects).is_empty() {
+            if suspects.is_empty()
+                && let Some(incident) = self.cases.get_mut(&key)
+            {
+                path::end(incident, self.now);
+                effects.push(Effect::Incident(incident.clone()));
+            }
+            return;
+        }
+        let (now, limits) = (self.now, self.options.limits.clone());
+        let Some(incident) = self.open(&key, element, since) else { return };
+        path::apply(incident, suspects, now, &limits);
+        self.changed(&key, effects);
+    }
+
     fn first_time(&mut self, frame: &str) -> bool {
         if !self.frames.insert(frame.to_owned()) {
             return false;
@@ -492,6 +517,7 @@ fn quiet_ns(incident: &Incident, options: &Options) -> u64 {
     match incident.detector.as_str() {
         AGENT_SILENT => options.silent_resolve_after_ms * MS,
         GPU_ALLOCATION => options.gpu_quiet_ms * MS,
+        PATH_LOSS => options.link_quiet_ms * MS,
         _ => link::quiet_ns(incident, options),
     }
 }

@@ -88,7 +88,7 @@ const fn mode(name: &'static str, gpus: Option<f64>, loss_is_symptom: bool, cure
 }
 
 /// Each row: probability of a cure and seconds until it, when only observing, with a ticket, with the node cordoned.
-pub(crate) const FAULT_MODES: [FaultMode; 13] = [
+pub(crate) const FAULT_MODES: [FaultMode; 16] = [
     // Nothing heard from one host.
     mode("agent_silent", Some(0.5), true, cures((0.3, 300.0), (0.9, 1800.0), (0.0, 0.0))),
     mode("host_down", None, true, cures((0.2, 600.0), (0.9, 1800.0), (0.95, 120.0))),
@@ -101,6 +101,10 @@ pub(crate) const FAULT_MODES: [FaultMode; 13] = [
     mode("link_flapping", None, true, cures((0.1, 600.0), (0.9, 1800.0), (0.95, 60.0))),
     mode("link_errors", Some(2.0), false, cures((0.1, 600.0), (0.9, 1800.0), (0.95, 60.0))),
     mode("link_taken_down", Some(0.1), true, cures((0.8, 600.0), (0.9, 600.0), (0.0, 0.0))),
+    // What probes lost on their way; a link's job slows with its loss.
+    mode("path_loss", None, true, cures((0.1, 600.0), (0.9, 1800.0), (0.0, 0.0))),
+    mode("path_blackhole", None, true, cures((0.05, 600.0), (0.9, 1800.0), (0.0, 0.0))),
+    mode("path_long_packets_lost", None, true, cures((0.02, 600.0), (0.9, 1800.0), (0.0, 0.0))),
     // Allocations of one process.
     mode("gpu_out_of_memory", Some(1.0), false, cures((0.2, 600.0), (0.7, 1200.0), (0.0, 0.0))),
     mode("gpu_driver_unusable", Some(1.0), false, cures((0.02, 600.0), (0.9, 1800.0), (0.6, 600.0))),

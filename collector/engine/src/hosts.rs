@@ -26,6 +26,8 @@ pub(crate) struct Host {
     pub seen: bool,
     departed: bool,
     silence: Option<(Silence, Timestamp)>,
+    /// The collector itself turned it away: its silence until then proves nothing.
+    excused_until: Timestamp,
 }
 
 /// What a tick found.
@@ -63,7 +65,16 @@ impl Hosts {
             .take(options.limits.hosts_max)
             .map(|known| {
                 let KnownHost { host, boot_id, last_heard, departed } = known;
-                (host, Host { boot_id, last_heard, broke_off: false, seen: false, departed, silence: None })
+                let host_now = Host {
+                    boot_id,
+                    last_heard,
+                    broke_off: false,
+                    seen: false,
+                    departed,
+                    silence: None,
+                    excused_until: Timestamp::default(),
+                };
+                (host, host_now)
             })
             .collect();
         let watched = hosts.values().filter(|host| !host.departed).count();
@@ -110,6 +121,7 @@ impl Hosts {
                 seen: true,
                 departed: false,
                 silence: None,
+                excused_until: Timestamp::default(),
             };
             self.hosts.insert(host.to_owned(), new);
             self.watched += 1;
@@ -118,8 +130,16 @@ impl Hosts {
         let Some(known) = self.hosts.get_mut(host) else { return (false, None) };
         self.watched += usize::from(known.departed);
         (known.broke_off, known.seen, known.departed) = (false, true, false);
+        known.excused_until = Timestamp::default();
         let earlier = std::mem::replace(&mut known.boot_id, boot_id.to_owned());
         (true, (earlier != boot_id).then_some(earlier))
+    }
+
+    /// The host was told to come back at `until`: it gets as long as any to be heard from then on.
+    pub(crate) fn excuse(&mut self, host: &str, until: Timestamp, options: &Options) {
+        if let Some(known) = self.hosts.get_mut(host) {
+            known.excused_until = after(until, options.silent_after_ms);
+        }
     }
 
     /// Returns whether the host had fallen silent, and how.
@@ -158,7 +178,7 @@ impl Hosts {
             if host.departed {
                 continue;
             }
-            if !host.seen && now < self.grace_until {
+            if (!host.seen && now < self.grace_until) || now < host.excused_until {
                 continue;
             }
             let silent_for = now.0.saturating_sub(host.last_heard.0);

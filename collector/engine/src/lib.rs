@@ -13,9 +13,11 @@ mod gpu;
 mod history;
 mod hosts;
 mod link;
+pub mod locate;
 pub mod map;
 pub mod model;
 mod options;
+mod path;
 mod replay;
 mod silence;
 

@@ -85,6 +85,13 @@ pub enum Event {
         /// When it arrived: not after the step's `now`, and before it where the collector was busy.
         at: Timestamp,
     },
+    /// A host wanted to open a stream and was told to come back later: it lives, and cannot be heard until then.
+    HostTurnedAway {
+        /// Which.
+        host: HostName,
+        /// When it is to be back.
+        until: Timestamp,
+    },
     /// A host's stream ended; `orderly` when the agent said goodbye.
     HostDisconnected {
         /// Which.
@@ -98,6 +105,13 @@ pub enum Event {
         frame: String,
         /// The signal.
         signal: Signal,
+    },
+    /// What explains the probes that were lost of late, likeliest first; empty when none is lost any more. Comes when it changes.
+    LossExplained {
+        /// The first lost probe.
+        since: Timestamp,
+        /// Each with its share.
+        suspects: Vec<Suspect>,
     },
     /// Time passed: what has been quiet for long enough ends. Comes at least every 100 ms.
     Tick,
@@ -136,6 +150,25 @@ pub enum Event {
         #[serde(default)]
         reason: String,
     },
+}
+
+/// An element that may be why probes are lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Suspect {
+    /// Which; of no host: a link's direction by its name, `leaf1:eth3>spine0:eth1`.
+    pub element: Element,
+    /// "path_loss", "path_blackhole" or "path_long_packets_lost".
+    pub fault_mode: String,
+    /// Its share of all explanations, that there is no fault among them.
+    pub posterior: f64,
+    /// How many of the packets that it concerns it loses, 0 to 1.
+    pub rate: f64,
+    /// Flows that may cross it and lost probes.
+    pub lossy_flows: u32,
+    /// Flows that lost probes and do not cross it.
+    pub other_lossy_flows: u32,
+    /// Hosts at the ends of the lossy flows that may cross it.
+    pub hosts: u32,
 }
 
 /// How an order ended.

@@ -305,6 +305,10 @@ impl Task {
                 }
                 self.pending.released.push((reply, released));
             }
+            Request::LossExplained { since, suspects } => {
+                drop(self.step(Event::LossExplained { since, suspects }, now));
+            }
+            Request::TurnedAway { host, until } => drop(self.step(Event::HostTurnedAway { host, until }, now)),
             Request::Observed { signal, reply } => {
                 self.observed(*signal, now);
                 self.pending.done.push((reply, Ok(())));
@@ -635,6 +639,8 @@ async fn refuse(
                 deferred.retain(|earlier| of(earlier) != generation);
                 deferred.push(told);
             }
+            // Nothing that must not be lost: both are told again.
+            Request::TurnedAway { .. } | Request::LossExplained { .. } => {}
             // Bounded by the hosts that are connected: none can attach meanwhile.
             ended @ Request::Detach { .. } => deferred.push(ended),
             Request::Stop { reply } => return Some(reply),

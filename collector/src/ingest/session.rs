@@ -175,7 +175,10 @@ async fn opened(
     let host: Arc<str> = peer.host.as_str().into();
     let place = match shared.streams.claim(&host, || shared.core.overload().turns_away()) {
         Ok(place) => place,
-        Err(reject) => return End::Rejected(reject),
+        Err(reject) => {
+            shared.core.turned_away(&host, reject.retry_after_ms);
+            return End::Rejected(reject);
+        }
     };
     let attached = shared.core.attach(&host, &hello.boot_id, accepted.stream_id, hello.first_sequence).await;
     let core = match attached {

@@ -17,6 +17,9 @@ fn line() -> impl Strategy<Value = String> {
             }),
         4 => (host(), prop_oneof![Just(2u32), Just(35), Just(214), 0..2000u32], 1..4u32, late())
             .prop_map(|(host, code, pid, late)| format!("signal gpu.alloc.failed {host} process {pid} code={code} late={late}")),
+        2 => (prop_oneof![Just("path_loss"), Just("path_blackhole")], 1..4u32, prop_oneof![
+                Just(""), Just("l0>s0=0.99"), Just("l0>s0=0.5 s0>l1=0.5"), Just("l0>s0=0.4 s0>l1=0.3")])
+            .prop_map(|(mode, hosts, suspects)| format!("explained {mode} {hosts} {suspects}")),
         1 => Just("again".to_owned()),
         2 => host().prop_map(|host| format!("mute {host}")),
         2 => host().prop_map(|host| format!("unmute {host}")),

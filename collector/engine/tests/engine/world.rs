@@ -4,7 +4,7 @@
 
 use railwatch_engine::{
     Decision, DecisionState, Effect, Element, Engine, Event, Incident, IncidentState, KnownHost, Logged, Options,
-    Outcome, PastOrder, Recorder, Restored, Severity, Signal, Timestamp,
+    Outcome, PastOrder, Recorder, Restored, Severity, Signal, Suspect, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -135,6 +135,28 @@ impl World {
             ["unmute", hosts @ ..] => self.for_each(hosts, |world, host| {
                 world.speaking.insert(host.to_owned());
             }),
+            ["turned-away", host, for_ms] => {
+                self.speaking.remove(*host);
+                let until = Timestamp(self.now().0 + for_ms.parse::<u64>().unwrap() * MS);
+                self.step(Event::HostTurnedAway { host: (*host).to_owned(), until });
+            }
+            // Each suspect: ELEMENT=POSTERIOR, a share of which the sum is at most 1.
+            ["explained", mode, hosts, suspects @ ..] => {
+                let suspect = |text: &&str| {
+                    let (name, posterior) = text.split_once('=').unwrap();
+                    Suspect {
+                        element: Element { host: String::new(), kind: "link".into(), name: name.into() },
+                        fault_mode: (*mode).to_owned(),
+                        posterior: posterior.parse().unwrap(),
+                        rate: 0.02,
+                        lossy_flows: 5,
+                        other_lossy_flows: 0,
+                        hosts: hosts.parse().unwrap(),
+                    }
+                };
+                let suspects = suspects.iter().map(suspect).collect();
+                self.step(Event::LossExplained { since: self.now(), suspects });
+            }
             ["bye", host] => self.disconnect(host, true),
             ["break", host] => self.disconnect(host, false),
             ["stalled", ms] => {
