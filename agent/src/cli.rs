@@ -31,6 +31,8 @@ pub enum Command {
     },
     /// Probe another host's responder, and say what the fabric took and what each host did; ends with 1 where an answer is missing
     Probe(crate::probe::ProbeOptions),
+    /// Find which way a flow goes, by packets of its own ports that end before its destination; ends with 1 where the way is not known whole
+    Trace(crate::probe::TraceHandOptions),
     /// Ask NVMe and SATA disks for their health and send it to the agent; a process of its own, with CAP_SYS_ADMIN and CAP_SYS_RAWIO
     DiskHelper {
         /// Seconds between two rounds

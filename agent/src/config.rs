@@ -202,11 +202,14 @@ pub enum SourceName {
     /// The host's clock.
     #[serde(rename = "clock")]
     Clock,
+    /// Where packets are sent.
+    #[serde(rename = "routes")]
+    Routes,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -235,6 +238,7 @@ impl SourceName {
         Self::DiskSmart,
         Self::NpuDcmi,
         Self::Clock,
+        Self::Routes,
     ];
 
     /// As the source calls itself.
@@ -268,6 +272,7 @@ impl SourceName {
             Self::DiskSmart => "disk.smart",
             Self::NpuDcmi => "npu.dcmi",
             Self::Clock => "clock",
+            Self::Routes => "routes",
         }
     }
 }
@@ -386,6 +391,9 @@ pub struct Tape {
 pub struct Peers {
     /// Whether they are looked for.
     pub enabled: bool,
+    /// Neighbours and routes are those of this kernel's interfaces, though `sampling.sysfs_root` is another tree: one that emulates
+    /// the hardware of this host.
+    pub own_interfaces: bool,
 }
 
 impl Default for Config {
@@ -449,7 +457,7 @@ impl Default for Drops {
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, own_interfaces: false }
     }
 }
 
@@ -483,7 +491,7 @@ impl Default for Tape {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probe {
-    /// Whether probes are answered.
+    /// Whether probes are answered, and sent as the collector plans.
     pub enabled: bool,
     /// Where they come in.
     pub listen: SocketAddr,
@@ -492,6 +500,9 @@ pub struct Probe {
     /// Probes of one address that are answered, a second.
     #[serde(deserialize_with = "bounded::<_, 1, 100_000>")]
     pub answers_per_source_per_s: u64,
+    /// Probes that leave by one NIC, a second, whatever the collector plans; 0: none.
+    #[serde(deserialize_with = "bounded::<_, 0, 10_000>")]
+    pub packets_per_s_per_nic_max: u64,
 }
 
 impl Default for Probe {
@@ -501,6 +512,7 @@ impl Default for Probe {
             listen: SocketAddr::from(([0; 4], 7704)),
             key_file: "/etc/railwatch/probe.key".into(),
             answers_per_source_per_s: 1000,
+            packets_per_s_per_nic_max: 150,
         }
     }
 }

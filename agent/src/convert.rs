@@ -98,8 +98,8 @@ pub fn source(report: SourceReport) -> v1::SourceState {
     }
 }
 
-/// A port.
-pub fn port(port: PortInfo) -> v1::PortState {
+/// A port, with its addresses.
+pub fn port(port: PortInfo, addresses: &[String]) -> v1::PortState {
     v1::PortState {
         name: port.name,
         kind: match port.kind {
@@ -111,7 +111,7 @@ pub fn port(port: PortInfo) -> v1::PortState {
         driver: port.driver,
         speed_bits_per_s: port.speed_bits_per_s.unwrap_or(0),
         netdev: port.netdev.unwrap_or_default(),
-        addresses: vec![],
+        addresses: addresses.iter().take(limits::PORT_ADDRESSES_MAX).cloned().collect(),
     }
 }
 
@@ -193,6 +193,7 @@ mod tests {
             &railwatch_inventory::SIGNALS,
             &railwatch_disk::SIGNALS,
             &railwatch_optics_source::TREND_SIGNALS,
+            &railwatch_probe::SIGNALS,
             &[railwatch_health::dcmi::FAULT, railwatch_health::kmsg::TOGETHER],
             &[railwatch_sampling::SLOWED, railwatch_sampling::RESTORED, railwatch_nic::MICROBURST, "gpu.alloc.failed"],
         ]

@@ -11,6 +11,7 @@ use crate::drops;
 use crate::gpu::{GpuRoom, MemorySource};
 use crate::inventory;
 use crate::job::JobTap;
+use crate::mesh::MeshRoom;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
 use crate::peers::{self, PeerRoom};
@@ -92,6 +93,7 @@ struct Agent {
     peers: PeerRoom,
     scrapers: CancellationToken,
     responder: Option<ResponderRoom>,
+    mesh: MeshRoom,
     placement: PlacementRoom,
 }
 
@@ -187,11 +189,18 @@ impl Agent {
         };
         let responder = ResponderRoom::start(&config.probe, &shared);
         let answers = responder.as_ref().map(ResponderRoom::counts);
+        let mesh = MeshRoom::start(&config.probe, &shared, &outbox);
         let scrapers = CancellationToken::new();
         let state = StateSender::new(Arc::clone(&shared), Arc::clone(&outbox), Box::new(reports.clone()), drops);
         serve_metrics(
             config,
-            Exposition::new(Arc::clone(&shared), Arc::clone(&outbox), tape.map(|tape| (tape, dump)), answers, reports),
+            Exposition::new(
+                Arc::clone(&shared),
+                Arc::clone(&outbox),
+                tape.map(|tape| (tape, dump)),
+                (answers, mesh.mesh()),
+                reports,
+            ),
             &shared,
             &scrapers,
         );
@@ -208,6 +217,7 @@ impl Agent {
             peers,
             scrapers,
             responder,
+            mesh,
             placement,
         })
     }
@@ -233,6 +243,7 @@ impl Agent {
                 () = tokio::time::sleep_until(due) => {
                     gathering = self.outbox.send_windows(false);
                     self.peers.write(&self.shared);
+                    self.mesh.write(self.responder.as_ref(), &self.shared);
                     self.state.send_changes();
                     due = Instant::now() + if gathering { GATHER } else { STILL };
                     if let Some(interval) = watchdog.filter(|_| Instant::now() >= alive_at) {
@@ -248,6 +259,7 @@ impl Agent {
     fn end(self) {
         tracing::info!("ending");
         self.scrapers.cancel();
+        self.mesh.stop();
         if let Some(responder) = self.responder {
             responder.stop();
         }

@@ -18,6 +18,7 @@ mod job;
 mod logging;
 mod loss;
 mod memory;
+mod mesh;
 mod metrics;
 mod notify;
 mod outbox;
@@ -59,6 +60,11 @@ fn main() -> ExitCode {
             }
         }
         Command::Probe(options) => match probe::by_hand(&options, &mut std::io::stdout().lock()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => fail(&format!("{error:#}"), EXIT_USAGE),
+        },
+        Command::Trace(options) => match probe::trace_by_hand(&options, &mut std::io::stdout().lock()) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => fail(&format!("{error:#}"), EXIT_USAGE),

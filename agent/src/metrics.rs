@@ -3,6 +3,7 @@
 //! In: [`Shared`], the uplink's and the samplers' reports, at each scrape. Out: one [`Page`]. Labels are bounded: source
 //! and reason names are compiled in, ports and series by the catalog's bound, devices by the host; no process is a label.
 
+use crate::mesh;
 use crate::outbox::Outbox;
 use crate::page::{Labels, Page, labels};
 use crate::probe;
@@ -30,6 +31,7 @@ pub struct Exposition {
     outbox: Arc<Outbox>,
     tape: Option<(Tape, Option<Dump>)>,
     answers: Option<Arc<Counts>>,
+    mesh: Option<Arc<mesh::Desk>>,
     reports: Box<dyn Fn() -> Vec<SourceReport> + Send + Sync>,
 }
 
@@ -39,10 +41,10 @@ impl Exposition {
         shared: Arc<Shared>,
         outbox: Arc<Outbox>,
         tape: Option<(Tape, Option<Dump>)>,
-        answers: Option<Arc<Counts>>,
+        (answers, mesh): (Option<Arc<Counts>>, Option<Arc<mesh::Desk>>),
         reports: impl Fn() -> Vec<SourceReport> + Send + Sync + 'static,
     ) -> Self {
-        Self { shared, outbox, tape, answers, reports: Box::new(reports) }
+        Self { shared, outbox, tape, answers, mesh, reports: Box::new(reports) }
     }
 }
 
@@ -65,6 +67,9 @@ impl Collector for Exposition {
         }
         if let Some(counts) = &self.answers {
             probe::show(&mut page, counts);
+        }
+        if let Some(mesh) = &self.mesh {
+            mesh::show(&mut page, mesh);
         }
         gpu(&mut page, &self.shared.gpu());
         nics(&mut page, &self.shared);
@@ -148,6 +153,7 @@ fn uplink(page: &mut Page, state: &UplinkState) {
             (labels([("kind", "window")]), state.refused_windows),
             (labels([("kind", "series")]), state.refused_series),
             (labels([("kind", "snapshot")]), state.refused_snapshots),
+            (labels([("kind", "probe_results")]), state.lost_probe_results),
         ],
     );
     page.gauge(

@@ -63,6 +63,12 @@ impl Outbox {
         self.settle(self.uplink.signal(signal))
     }
 
+    /// Hands over a signal of a room of the agent, at once.
+    pub fn signal_new(&self, signal: v1::Signal) -> Result<(), SinkFull> {
+        self.book().notice(1);
+        self.signal_noticed(signal)
+    }
+
     fn before_signal(&self, signal: &v1::Signal) {
         if let Some(dump) = self.dump.get()
             && signal.severity() == v1::Severity::Critical
@@ -165,8 +171,7 @@ impl Sink for Outbox {
     }
 
     fn signal(&self, signal: railwatch_sampling::Signal) -> Result<(), SinkFull> {
-        self.book().notice(1);
-        self.signal_noticed(convert::signal(signal))
+        self.signal_new(convert::signal(signal))
     }
 }
 

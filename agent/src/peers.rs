@@ -10,7 +10,8 @@ use crate::shared::Shared;
 use railwatch_nic::{NicConfig, Owner};
 use railwatch_peers::lldp::Announcement;
 use railwatch_peers::{
-    Figures, Flow, FlowSource, LldpSource, Neighbour, Off, Peers, QueuePairRow, QueuePairSource, View,
+    Figures, Flow, FlowSource, LldpSource, Neighbour, Off, Peers, QueuePairRow, QueuePairSource, Route, RouteSource,
+    View,
 };
 use railwatch_sampling::Source;
 use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
@@ -27,6 +28,7 @@ const _: () = assert!(railwatch_peers::lldp::ADDRESSES_MAX <= limits::MANAGEMENT
 const _: () = assert!(railwatch_peers::lldp::TEXT_BYTES_MAX <= limits::NAME_BYTES_MAX);
 const _: () = assert!(railwatch_peers::QUEUE_PAIRS_MAX <= limits::QUEUE_PAIRS_PER_HOST_MAX);
 const _: () = assert!(railwatch_peers::flows::FLOWS_MAX <= limits::FLOWS_PER_HOST_MAX);
+const _: () = assert!(railwatch_peers::ROUTES_MAX <= limits::ROUTES_PER_HOST_MAX);
 
 /// What the sources find, on its way out.
 #[derive(Debug)]
@@ -39,7 +41,11 @@ pub struct PeerRoom {
 
 /// The sources, where they are wanted.
 pub fn sources(config: &Config, nic: &NicConfig, shared: &Arc<Shared>) -> (Vec<Box<dyn Source>>, PeerRoom) {
-    let peers = Arc::new(Peers::default());
+    let news = Arc::clone(shared);
+    // A change is on its way at once, whether or not a signal tells of it too.
+    let peers = Arc::new(Peers::told_to(move || news.news.notify_one()));
+    let kernels = || NicConfig { sysfs_root: "/sys".into(), ..nic.clone() };
+    let of_cables = if config.peers.own_interfaces { kernels() } else { nic.clone() };
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if config.peers.enabled {
         let gpu = Arc::clone(shared);
@@ -48,10 +54,13 @@ pub fn sources(config: &Config, nic: &NicConfig, shared: &Arc<Shared>) -> (Vec<B
             let living = view.state.processes.iter().filter(|process| process.exited_unix_ns.is_none());
             living.map(|process| process.pid).collect()
         };
-        sources.push(Box::new(LldpSource::new(nic.clone(), Arc::clone(&peers))));
+        sources.push(Box::new(LldpSource::new(of_cables.clone(), Arc::clone(&peers))));
         // Another host's tree has another host's devices.
         if nic.is_of_this_kernel() {
             sources.push(Box::new(QueuePairSource::new(Arc::clone(&peers))));
+        }
+        if of_cables.is_of_this_kernel() {
+            sources.push(Box::new(RouteSource::new(Arc::clone(&peers))));
         }
         sources.push(Box::new(FlowSource::new(Arc::clone(&peers), Box::new(pids))));
     }
@@ -82,7 +91,19 @@ fn state(view: &View, unix_less_mono_ns: u64) -> v1::PeerState {
         flows: view.flows.iter().map(flow).collect(),
         off: view.off.values().flatten().map(off).collect(),
         beyond: view.beyond.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect(),
-        routes: vec![],
+        routes: view.routes.iter().map(route).collect(),
+    }
+}
+
+fn route(row: &Route) -> v1::Route {
+    let Route { destination: (network, prefix), gateway, interface, source, metric } = row;
+    let text = |address: &Option<std::net::IpAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+    v1::Route {
+        destination: format!("{network}/{prefix}"),
+        gateway: text(gateway),
+        interface: interface.clone(),
+        source: text(source),
+        metric: *metric,
     }
 }
 

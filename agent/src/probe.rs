@@ -10,9 +10,12 @@ use crate::privileges::Limitation;
 use crate::shared::Shared;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use railwatch_probe::{Counts, Key, Limits, Plan, Quantiles, Report, Responder, StampedSocket};
+use railwatch_probe::{
+    Counts, Key, Limits, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, TRACE_HOPS_MAX, TraceOptions,
+    TraceSpec,
+};
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -29,6 +32,7 @@ pub struct ResponderRoom {
     thread: JoinHandle<()>,
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
+    port: u16,
 }
 
 impl ResponderRoom {
@@ -66,12 +70,17 @@ impl ResponderRoom {
             std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?
         };
         tracing::info!("probes are answered at {listen}");
-        Ok(Self { thread, stop, counts })
+        Ok(Self { thread, stop, counts, port: listen.port() })
     }
 
     /// For the page.
     pub fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
+    }
+
+    /// Where it listens; `None` once it has ended.
+    pub fn port(&self) -> Option<u16> {
+        (!self.thread.is_finished()).then_some(self.port)
     }
 
     /// Ends it.
@@ -179,6 +188,108 @@ fn target(text: &str, source: Option<IpAddr>) -> Result<SocketAddr> {
         Some(address) => Ok(*address),
         None => bail!("{text} has no address of the family of --source"),
     }
+}
+
+/// Trace a flow by hand.
+#[derive(Debug, Args)]
+pub struct TraceHandOptions {
+    /// To whom, and its responder's port: HOST or HOST:PORT
+    #[arg(value_name = "HOST[:PORT]")]
+    target: String,
+    /// The flow's source port
+    #[arg(long, value_name = "PORT", default_value_t = 40_000)]
+    sport: u16,
+    /// The flow's destination port [default: the responder's]
+    #[arg(long, value_name = "PORT")]
+    dport: Option<u16>,
+    /// It is a flow of TCP
+    #[arg(long)]
+    tcp: bool,
+    /// Own address
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<Ipv4Addr>,
+    /// Own NIC [default: what the routes say]
+    #[arg(long, value_name = "NIC", default_value = "", hide_default_value = true)]
+    interface: String,
+    /// Differentiated services code point, as the job's traffic has
+    #[arg(long, value_name = "0..63", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=63))]
+    dscp: u8,
+    /// Hops at most
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..=i64::from(TRACE_HOPS_MAX)))]
+    hops: u8,
+    /// Milliseconds for all of it
+    #[arg(long, value_name = "MS", default_value_t = 3000)]
+    timeout_ms: u64,
+    /// What the members of the cluster share; where it cannot be read, a port on which nobody listens tells how far the host is
+    #[arg(long, value_name = "FILE", default_value = "/etc/railwatch/probe.key")]
+    key_file: PathBuf,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// Traces, and prints the way; whether it is known whole.
+pub fn trace_by_hand(options: &TraceHandOptions, out: &mut dyn Write) -> Result<bool> {
+    let SocketAddr::V4(to) = target(&options.target, Some([0; 4].into()))? else {
+        bail!("{} has no IPv4 address: traces are of IPv4 alone", options.target)
+    };
+    let source = match options.source {
+        Some(source) => source,
+        None => {
+            let asked = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
+            asked.connect(to).with_context(|| format!("find a way to {to}"))?;
+            match asked.local_addr().context("find the own address")?.ip() {
+                IpAddr::V4(source) => source,
+                IpAddr::V6(_) => bail!("the way to {to} begins with no IPv4 address"),
+            }
+        }
+    };
+    let flow = TraceSpec {
+        interface: options.interface.clone(),
+        source: SocketAddrV4::new(source, options.sport),
+        destination: SocketAddrV4::new(*to.ip(), options.dport.unwrap_or(to.port())),
+        protocol: if options.tcp { Protocol::Tcp } else { Protocol::Udp },
+        dscp: options.dscp,
+    };
+    let key = Key::read(&options.key_file).ok();
+    let tracing = TraceOptions {
+        key: key.as_ref(),
+        responder_port: to.port(),
+        hops_max: options.hops,
+        timeout: Duration::from_millis(options.timeout_ms),
+    };
+    let ways = railwatch_probe::trace(std::slice::from_ref(&flow), &tracing).map_err(anyhow::Error::msg)?;
+    let Some(way) = ways.into_iter().next() else { bail!("nothing was traced") };
+    if let Some(failed) = way.failed {
+        bail!(failed);
+    }
+    let is_whole = way.hops.iter().all(|hop| hop.address.is_some());
+    match options.output {
+        Output::Json => {
+            let hop = |hop: &railwatch_probe::Hop| serde_json::json!({"address": hop.address.map(|a| a.to_string()), "round_trip_ns": hop.round_trip_ns});
+            let hops: Vec<_> = way.hops.iter().map(hop).collect();
+            let told = serde_json::json!({
+                "source": flow.source.to_string(),
+                "destination": flow.destination.to_string(),
+                "hops": hops,
+                "reached": way.reached,
+            });
+            writeln!(out, "{}", serde_json::to_string_pretty(&told)?)?;
+        }
+        Output::Table => {
+            let protocol = if options.tcp { "TCP" } else { "UDP" };
+            writeln!(out, "{protocol} {} to {}, {} hops before it", flow.source, flow.destination, way.hops.len())?;
+            for (place, hop) in way.hops.iter().enumerate() {
+                #[expect(clippy::cast_precision_loss, reason = "a delay, far below 2^53 ns")]
+                let us = hop.round_trip_ns as f64 / 1e3;
+                match hop.address {
+                    Some(address) => writeln!(out, "{:>3}  {address:<15}  {us:>9.1} \u{b5}s", place + 1)?,
+                    None => writeln!(out, "{:>3}  (nobody answered)", place + 1)?,
+                }
+            }
+        }
+    }
+    Ok(is_whole)
 }
 
 fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<()> {

@@ -94,6 +94,8 @@ pub struct Shared {
     pub tasks: Tasks,
     /// What is installed and set on this host.
     pub inventory: Part<v1::InventoryState>,
+    /// What this host can do for probes.
+    pub probe: Part<v1::ProbeState>,
     /// Told when there is something to send to the collector; see [`crate::daemon`].
     pub news: Notify,
     /// Configurations taken while running.
@@ -119,6 +121,7 @@ impl Shared {
             placement: Part::default(),
             tasks: Tasks::default(),
             inventory: Part::default(),
+            probe: Part::default(),
             news: Notify::new(),
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),

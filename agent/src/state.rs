@@ -7,6 +7,7 @@ use crate::outbox::Outbox;
 use crate::privileges::Limitation;
 use crate::shared::{Part, Shared};
 use railwatch_drops::Drops;
+use railwatch_nic::{Addresses, PortInfo, PortKind};
 use railwatch_sampling::SourceReport;
 use railwatch_sampling::clock::monotonic_ns;
 use railwatch_wire::v1;
@@ -33,6 +34,8 @@ pub struct StateSender {
     peers: Sent,
     placement: Sent,
     inventory: Sent,
+    probe: Sent,
+    addresses: Option<Addresses>,
 }
 
 /// The change of a [`Part`] that was sent last. Nothing counts as sent at first, so that a restarted agent takes back what the one before it said.
@@ -54,6 +57,8 @@ impl StateSender {
         reports: Box<dyn Fn() -> Vec<SourceReport> + Send>,
         drops: Option<Arc<Drops>>,
     ) -> Self {
+        let addresses =
+            Addresses::open().inspect_err(|error| tracing::warn!(%error, "addresses of ports are not told")).ok();
         Self {
             shared,
             outbox,
@@ -70,6 +75,8 @@ impl StateSender {
             peers: Sent::default(),
             placement: Sent::default(),
             inventory: Sent::default(),
+            probe: Sent::default(),
+            addresses,
         }
     }
 
@@ -86,7 +93,15 @@ impl StateSender {
             self.loss = Some(loss.clone());
             snapshot.loss = Some(loss);
         }
-        let ports: Vec<_> = self.shared.ports.all().into_iter().map(convert::port).collect();
+        if let Some(Err(error)) = self.addresses.as_mut().map(Addresses::refresh) {
+            tracing::debug!(%error, "addresses of ports are not read, and asked for again");
+        }
+        let of = |port: &PortInfo| match &self.addresses {
+            Some(addresses) if port.kind == PortKind::Netdev => addresses.of(&port.name),
+            _ => &[],
+        };
+        let ports = self.shared.ports.all();
+        let ports: Vec<_> = ports.into_iter().map(|port| convert::port(port.clone(), of(&port))).collect();
         if self.ports.as_ref() != Some(&ports) {
             self.ports = Some(ports.clone());
             snapshot.no_ports = ports.is_empty();
@@ -126,6 +141,7 @@ impl StateSender {
         snapshot.peers = self.peers.changed(&self.shared.peers);
         snapshot.placement = self.placement.changed(&self.shared.placement);
         snapshot.inventory = self.inventory.changed(&self.shared.inventory);
+        snapshot.probe = self.probe.changed(&self.shared.probe);
         let nothing_new = v1::Snapshot { taken_mono_ns: snapshot.taken_mono_ns, ..v1::Snapshot::default() };
         if snapshot != nothing_new {
             self.outbox.snapshot(snapshot);

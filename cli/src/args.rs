@@ -213,6 +213,10 @@ pub enum Command {
     Tape(Tape),
     /// Have a host's agent read at its shortest cadences for a while
     Burst(Burst),
+    /// The map of the fabric: nodes, links, who says so; as it is, as it was, or what changed
+    Topology(Topology),
+    /// Which way a flow goes from a host, a host's port or an address to another, and back; all ways where that is not known
+    Path(Path),
     /// Stop all acting, at once; works when the collector is down
     Halt(Halt),
     /// Allow acting again
@@ -376,6 +380,59 @@ pub enum TapeFormat {
     Json,
     /// A picture: counters as rates, gauges as values
     Png,
+}
+
+/// The map.
+#[derive(Clone, Debug, Args)]
+pub struct Topology {
+    /// As it was then: an RFC 3339 time, an age such as -30s, or incident:NUMBER
+    #[arg(long, value_name = "INSTANT", allow_hyphen_values = true)]
+    pub at: Option<String>,
+    /// Instead, what changed from then on, up to --at
+    #[arg(long, value_name = "INSTANT", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: TopologyFormat,
+}
+
+/// Form of the map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TopologyFormat {
+    /// Links, contradictions and what is unknown, for people
+    #[default]
+    Table,
+    /// JSON for programs
+    Json,
+    /// The same as YAML
+    Yaml,
+    /// For Graphviz
+    Dot,
+    /// A picture: hosts below, leaves, spines
+    Svg,
+}
+
+/// A path.
+#[derive(Clone, Debug, Args)]
+pub struct Path {
+    /// Where it begins: HOST, HOST:PORT or an address
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// Where it ends
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    /// Source port of the flow: the way of this flow alone, by a trace where nobody traced it lately
+    #[arg(long, value_name = "N", requires = "dport")]
+    pub sport: Option<u16>,
+    /// Destination port of the flow; RoCE has 4791
+    #[arg(long, value_name = "N", requires = "sport")]
+    pub dport: Option<u16>,
+    /// The flow is TCP, not UDP
+    #[arg(long, requires = "sport")]
+    pub tcp: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
+    pub shape: Shape,
 }
 
 /// A judgement of a decision.

@@ -22,6 +22,7 @@ pub mod row;
 pub mod switches;
 pub mod table;
 pub mod tape;
+pub mod topology;
 pub mod watch;
 
 use args::{Burst, Command, CommandLine, Connection, FixedShape, Format, Gpu, Halt, Optics, OpticsInstead};
@@ -160,6 +161,8 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Inventory(asked) => inventory::inventory(&asker.connect()?, &asked, out),
         Command::Tape(tape) => tape::tape(&asker.connect()?, &tape, out),
         Command::Burst(burst) => ask_for_burst(asker, &burst, out),
+        Command::Topology(asked) => topology::topology(&asker.connect()?, &asked, out),
+        Command::Path(asked) => topology::path(&asker.connect()?, &asked, out),
         Command::Halt(halt) => set_halt(asker, &halt, true, out),
         Command::Resume(halt) => set_halt(asker, &halt, false, out),
         Command::Completions { shell } => {

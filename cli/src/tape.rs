@@ -4,7 +4,7 @@
 //! An instant relative to now is left to the collector's clock. Never: an instant computed with this machine's clock.
 
 mod font;
-mod instant;
+pub mod instant;
 mod kept;
 mod plot;
 mod png;

@@ -10,6 +10,8 @@ mod feed;
 mod guard;
 mod host_burst;
 mod inventory;
+mod jobs;
+mod path;
 mod problem;
 mod readers;
 mod routes;
@@ -18,6 +20,7 @@ mod tape;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod topology;
 mod watch;
 
 pub use server::{ListenRefused, check_listen, serve};
@@ -28,6 +31,7 @@ use crate::bursts::Bursts;
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
 use crate::live::Live;
+use crate::map::MapRoom;
 use crate::tape::Tapes;
 use crate::tape::kept::Kept;
 use counters::Counters;
@@ -52,6 +56,7 @@ struct Inner {
     tapes: Tapes,
     kept: Kept,
     bursts: Bursts,
+    map: MapRoom,
     feed: Feed,
     counters: Arc<Counters>,
     watchers: Arc<Semaphore>,
@@ -61,7 +66,15 @@ struct Inner {
 
 impl ApiState {
     /// The API of this collector.
-    pub fn new(tokens: Arc<Tokens>, live: Live, core: CoreHandle, tapes: Tapes, kept: Kept, bursts: Bursts) -> Self {
+    pub fn new(
+        tokens: Arc<Tokens>,
+        live: Live,
+        core: CoreHandle,
+        tapes: Tapes,
+        kept: Kept,
+        bursts: Bursts,
+        map: MapRoom,
+    ) -> Self {
         let started = Timeline::now();
         Self(Arc::new(Inner {
             tokens,
@@ -71,6 +84,7 @@ impl ApiState {
             tapes,
             kept,
             bursts,
+            map,
             feed: Feed::new(started),
             counters: Arc::default(),
             watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),

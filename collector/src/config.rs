@@ -83,6 +83,16 @@ pub struct Config {
     pub switches: Vec<SwitchConfig>,
     /// The receiver of sFlow.
     pub sflow: SflowConfig,
+    /// The map of the fabric.
+    pub map: MapOptions,
+}
+
+/// What is told of the fabric besides what hosts and switches say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MapOptions {
+    /// A file of nodes, cables, racks, power feeds and line cards (docs/map.md); read again when it changes.
+    pub inventory_file: Option<PathBuf>,
 }
 
 /// How log lines are written.
@@ -159,6 +169,7 @@ impl Default for Config {
             drift: DriftOptions::default(),
             switches: Vec::new(),
             sflow: SflowConfig::default(),
+            map: MapOptions::default(),
         }
     }
 }
@@ -303,6 +314,7 @@ impl Config {
             drift: _,
             switches,
             sflow,
+            map,
         } = self;
         [
             ("state_dir", *state_dir != running.state_dir),
@@ -323,6 +335,7 @@ impl Config {
             ("webhook", *webhook != running.webhook),
             ("switches", *switches != running.switches),
             ("sflow", *sflow != running.sflow),
+            ("map", *map != running.map),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))

@@ -17,7 +17,7 @@ use crate::executor::{WebhookConfig, WebhookError};
 use crate::overload::Overload;
 use inbox::Inbox;
 use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Signal, Suspect, Timestamp};
-use railwatch_store::{Frame, InventoryItem, Reader, Retention, Store, StoreError, StreamId};
+use railwatch_store::{Frame, InventoryItem, MapChange, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -180,6 +180,10 @@ pub(crate) enum Request {
         signal: Box<Signal>,
         reply: oneshot::Sender<Result<(), CoreError>>,
     },
+    /// What changed on the map.
+    Map {
+        changes: Vec<MapChange>,
+    },
     /// Something that the engine has no part in goes on record.
     Note {
         entry: AuditEntry,
@@ -326,6 +330,11 @@ impl CoreHandle {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Observed { signal: Box::new(signal), reply }).await?;
         answer.await.map_err(|_| CoreError::Stopped)?
+    }
+
+    /// Keeps changes of the map; waits while the core has too much to do. Not on disk yet when this returns.
+    pub async fn map_changes(&self, changes: Vec<MapChange>) -> Result<(), CoreError> {
+        self.ask(Request::Map { changes }).await
     }
 
     /// Who halted acting.

@@ -18,6 +18,7 @@ use crate::{
     inventory,
     live::Live,
     logging::Logging,
+    map::{self, MapRoom},
     metrics::{self, Counters, Inside, OpenIncidents},
     otlp,
     run_file::{Addresses, RunFile},
@@ -123,6 +124,7 @@ impl Daemon {
         let kept = Kept::in_state_dir(&config.state_dir);
         let directives = Directives::new(core.epoch());
         let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
+        let map_room = MapRoom::default();
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -131,6 +133,7 @@ impl Daemon {
             streams: Streams::new(usize::try_from(config.streams_max).unwrap_or(usize::MAX)),
             tapes: tapes.clone(),
             directives,
+            map: map_room.clone(),
             stop: stop.clone(),
         });
         let (server, handshakes) = ingest::serve(uplink_listener, shared);
@@ -139,8 +142,15 @@ impl Daemon {
                 tracing::error!(%error, "the uplink's server ended");
             }
         });
-        let api_state =
-            ApiState::new(Arc::clone(&tokens), live.clone(), core.clone(), tapes.clone(), kept.clone(), bursts.clone());
+        let api_state = ApiState::new(
+            Arc::clone(&tokens),
+            live.clone(),
+            core.clone(),
+            tapes.clone(),
+            kept.clone(),
+            bursts.clone(),
+            map_room.clone(),
+        );
         let inside = Inside {
             core: core.clone(),
             incidents,
@@ -151,6 +161,7 @@ impl Daemon {
             bursts: bursts.clone(),
         };
         registry.register_collector(Box::new(inside));
+        registry.register_collector(Box::new(map::figures::Figures(map_room.clone())));
         let is_tls = api_tls.is_some();
         tasks.spawn(api::serve(api_listener, api_tls, api_state, stop.clone()));
         tasks.spawn(railwatch_exposition::serve(metrics_listener, Arc::new(registry), stop.clone()));
@@ -158,10 +169,15 @@ impl Daemon {
         tasks.spawn(kept.follow(core.clone(), live.clone(), tapes, stop.clone()));
         tasks.spawn(bursts.follow(stop.clone()));
         tasks.spawn(forget(live.clone(), stop.clone()));
+        tasks.spawn(map_room.clone().follow(stop.clone()));
+        tasks.spawn(map::history::follow(map_room.clone(), core.clone(), stop.clone()));
+        if let Some(file) = config.map.inventory_file.clone() {
+            tasks.spawn(map::file::follow(file, map_room.clone(), stop.clone()));
+        }
         let standing = live.inventories().standing();
         standing.configure(config.drift);
         tasks.spawn(inventory::follow(live.clone(), standing.clone(), stop.clone()));
-        let around = switches::Around { core: core.clone(), reports: None, stop: stop.clone() };
+        let around = switches::Around { core: core.clone(), reports: Arc::new(map_room), stop: stop.clone() };
         switches::start(live.switches(), &config.switches, sflow, &around, &mut tasks);
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();

@@ -26,3 +26,4 @@ pub mod overload;
 mod run_file;
 pub mod switches;
 pub mod tape;
+pub mod traces;

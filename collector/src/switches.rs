@@ -50,8 +50,8 @@ const FILES_AGAIN: Duration = Duration::from_secs(10);
 pub struct Around {
     /// Takes signals.
     pub core: CoreHandle,
-    /// Takes statements, where there is a map.
-    pub reports: Option<Arc<dyn Reports>>,
+    /// Takes statements.
+    pub reports: Arc<dyn Reports>,
     /// Ends all.
     pub stop: CancellationToken,
 }
@@ -164,10 +164,8 @@ impl Watch {
                 }
                 Event::Lost { why, again_in } => {
                     tracing::warn!(switch = self.config.name, ?again_in, "lost: {why}");
-                    if switch.lost(&why)
-                        && let Some(reports) = &self.around.reports
-                    {
-                        reports.gone(&self.config.name, Timeline::now());
+                    if switch.lost(&why) {
+                        self.around.reports.gone(&self.config.name, Timeline::now());
                     }
                     Vec::new()
                 }
@@ -203,8 +201,8 @@ impl Watch {
             let switch = self.cell.lock();
             switch.is_synced.then(|| switch.state.statements())
         };
-        if let (Some(says), Some(reports)) = (says, &self.around.reports) {
-            reports.report(&self.config.name, Source::Switch, says, Timeline::now());
+        if let Some(says) = says {
+            self.around.reports.report(&self.config.name, Source::Switch, says, Timeline::now());
         }
         self.is_told = true;
     }

@@ -13,6 +13,7 @@ use crate::{
     plan::{Host, Switch},
     routing, switch,
     train::{Addresses, addresses_text},
+    verify,
 };
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -24,6 +25,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::{SocketAddrV4, TcpStream},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -191,7 +193,7 @@ pub fn start_collector(lab: &Lab) -> Result<Daemon> {
     Daemon::start(lab, node, "collector", &mut command)
 }
 
-/// Every switch is asked, over a network of management that nothing else is in.
+/// The map's inventory file is not there until `lab verify --inventory` writes it. Every switch is asked, over a network of management that nothing else is in.
 fn collector_configuration(lab: &Lab) -> String {
     let of = |switch: &Switch| {
         format!(
@@ -201,7 +203,8 @@ fn collector_configuration(lab: &Lab) -> String {
             switch::PORT
         )
     };
-    lab.plan.switches.iter().map(of).collect()
+    let switches: String = lab.plan.switches.iter().map(of).collect();
+    format!("[map]\ninventory_file = {:?}\n\n{switches}", verify::inventory_file(lab))
 }
 
 /// Starts a switch's gNMI server.
@@ -265,15 +268,33 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
     Ok(format!(
         "host_name = {name:?}\nstate_dir = {state:?}\ncollector = \"{collector}:{UPLINK_PORT}\"\nserver_name = \"localhost\"\n\
          pki_dir = {pki:?}\n\n[gpu]\nscope = \"cgroup:{cgroup}\"\npin_dir = \"\"\n\n[sampling]\nsysfs_root = {sysfs:?}\n\
-         cadence_ms = {{ optics = 10000 }}\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
-         [tape]\nbytes_max = 8388608\n",
+         software_interfaces = [\"veth\"]\ncadence_ms = {{ optics = 10000 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
+         [tape]\nbytes_max = 8388608\n\n[probe]\nenabled = true\nkey_file = {key:?}\n",
         name = host.name,
         state = path("agent"),
         collector = lab.plan.collector,
         pki = path("pki"),
         cgroup = cgroup.display(),
         sysfs = path("sys"),
+        key = probe_key(lab)?.display().to_string(),
     ))
+}
+
+/// The key that all hosts of a lab share for probes, made for each lab.
+fn probe_key(lab: &Lab) -> Result<PathBuf> {
+    let path = lab.folder.join("probe.key");
+    let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+    match made {
+        Ok(mut file) => {
+            let mut bytes = [0; 32];
+            File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).context("draw a key")?;
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
+    }
+    Ok(path)
 }
 
 fn start_hardware(lab: &Lab) -> Result<Daemon> {

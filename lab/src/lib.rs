@@ -23,3 +23,4 @@ pub mod run;
 pub mod scenario;
 pub mod switch;
 pub mod train;
+pub mod verify;

@@ -9,6 +9,7 @@ use railwatch_lab::{
     plan::{Plan, Sizes},
     routing, run,
     scenario::{BUILT_IN, Scenario},
+    verify,
 };
 use std::{fs, io::Write, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
@@ -86,6 +87,14 @@ enum Action {
         #[command(flatten)]
         places: Places,
     },
+    /// Compare the collector's map with the plan, and predicted paths with those that packets take; fails where they differ
+    Verify {
+        /// Which lab
+        #[arg(long, default_value = "lab")]
+        name: String,
+        #[command(flatten)]
+        options: verify::Options,
+    },
     /// Show the labs of this machine, and the built-in scenarios
     List,
     /// A shell, or a command, inside a node: `shell leaf0 -- vtysh -c 'show bgp summary'`
@@ -137,6 +146,11 @@ fn main() -> Result<()> {
                     Ok(())
                 }
             }
+        }
+        Action::Verify { name, options } => {
+            let verdict = verify::verify(&Lab::find(&name)?, options)?;
+            println!("{}", serde_json::to_string_pretty(&verdict)?);
+            if verdict.is_whole() { Ok(()) } else { bail!("the map of lab {name} is not its plan") }
         }
         Action::List => list(),
         Action::Shell { node, name, command } => shell(&name, &node, &command),

@@ -4,6 +4,7 @@
 
 mod agent;
 mod collector;
+mod map;
 
 use crate::{Board, NoPanel, Panel, Proof};
 
@@ -123,6 +124,7 @@ pub const ALL: &[&Section] = &[
     &collector::BURSTS,
     &collector::FLEET,
     &collector::SWITCHES,
+    &map::MAP,
 ];
 
 /// Every row.

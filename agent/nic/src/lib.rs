@@ -10,6 +10,7 @@
 //! Never: a write to a device, a counter cleared, a reading of an interface nobody asked for.
 #![deny(unsafe_code)]
 
+mod addresses;
 mod counter_files;
 mod dcb;
 mod driver_vocabulary;
@@ -39,6 +40,7 @@ mod sysfs;
 mod together;
 mod vocabulary;
 
+pub use addresses::Addresses;
 pub use generic_netlink::{Ethtool, GenericNetlink};
 pub use interfaces::Interfaces;
 pub use microburst::MICROBURST;

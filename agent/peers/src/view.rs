@@ -6,7 +6,9 @@
 use crate::flows::Flow;
 use crate::lldp::Neighbour;
 use crate::queue_pairs::QueuePairRow;
+use crate::routes::Route;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Something that is not seen here.
@@ -27,6 +29,8 @@ pub struct View {
     pub queue_pairs: Arc<Vec<QueuePairRow>>,
     /// By process.
     pub flows: Arc<Vec<Flow>>,
+    /// By destination.
+    pub routes: Arc<Vec<Route>>,
     /// What is not listed because of a bound, by what it is.
     pub beyond: BTreeMap<&'static str, u64>,
     /// What is not seen, by source.
@@ -38,10 +42,25 @@ pub struct View {
 }
 
 /// What the sources last found.
-#[derive(Debug, Default)]
-pub struct Peers(Mutex<View>);
+#[derive(Default)]
+pub struct Peers {
+    view: Mutex<View>,
+    told: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("view", &self.view).finish_non_exhaustive()
+    }
+}
 
 impl Peers {
+    /// Peers that call this at each change of facts, while they are locked: it must not look at them.
+    #[must_use]
+    pub fn told_to(told: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { view: Mutex::default(), told: Some(Box::new(told)) }
+    }
+
     /// As it is now.
     #[must_use]
     pub fn view(&self) -> View {
@@ -54,27 +73,33 @@ impl Peers {
             Neighbour { last_heard_ns: 0, ..a.clone() } == Neighbour { last_heard_ns: 0, ..b.clone() }
         };
         let change = replace(&mut view.neighbours, rows, same);
-        view.note(change);
+        self.note(&mut view, change);
     }
 
     pub(crate) fn set_queue_pairs(&self, rows: Vec<QueuePairRow>) {
         let mut view = self.locked();
         let change = replace(&mut view.queue_pairs, rows, PartialEq::eq);
-        view.note(change);
+        self.note(&mut view, change);
     }
 
     pub(crate) fn set_flows(&self, rows: Vec<Flow>) {
         let mut view = self.locked();
         let same = |a: &Flow, b: &Flow| Flow { figures: None, ..a.clone() } == Flow { figures: None, ..b.clone() };
         let change = replace(&mut view.flows, rows, same);
-        view.note(change);
+        self.note(&mut view, change);
+    }
+
+    pub(crate) fn set_routes(&self, rows: Vec<Route>) {
+        let mut view = self.locked();
+        let change = replace(&mut view.routes, rows, PartialEq::eq);
+        self.note(&mut view, change);
     }
 
     pub(crate) fn set_beyond(&self, what: &'static str, count: u64) {
         let mut view = self.locked();
         let before = if count == 0 { view.beyond.remove(what) } else { view.beyond.insert(what, count) };
         if before.unwrap_or_default() != count {
-            view.note(Change::Facts);
+            self.note(&mut view, Change::Facts);
         }
     }
 
@@ -82,23 +107,24 @@ impl Peers {
         let mut view = self.locked();
         if view.off.get(source).map_or(&[][..], Vec::as_slice) != off {
             view.off.insert(source, off);
-            view.note(Change::Facts);
+            self.note(&mut view, Change::Facts);
+        }
+    }
+
+    fn note(&self, view: &mut View, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Figures => view.figures += 1,
+            Change::Facts => {
+                view.facts += 1;
+                self.told.iter().for_each(|told| told());
+            }
         }
     }
 
     fn locked(&self) -> MutexGuard<'_, View> {
         // Each list is replaced whole under this lock: nothing is left half way by a panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl View {
-    fn note(&mut self, change: Change) {
-        match change {
-            Change::None => {}
-            Change::Figures => self.figures += 1,
-            Change::Facts => self.facts += 1,
-        }
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,21 +5,35 @@
 //!  prober ── session (pure: what each probe turned out to be) ── socket (kernel stamps) ~~ fabric ~~ socket ── responder
 //!                                                                                                     └ limit (pure)
 //! ```
+//! A [`Mesh`] carries out what the collector plans, all flows on one thread; see `mesh`. [`run`] probes by hand, [`trace`] finds the way of a flow.
 //! Both ends know the cluster's [`Key`]; the responder says nothing to anybody else.
 //!
 //! Never: a datagram beyond the plan's rate, a fragment, an answer longer than its probe.
 
+mod alarm;
+mod flow;
 mod key;
 mod limit;
+mod mesh;
 mod packet;
+mod plan;
 mod prober;
 mod responder;
+mod schedule;
 mod session;
 mod socket;
+mod times;
+mod trace;
 
+pub use alarm::{IN_A_ROW, ProbeSignal, QUIET, SIGNALS};
+pub use flow::{FlowResult, PATIENCE};
 pub use key::KeyError;
+pub use mesh::{Mesh, MeshCounts, MeshState, Outlet};
 pub use packet::{HEAD_BYTES, KEY_BYTES_MIN, Key, SIZE_MAX};
+pub use plan::{FLOWS_MAX, FlowSpec, MeshPlan, QUIET_MAX, Quiet};
 pub use prober::{Failure, FlowReport, Plan, Quantiles, RATE_MAX, Report, run};
 pub use responder::{Counts, Limits, Responder};
 pub use session::{Answered, Outcome, Parts};
 pub use socket::StampedSocket;
+pub use times::TimesResult;
+pub use trace::{Hop, Protocol, TRACE_FLOWS_MAX, TRACE_HOPS_MAX, TraceOptions, TraceSpec, Way, trace};

@@ -26,12 +26,19 @@ impl Bucket {
 
     /// Takes a token, where there is one.
     pub fn take(&mut self, per_s: u32, burst: u32, now_ns: u64) -> bool {
+        self.take_many(1, per_s, burst, now_ns)
+    }
+
+    /// Takes `count` tokens, where there are as many, or the bucket is full: it owes the rest then.
+    pub fn take_many(&mut self, count: u32, per_s: u32, burst: u32, now_ns: u64) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "a time between two packets")]
         let elapsed_s = now_ns.saturating_sub(self.at_ns) as f64 / 1e9;
         self.at_ns = self.at_ns.max(now_ns);
         self.tokens = (self.tokens + elapsed_s * f64::from(per_s)).min(f64::from(burst));
-        let has = self.tokens >= 1.0;
-        self.tokens -= f64::from(u8::from(has));
+        let has = self.tokens >= f64::from(count.min(burst).max(1));
+        if has {
+            self.tokens -= f64::from(count);
+        }
         has
     }
 }

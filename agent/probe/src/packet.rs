@@ -1,14 +1,16 @@
 //! What a probe and its answer look like on the wire. Pure.
 //!
 //! ```text
-//!  0  magic "RWP1"          4  kind            5  zero            8  session
+//!  0  magic "RWP1"          4  kind            5  flags           8  session
+//!                                               6  requests of this session that came to the answerer, modulo 2^16 (flag 1)
 //! 16  sequence             24  stamp, Unix ns of the answerer's kernel (a request: 0)
 //! 32  two earlier answers: low half of the sequence, nanoseconds that the answerer's host held it
 //! 48  HMAC-SHA256 over bytes 0 to 48 and the length of the datagram, its first 16 bytes
 //! 64  zeros, to the size that is probed with
 //! ```
 //! Numbers are big-endian. An answer is as long as its request: it amplifies nothing. How long a host held an answer is
-//! known only once the answer has left, so it rides with the next two of the session. Never: a word believed before its
+//! known only once the answer has left, so it rides with the next two of the session. How many requests came tells a loss on the
+//! way there from one on the way back. A flag that is not set, as older answerers leave it: not known. Never: a word believed before its
 //! code is checked, or an answer answered.
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -28,6 +30,8 @@ const SIGNED: usize = 48;
 const CODE_BYTES: usize = HEAD_BYTES - SIGNED;
 /// Held for longer than can be told, or not known.
 const UNKNOWN: u32 = u32::MAX;
+/// Flag: bytes 6 and 7 count requests.
+const COUNTS: u8 = 1;
 
 /// What members of one cluster share.
 #[derive(Clone)]
@@ -76,6 +80,8 @@ pub struct Answer {
     pub received_unix_ns: u64,
     /// Of earlier answers, where known.
     pub held: [Option<Held>; 2],
+    /// Requests of the session that had come when it was given, this one among them, modulo 2^16; where the answerer counts.
+    pub requests: Option<u16>,
 }
 
 /// Either.
@@ -123,6 +129,7 @@ pub fn decode(bytes: &[u8], key: &Key) -> Result<Packet, Foreign> {
                 let held = Held { sequence_low: u32_at(bytes, at), held_ns: u32_at(bytes, at + 4) };
                 (held.held_ns != UNKNOWN).then_some(held)
             }),
+            requests: (bytes[5] & COUNTS != 0).then(|| u16::from_be_bytes([bytes[6], bytes[7]])),
         }),
     })
 }
@@ -142,6 +149,10 @@ pub fn encode(packet: &Packet, bytes: &mut [u8], key: &Key) {
     bytes[8..16].copy_from_slice(&session.to_be_bytes());
     bytes[16..24].copy_from_slice(&sequence.to_be_bytes());
     if let Packet::Answer(answer) = packet {
+        if let Some(requests) = answer.requests {
+            bytes[5] = COUNTS;
+            bytes[6..8].copy_from_slice(&requests.to_be_bytes());
+        }
         bytes[24..32].copy_from_slice(&answer.received_unix_ns.to_be_bytes());
         for (at, held) in [32, 40].into_iter().zip(answer.held) {
             let Held { sequence_low, held_ns } = held.unwrap_or(Held { sequence_low: 0, held_ns: UNKNOWN });
@@ -192,8 +203,11 @@ mod tests {
             sequence: 1 << 40,
             received_unix_ns: 1_800_000_000_000_000_001,
             held: [Some(Held { sequence_low: 6, held_ns: 12_345 }), None],
+            requests: Some(0xfffe),
         });
-        for packet in [request, answer] {
+        let Packet::Answer(counted) = answer else { unreachable!("it is one") };
+        let of_an_older_answerer = Packet::Answer(Answer { requests: None, ..counted });
+        for packet in [request, answer, of_an_older_answerer] {
             for size in [HEAD_BYTES, 1458, SIZE_MAX] {
                 let mut bytes = vec![0xee; size];
                 encode(&packet, &mut bytes, &key);

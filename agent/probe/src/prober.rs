@@ -126,6 +126,7 @@ pub enum Failure {
 struct Flow {
     socket: StampedSocket,
     port: u16,
+    tos: u8,
     session: Session,
     /// Number of the socket, and sequence, of probes whose stamp is awaited.
     awaited: VecDeque<(u32, u64)>,
@@ -280,14 +281,23 @@ fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
     let socket = StampedSocket::bind(local, plan.dscp << 2).map_err(failed)?;
     let port = socket.local().map_err(failed)?.port();
     let session = Session::new(random().map_err(|e| io_failure("draw a number", e))?, nanoseconds(plan.timeout));
-    Ok(Flow { socket, port, session, awaited: VecDeque::new(), sent: 0, lost: 0, fabric: Times::new()? })
+    Ok(Flow {
+        socket,
+        port,
+        tos: plan.dscp << 2,
+        session,
+        awaited: VecDeque::new(),
+        sent: 0,
+        lost: 0,
+        fabric: Times::new()?,
+    })
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn random() -> io::Result<u64> {
+pub(crate) fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u64::from_ne_bytes(bytes))
@@ -306,7 +316,7 @@ impl Flow {
         let sequence = self.session.next();
         packet::encode(&Packet::Request(Request { session: self.session.id(), sequence }), bytes, key);
         let sent = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
-        match self.socket.send_to(bytes, target, None) {
+        match self.socket.send_to(bytes, target, self.tos) {
             Ok(id) => {
                 self.session.sent(sent);
                 if self.awaited.len() >= AWAITED_MAX {
@@ -325,8 +335,8 @@ impl Flow {
 
     fn listen(&mut self, buffer: &mut [u8], key: &Key) -> io::Result<()> {
         let Self { socket, session, awaited, .. } = self;
-        let mut take_stamps = |session: &mut Session| {
-            socket.stamps(|stamp| {
+        let mut take_stamps = |socket: &mut StampedSocket, session: &mut Session| {
+            socket.stamps(usize::MAX, |stamp| {
                 if let Some(at) = awaited.iter().position(|(id, _)| *id == stamp.id)
                     && let Some((_, sequence)) = awaited.remove(at)
                 {
@@ -334,7 +344,7 @@ impl Flow {
                 }
             })
         };
-        take_stamps(session)?;
+        take_stamps(socket, session)?;
         while let Some(received) = socket.receive(buffer)? {
             let read = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
             let bytes = buffer.get(..received.length).unwrap_or_default();
@@ -342,7 +352,7 @@ impl Flow {
                 session.answered(&answer, received.stamp_unix_ns, read);
             }
         }
-        take_stamps(session)
+        take_stamps(socket, session)
     }
 
     /// Whether this is the outcome of a flow's closing probe, which is none.

@@ -1,7 +1,7 @@
 //! Answers probes of members.
 //!
 //! In: datagrams on one socket. Out: an answer as long as each probe that proves its membership, with the times at which
-//! this host's kernel received it, and for how long this host held the two answers before. Never: a word to whoever has
+//! this host's kernel received it, and for how long this host held the two answers before; from the address it came to. Never: a word to whoever has
 //! not the cluster's key, more bytes than came, an answer to an answer, or memory that grows with who asks.
 
 use crate::limit::{Bucket, PerSource};
@@ -56,6 +56,8 @@ pub struct Counts {
 const SESSIONS_MAX: usize = 4096;
 /// Answers whose stamp is awaited.
 const AWAITED_MAX: usize = 1024;
+/// Memory for datagrams that wait: a second of 1,000 probes.
+const RECEIVE_BYTES: usize = 2 * 1024 * 1024;
 /// How long a stop may take.
 const LOOK_UP_MS: u8 = 200;
 
@@ -63,6 +65,7 @@ const LOOK_UP_MS: u8 = 200;
 struct Session {
     held: [Option<Held>; 2],
     heard_ns: u64,
+    requests: u16,
 }
 
 /// An answer that has left, but not yet by the driver's word.
@@ -91,6 +94,10 @@ impl Responder {
     /// On this socket.
     #[must_use]
     pub fn new(socket: StampedSocket, key: Key, limits: Limits) -> Self {
+        // What comes while this thread is not let run is to wait, not to be dropped: it would pass for the fabric's loss.
+        socket.widen(RECEIVE_BYTES);
+        // Where the kernel refuses, answers leave from the address that its routes prefer.
+        let _ = socket.tell_own_address();
         Self {
             socket,
             key,
@@ -117,17 +124,22 @@ impl Responder {
         let mut buffer = vec![0; SIZE_MAX];
         while !stop.load(Relaxed) {
             let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut polled, PollTimeout::from(LOOK_UP_MS)) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => self.serve(&mut buffer)?,
+            let is_error = match poll(&mut polled, PollTimeout::from(LOOK_UP_MS)) {
+                Ok(_) => polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)),
+                Err(nix::errno::Errno::EINTR) => false,
                 Err(errno) => return Err(errno.into()),
+            };
+            // Stamps that came late: answers are to carry what they say.
+            if is_error {
+                self.take_stamps(usize::MAX)?;
             }
+            self.serve(&mut buffer)?;
         }
         Ok(())
     }
 
-    /// Takes the stamps that have come, then answers what has. Stamps first: answers carry what they say.
+    /// Answers what has come.
     fn serve(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        self.take_stamps()?;
         while let Some(received) = self.socket.receive(buffer)? {
             let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Relaxed);
             count(&self.counts.received);
@@ -141,7 +153,8 @@ impl Responder {
                 Err(Refusal::OverChecks) => &counts.over_checks,
                 Err(Refusal::Unsent) => &counts.unsent,
             });
-            self.take_stamps()?;
+            // Most often there is one answer on its way out, whose stamp is there already: no second look for it.
+            self.take_stamps(self.awaited.len())?;
         }
         Ok(())
     }
@@ -170,12 +183,19 @@ impl Responder {
         }
         let session = self.sessions.entry(key).or_default();
         session.heard_ns = now_ns;
+        session.requests = session.requests.wrapping_add(1);
         // Without a stamp of its own the kernel's time is not known, and this clock would be taken for it.
         let received_unix_ns = received.stamp_unix_ns.unwrap_or(0);
-        let answer =
-            Answer { session: request.session, sequence: request.sequence, received_unix_ns, held: session.held };
+        let answer = Answer {
+            session: request.session,
+            sequence: request.sequence,
+            received_unix_ns,
+            held: session.held,
+            requests: Some(session.requests),
+        };
         packet::encode(&Packet::Answer(answer), bytes, &self.key);
-        let id = self.socket.send_to(bytes, received.from, Some(received.tos)).map_err(|_| Refusal::Unsent)?;
+        let id = self.socket.send_from(received.to, bytes, received.from, received.tos);
+        let id = id.map_err(|_| Refusal::Unsent)?;
         if received_unix_ns > 0 {
             if self.awaited.len() >= AWAITED_MAX {
                 self.awaited.pop_front();
@@ -185,9 +205,9 @@ impl Responder {
         Ok(())
     }
 
-    fn take_stamps(&mut self) -> io::Result<()> {
+    fn take_stamps(&mut self, most: usize) -> io::Result<()> {
         let Self { socket, sessions, awaited, .. } = self;
-        socket.stamps(|sent| {
+        socket.stamps(most, |sent| {
             let Some(at) = awaited.iter().position(|awaited| awaited.id == sent.id) else { return };
             let Some(Awaited { session, sequence, received_unix_ns, .. }) = awaited.remove(at) else { return };
             let held = sent.stamp_unix_ns.checked_sub(received_unix_ns).and_then(packet::held_ns);

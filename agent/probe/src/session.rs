@@ -63,20 +63,23 @@ pub struct Parts {
     pub back_ns: i64,
 }
 
+/// A probe on its way, or back.
 #[derive(Clone, Copy, Debug)]
-struct Probe {
-    sequence: u64,
-    sent: Instant,
-    left_unix_ns: Option<u64>,
-    answer: Option<Came>,
+pub(crate) struct Probe {
+    pub(crate) sequence: u64,
+    pub(crate) sent: Instant,
+    /// The driver's stamp.
+    pub(crate) left_unix_ns: Option<u64>,
+    pub(crate) answer: Option<Came>,
 }
 
+/// An answer that came.
 #[derive(Clone, Copy, Debug)]
-struct Came {
-    reached_unix_ns: u64,
-    received_unix_ns: Option<u64>,
-    read: Instant,
-    held_ns: Option<u64>,
+pub(crate) struct Came {
+    pub(crate) reached_unix_ns: u64,
+    pub(crate) received_unix_ns: Option<u64>,
+    pub(crate) read: Instant,
+    pub(crate) held_ns: Option<u64>,
 }
 
 /// The probes of one flow.
@@ -173,7 +176,8 @@ fn outcome(probe: Probe) -> Outcome {
     Outcome { sequence: probe.sequence, sent_unix_ns: probe.sent.unix_ns, answer }
 }
 
-fn parts(probe: &Probe, came: &Came) -> Option<Parts> {
+/// Where the time of an answered probe went, where every stamp of it came.
+pub(crate) fn parts(probe: &Probe, came: &Came) -> Option<Parts> {
     let (t1, t2) = (probe.sent.unix_ns, probe.left_unix_ns?);
     let (t3, held) = (Some(came.reached_unix_ns).filter(|stamp| *stamp > 0)?, came.held_ns?);
     let (t5, t6) = (came.received_unix_ns?, came.read.unix_ns);
@@ -206,7 +210,7 @@ mod tests {
 
     fn answer(session: u64, sequence: u64, t3: u64, held: Option<(u32, u32)>) -> Answer {
         let held = held.map(|(sequence_low, held_ns)| Held { sequence_low, held_ns });
-        Answer { session, sequence, received_unix_ns: at(t3).unix_ns + AHEAD, held: [held, None] }
+        Answer { session, sequence, received_unix_ns: at(t3).unix_ns + AHEAD, held: [held, None], requests: None }
     }
 
     /// t1 0, t2 +5 µs, fabric 100 µs there, held 40 µs, fabric 60 µs back, t6 +20 µs.

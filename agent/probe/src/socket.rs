@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeSpec;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// SO_EE_ORIGIN_TIMESTAMPING of linux/errqueue.h: the error is a stamp.
@@ -32,6 +32,8 @@ pub struct Received {
     pub stamp_unix_ns: Option<u64>,
     /// Its type of service or traffic class, 0 where not known.
     pub tos: u8,
+    /// The own address it came to, where that was asked for ([`StampedSocket::tell_own_address`]).
+    pub to: Option<IpAddr>,
 }
 
 /// When the driver took a datagram that was sent.
@@ -48,7 +50,11 @@ pub struct Sent {
 pub struct StampedSocket {
     fd: OwnedFd,
     is_v6: bool,
+    /// What datagrams carry unless told otherwise.
+    tos: u8,
     next_id: u32,
+    /// For control messages, so that none is allocated for each datagram.
+    control: Vec<u8>,
 }
 
 impl StampedSocket {
@@ -72,7 +78,49 @@ impl StampedSocket {
         }
         setsockopt(&fd, sockopt::Timestamping, &(stamping() | TimestampingFlag::SOF_TIMESTAMPING_OPT_ID))?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(local))?;
-        Ok(Self { fd, is_v6, next_id: 0 })
+        let control = cmsg_space!(Timestamps, libc::sock_extended_err, libc::sockaddr_in6, i32, i32, libc::in6_pktinfo);
+        Ok(Self { fd, is_v6, tos, next_id: 0, control })
+    }
+
+    /// From now on datagrams tell to which own address they came: a socket of all addresses answers from that one then, and so
+    /// by the way that its routes have for it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn tell_own_address(&self) -> io::Result<()> {
+        match self.is_v6 {
+            true => setsockopt(&self.fd, sockopt::Ipv6RecvPacketInfo, &true)?,
+            false => setsockopt(&self.fd, sockopt::Ipv4PacketInfo, &true)?,
+        }
+        Ok(())
+    }
+
+    /// Lets so much wait unread, as far as the system allows.
+    pub fn widen(&self, bytes: usize) {
+        if setsockopt(&self.fd, sockopt::RcvBufForce, &bytes).is_err() {
+            // Without CAP_NET_ADMIN: up to net.core.rmem_max. What it has stays where even that is refused.
+            let _ = setsockopt(&self.fd, sockopt::RcvBuf, &bytes);
+        }
+    }
+
+    /// Datagrams that this host had and had no room for in this socket, since it was made (SO_MEMINFO, include/uapi/linux/sock_diag.h);
+    /// `None` where the kernel does not say.
+    #[must_use]
+    pub fn overflowed(&self) -> Option<u32> {
+        const SK_MEMINFO_DROPS: usize = 8;
+        let mut memory = [0u32; 9];
+        let mut length = size_of_val(&memory) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes, which is what `memory` has, and `length` itself.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                memory.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        (result == 0 && length as usize == size_of_val(&memory)).then(|| memory[SK_MEMINFO_DROPS])
     }
 
     /// Where it is bound.
@@ -84,19 +132,75 @@ impl StampedSocket {
         socket_address(&address).ok_or_else(|| io::Error::other("bound to no IP address"))
     }
 
-    /// Sends a datagram, with another type of service where `tos` is given. Its stamp will have the number returned.
+    /// How many hops what is sent from now on may go (IPv4).
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn set_time_to_live(&self, hops: u8) -> io::Result<()> {
+        set(&self.fd, libc::IPPROTO_IP, libc::IP_TTL, hops.into())
+    }
+
+    /// The most payload that the way to `to` takes in one datagram, as this host's routes and path MTU discovery have it.
+    ///
+    /// # Errors
+    /// No way there.
+    pub fn payload_max(&self, to: SocketAddr) -> io::Result<usize> {
+        // Asked of a socket of its own: only a connected one knows a path.
+        let from = SocketAddr::new(self.local()?.ip(), 0);
+        let asked = std::net::UdpSocket::bind(from)?;
+        asked.connect(to)?;
+        let (level, option, head) = match self.is_v6 {
+            true => (libc::IPPROTO_IPV6, libc::IPV6_MTU, 40 + 8),
+            false => (libc::IPPROTO_IP, libc::IP_MTU, 20 + 8),
+        };
+        let mut mtu: libc::c_int = 0;
+        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes, which is what `mtu` has, and `length` itself.
+        let result =
+            unsafe { libc::getsockopt(asked.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut length) };
+        Errno::result(result)?;
+        Ok(usize::try_from(mtu).unwrap_or(0).saturating_sub(head))
+    }
+
+    /// Sends a datagram with this type of service. Its stamp will have the number returned.
     ///
     /// # Errors
     /// EMSGSIZE where it is beyond the path's MTU; EAGAIN where the socket is full; what else the kernel refused.
-    pub fn send_to(&mut self, bytes: &[u8], to: SocketAddr, tos: Option<u8>) -> io::Result<u32> {
-        let class = i32::from(tos.unwrap_or_default());
-        let tos_v4 = tos.unwrap_or_default();
+    pub fn send_to(&mut self, bytes: &[u8], to: SocketAddr, tos: u8) -> io::Result<u32> {
+        self.send_from(None, bytes, to, tos)
+    }
+
+    /// As [`Self::send_to`], from this own address where one is given.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_from(&mut self, from: Option<IpAddr>, bytes: &[u8], to: SocketAddr, tos: u8) -> io::Result<u32> {
+        let class = i32::from(tos);
         let message = match self.is_v6 {
             true => ControlMessage::Ipv6TClass(&class),
-            false => ControlMessage::Ipv4Tos(&tos_v4),
+            false => ControlMessage::Ipv4Tos(&tos),
         };
-        let messages = std::slice::from_ref(&message);
-        let messages = if tos.is_some() { messages } else { &[] };
+        let (own_v4, own_v6);
+        let own = match from {
+            Some(IpAddr::V4(from)) => {
+                let address = libc::in_addr { s_addr: u32::from(from).to_be() };
+                own_v4 =
+                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: libc::in_addr { s_addr: 0 } };
+                Some(ControlMessage::Ipv4PacketInfo(&own_v4))
+            }
+            Some(IpAddr::V6(from)) => {
+                own_v6 = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: from.octets() }, ipi6_ifindex: 0 };
+                Some(ControlMessage::Ipv6PacketInfo(&own_v6))
+            }
+            None => None,
+        };
+        let all = [message, own.unwrap_or(message)];
+        let messages = match (tos == self.tos, own.is_some()) {
+            (true, false) => &[],
+            (false, false) => &all[..1],
+            (true, true) => &all[1..],
+            (false, true) => &all[..],
+        };
         let to = SockaddrStorage::from(to);
         match sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, MsgFlags::MSG_DONTWAIT, Some(&to)) {
             Ok(_) => {
@@ -119,13 +223,12 @@ impl StampedSocket {
     ///
     /// # Errors
     /// What the kernel said; the socket stays usable.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-        let mut control = cmsg_space!(Timestamps, i32, i32);
+    pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         let mut slices = [IoSliceMut::new(buffer)];
         let received = recvmsg::<SockaddrStorage>(
             self.fd.as_raw_fd(),
             &mut slices,
-            Some(&mut control),
+            Some(&mut self.control),
             MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC,
         );
         let received = match received {
@@ -133,33 +236,36 @@ impl StampedSocket {
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        let (mut stamp_unix_ns, mut tos) = (None, 0);
+        let (mut stamp_unix_ns, mut tos, mut to) = (None, 0, None);
         for message in received.cmsgs()? {
             match message {
                 ControlMessageOwned::ScmTimestampsns(stamps) => stamp_unix_ns = stamp(&stamps),
                 ControlMessageOwned::Ipv4Tos(value) => tos = value,
                 ControlMessageOwned::Ipv6TClass(value) => tos = u8::try_from(value).unwrap_or(0),
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    to = Some(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into());
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into()),
                 _ => {}
             }
         }
         let length = received.bytes;
         let from = received.address.as_ref().and_then(socket_address);
         let from = from.ok_or_else(|| io::Error::other("a datagram from no IP address"))?;
-        Ok(Some(Received { length, from, stamp_unix_ns, tos }))
+        Ok(Some(Received { length, from, stamp_unix_ns, tos, to }))
     }
 
-    /// Hands over every stamp that has come.
+    /// Hands over the stamps that have come, `most` of them at most.
     ///
     /// # Errors
     /// What the kernel said; stamps so far were handed over.
-    pub fn stamps(&self, mut each: impl FnMut(Sent)) -> io::Result<()> {
-        let mut control = cmsg_space!(Timestamps, libc::sock_extended_err, libc::sockaddr_in6);
-        loop {
+    pub fn stamps(&mut self, most: usize, mut each: impl FnMut(Sent)) -> io::Result<()> {
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let fd = self.fd.as_raw_fd();
+        for _ in 0..most {
             let mut none = [0; 0];
             let mut slices = [IoSliceMut::new(&mut none)];
-            let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-            let received = match recvmsg::<SockaddrStorage>(self.fd.as_raw_fd(), &mut slices, Some(&mut control), flags)
-            {
+            let received = match recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut self.control), flags) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => continue,
@@ -181,6 +287,7 @@ impl StampedSocket {
                 each(Sent { id, stamp_unix_ns });
             }
         }
+        Ok(())
     }
 }
 
@@ -216,7 +323,7 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 /// An option that nix has no name for.
 fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the pointer and length are those of a live c_int, which is what both options here take (ip(7), ipv6(7)).
+    // SAFETY: the pointer and length are those of a live c_int, which is what all options here take (ip(7), ipv6(7)).
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),

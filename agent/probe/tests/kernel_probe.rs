@@ -2,101 +2,18 @@
 //! Needs root and iproute2; the delay needs sch_netem, which the kernels of the matrix have.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
-use nix::sched::{CloneFlags, setns, unshare};
+mod fabric;
+
+use fabric::*;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use railwatch_probe::{Counts, Key, Limits, Outcome, Plan, Report, Responder, StampedSocket, run};
-use std::fs::File;
-use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use railwatch_probe::{Key, Limits, Outcome, Plan, Report, run};
+use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
-
-const KEY: &[u8] = b"the key of the cluster under test";
-const RESPONDER: &str = "10.9.2.2:7704";
-/// In the environment of this test run again as a process that answers.
-const AS_RESPONDER: &str = "RAILWATCH_PROBE_ANSWERS_IN";
-
-fn key() -> Key {
-    Key::new(KEY).unwrap()
-}
-
-/// The namespaces of `a` (10.9.1.2), a router, and `b` (10.9.2.2); this thread is in `a`'s.
-struct Fabric {
-    router: File,
-    b: File,
-}
-
-fn namespace() -> File {
-    File::open("/proc/thread-self/ns/net").unwrap()
-}
-
-fn shell(command: &str) {
-    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Runs a command in a namespace, on a thread of its own.
-fn within(namespace: &File, command: &str) {
-    let (namespace, command) = (namespace.try_clone().unwrap(), command.to_owned());
-    spawn(move || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        shell(&command);
-    })
-    .join()
-    .unwrap();
-}
-
-impl Fabric {
-    fn new() -> Self {
-        let made = || {
-            spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
-                shell("ip link set lo up");
-                namespace()
-            })
-            .join()
-            .unwrap()
-        };
-        let (router, b) = (made(), made());
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let _ = Command::new("modprobe").arg("veth").status();
-        // A namespace is named for `ip` by the descriptor of this process.
-        use std::os::fd::AsRawFd;
-        let of = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        shell(&format!(
-            "ip link add a0 type veth peer name r1 netns {router}; ip link set a0 up; ip addr add 10.9.1.2/24 dev a0
-             ip route add default via 10.9.1.1",
-            router = of(&router)
-        ));
-        within(
-            &router,
-            &format!(
-                "ip link set r1 up; ip addr add 10.9.1.1/24 dev r1
-                 ip link add r2 type veth peer name b0 netns {b}; ip link set r2 up; ip addr add 10.9.2.1/24 dev r2
-                 echo 1 > /proc/sys/net/ipv4/ip_forward",
-                b = of(&b)
-            ),
-        );
-        within(&b, "ip link set b0 up; ip addr add 10.9.2.2/24 dev b0; ip route add default via 10.9.2.1");
-        Self { router, b }
-    }
-
-    /// A responder on a thread of its own, until `stop`.
-    fn responder(&self, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
-        let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
-        let (tell, told) = std::sync::mpsc::channel();
-        spawn(move || {
-            setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
-            let responder = Responder::new(StampedSocket::bind(RESPONDER.parse().unwrap(), 0).unwrap(), key(), limits);
-            tell.send(responder.counts()).unwrap();
-            responder.run(&stop).unwrap();
-        });
-        told.recv().unwrap()
-    }
-}
 
 fn plan(count: u64) -> Plan {
     Plan {
@@ -109,13 +26,6 @@ fn plan(count: u64) -> Plan {
         size_bytes: 64,
         dscp: 26,
         timeout: Duration::from_millis(500),
-    }
-}
-
-/// On a thread of its own, in namespaces of its own.
-fn in_fabric(test: impl FnOnce(&Fabric) + Send + 'static) {
-    if let Err(panic) = spawn(move || test(&Fabric::new())).join() {
-        std::panic::resume_unwind(panic);
     }
 }
 
@@ -195,42 +105,18 @@ fn who_asks_more_than_its_share_is_not_answered() {
     });
 }
 
-/// A process that answers, and can be stopped: this test program again.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    fn start(fabric: &Fabric) -> Self {
-        use std::os::fd::AsRawFd;
-        let namespace = format!("/proc/{}/fd/{}", std::process::id(), fabric.b.as_raw_fd());
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "answer_as_a_process", "--ignored"]).env(AS_RESPONDER, namespace);
-        let process = Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let answers = || probe(&Plan { timeout: Duration::from_millis(50), ..plan(1) }).0.answered == 1;
-        assert!((0..200).any(|_| answers()), "it answers");
-        process
-    }
-}
-
 #[test]
 #[ignore = "not a test: what the others start as a process"]
 fn answer_as_a_process() {
-    let Some(namespace) = std::env::var_os(AS_RESPONDER) else { return };
-    setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-    let socket = StampedSocket::bind(RESPONDER.parse::<SocketAddr>().unwrap(), 0).unwrap();
-    Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
+    fabric::answer_as_a_process();
 }
 
 #[test]
 fn a_responder_that_is_stopped_is_its_hosts_delay_not_the_fabrics() {
     in_fabric(|fabric| {
         let process = Process::start(fabric);
+        let answers = || probe(&Plan { timeout: Duration::from_millis(50), ..plan(1) }).0.answered == 1;
+        assert!((0..200).any(|_| answers()), "it answers");
         let pid = Pid::from_raw(process.0.id().cast_signed());
         let stopper = spawn(move || {
             sleep(Duration::from_millis(100));

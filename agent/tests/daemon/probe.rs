@@ -2,6 +2,7 @@
 
 use crate::agent::{Agent, PROGRAM};
 use crate::collector::{Site, eventually};
+use railwatch_wire::v1::{ProbeFlow, ProbePlan, ProbeTransport, TraceRequest, frame};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,11 +17,16 @@ fn key(folder: &Path, name: &str, text: &str) -> String {
 
 /// An agent that answers at a free port of this host.
 fn answering(site: &Site, collector: &str) -> Agent {
+    answering_at(site, collector, 0)
+}
+
+/// An agent that answers at this port.
+fn answering_at(site: &Site, collector: &str, port: u16) -> Agent {
     let arguments = crate::agent::arguments(site, collector);
     let key = key(site.dir.path(), "probe.key", "the key of this cluster");
     let text = format!(
         "[health]\nenabled = false\n[gpu]\nenabled = false\n[drops]\nenabled = false\n\
-         [probe]\nenabled = true\nlisten = \"127.0.0.1:0\"\nkey_file = \"{key}\"\n"
+         [probe]\nenabled = true\nlisten = \"127.0.0.1:{port}\"\nkey_file = \"{key}\"\n"
     );
     fs::write(site.dir.path().join("agent.toml"), text).unwrap();
     Agent::spawn(site, Command::new(PROGRAM).arg("run").args(arguments))
@@ -78,5 +84,82 @@ fn without_its_key_an_agent_says_so_and_watches_on() {
     eventually("windows arrive", || site.stored(|stored| !stored.frames.is_empty()));
     let limited = "railwatch_agent_limitations{what=\"answers to probes\"}";
     eventually("the page says so", || agent.metric(limited) == Some(1.0));
+    agent.end();
+}
+
+#[test]
+fn a_plan_is_carried_out_and_its_results_and_losses_reach_the_collector() {
+    let site = Site::new();
+    // A port that is free a moment ago is free now.
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let flow = |id, destination_port: u16| ProbeFlow {
+        id,
+        interface: "lo".into(),
+        source: "127.0.0.1".into(),
+        source_port: u32::from(port) + u32::try_from(id).unwrap(),
+        target_host: "gpu-2".into(),
+        target_interface: "eth7".into(),
+        destination: "127.0.0.1".into(),
+        destination_port: destination_port.into(),
+        transport: ProbeTransport::Udp.into(),
+        size_bytes: 128,
+        dscp: 26,
+        interval_us: 20_000,
+        offset_us: 1_000,
+        timeout_ms: 100,
+    };
+    // The second one's port is the first one's own: nobody answers there. The third cannot be sent.
+    let flows = vec![
+        flow(1, port),
+        ProbeFlow { target_host: "gpu-3".into(), ..flow(2, port + 1) },
+        ProbeFlow { source: "nowhere".into(), ..flow(3, port) },
+    ];
+    let plan = ProbePlan {
+        collector_epoch: 1,
+        revision: 5,
+        lease_ms: 60_000,
+        report_every_ms: 200,
+        packets_per_s_per_nic_max: 1000,
+        flows,
+        quiet: vec![],
+    };
+    site.faults(|faults| {
+        faults.probe_plans = vec![plan];
+        faults.traces = vec![TraceRequest { id: 3, ..TraceRequest::default() }];
+    });
+    let collector = site.listen("127.0.0.1:0");
+    let agent = answering_at(&site, &collector.address, port);
+    let results = |id| {
+        site.stored(|stored| {
+            let of = stored.results.iter().flat_map(|results| &results.flows).filter(|flow| flow.id == id);
+            of.fold((0, 0), |(answered, lost), flow| (answered + flow.answered, lost + flow.lost))
+        })
+    };
+    eventually("answers of the one", || results(1).0 > 20);
+    eventually("losses of the other", || results(2).1 > 5);
+    assert_eq!((results(1).1, results(2).0), (0, 0));
+    assert!(site.stored(|stored| stored.results.iter().all(|results| results.plan_revision == 5)));
+    let signal = |name: &str| {
+        site.stored(|stored| {
+            let bodies = stored.frames.iter().filter_map(|frame| frame.body.clone());
+            let mut signals = bodies.filter_map(|body| match body {
+                frame::Body::Signal(signal) => Some(signal),
+                frame::Body::Windows(_) => None,
+            });
+            signals.find(|signal| signal.name == name)
+        })
+    };
+    eventually("it is told", || signal("probe.unreachable").is_some());
+    let told = signal("probe.unreachable").unwrap();
+    assert_eq!(told.attributes.get("target_host").map(String::as_str), Some("gpu-3"), "{told:?}");
+    assert_eq!(told.entity.as_ref().map(|entity| (entity.kind.as_str(), entity.name.as_str())), Some(("port", "lo")));
+    let state = || site.stored(|stored| stored.snapshots.iter().rev().find_map(|snapshot| snapshot.probe.clone()));
+    eventually("the state says so", || state().is_some_and(|state| state.plan_revision == 5));
+    let state = state().unwrap();
+    assert_eq!((state.answers, state.port), (true, u32::from(port)), "{state:?}");
+    assert!(state.off.len() == 1 && state.off[0].what == "probe flow 3", "{state:?}");
+    eventually("the trace of nothing", || site.stored(|stored| stored.traced.iter().any(|result| result.id == 3)));
+    let counted = |result: &str| agent.metric(&format!("railwatch_agent_probes_total{{result=\"{result}\"}}"));
+    assert!(counted("answered").is_some_and(|count| count > 20.0));
     agent.end();
 }

@@ -50,6 +50,14 @@ impl Docket {
         ledger.epoch = ledger.epoch.max(epoch);
     }
 
+    /// Whether something of this epoch is to be heeded: no collector of a later one was heard of.
+    pub fn admits(&self, epoch: u64) -> bool {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = epoch >= ledger.epoch;
+        ledger.epoch = ledger.epoch.max(epoch);
+        is_current
+    }
+
     /// Another installation's epochs begin anew.
     pub fn forget(&self) {
         *self.ledger.lock().unwrap_or_else(PoisonError::into_inner) = Ledger::default();
@@ -150,6 +158,7 @@ mod tests {
         }
         docket.heard(9);
         assert!(!docket.take(&directive("behind", 8, 1)).done, "a welcome tells the epoch too");
+        assert!(!docket.admits(8) && docket.admits(9) && docket.admits(10) && !docket.admits(9));
         docket.forget();
         assert!(docket.take(&directive("elsewhere", 1, 1)).done);
     }

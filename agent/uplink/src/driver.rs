@@ -11,7 +11,9 @@ use crate::sync::Syncer;
 use crate::{Control, UplinkOptions};
 use railwatch_pki::Credentials;
 use railwatch_wire::PROTOCOL_VERSIONS;
-use railwatch_wire::v1::{AgentMessage, Definitions, Frame, Hello, Reject, Welcome, Windows, agent_message, frame};
+use railwatch_wire::v1::{
+    AgentMessage, Definitions, Frame, Hello, ProbeResults, Reject, Welcome, Windows, agent_message, frame,
+};
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -69,10 +71,16 @@ enum Woken {
     Room,
     Timer,
     Snapshot,
+    Results(Option<ProbeResults>),
 }
 
 impl Driver {
-    pub async fn run(mut self, mut signals: mpsc::Receiver<Handed>, mut windows: mpsc::Receiver<Windows>) {
+    pub async fn run(
+        mut self,
+        mut signals: mpsc::Receiver<Handed>,
+        mut windows: mpsc::Receiver<Windows>,
+        mut results: mpsc::Receiver<ProbeResults>,
+    ) {
         let mut session: Option<Session> = None;
         let mut dial_at = Instant::now();
         let mut sync_windows_at = Instant::now() + SYNC_WINDOWS;
@@ -113,12 +121,13 @@ impl Driver {
                     count = windows.recv_many(&mut new_windows, BATCH) => Woken::Windows(count),
                     () = self.shared.snapshot_came.notified(), if welcomed => Woken::Snapshot,
                     () = has_room(room), if more => Woken::Room,
+                    got = results.recv() => Woken::Results(got),
                     () = sleep_until(wake_at) => Woken::Timer,
                 }
             };
             match woken {
-                // Both queues close when the last handle is dropped.
-                Woken::Signals(0) | Woken::Windows(0) => break,
+                // All queues close when the last handle is dropped.
+                Woken::Signals(0) | Woken::Windows(0) | Woken::Results(None) => break,
                 Woken::Signals(_) | Woken::Windows(_) => {
                     new_signals.drain(..).for_each(|(signal, receipt)| self.spool.signal(&signal, receipt));
                     new_windows.drain(..).for_each(|windows| self.spool.windows(&windows));
@@ -139,6 +148,9 @@ impl Driver {
                         self.options.target = target;
                         self.credentials = None;
                         self.shared.docket.forget();
+                        if let Some(probes) = self.shared.probes.get() {
+                            probes.forget();
+                        }
                         if let Some(session) = session.take() {
                             session.link.goodbye_unattended(LINGER);
                         }
@@ -162,6 +174,7 @@ impl Driver {
                         dial_at = Instant::now() + self.failed(&why, retry);
                     }
                 }
+                Woken::Results(Some(results)) => self.send_results(results, session.as_ref()),
                 Woken::Snapshot | Woken::Room | Woken::Timer => {}
             }
             if let Some(session) = session.as_ref().filter(|session| session.welcomed.is_some()) {
@@ -229,6 +242,7 @@ impl Driver {
                 credentials,
                 hello,
                 self.shared.tapes.clone(),
+                self.shared.probes.clone(),
                 self.shared.docket.clone(),
             ),
             welcomed: None,
@@ -342,6 +356,15 @@ impl Driver {
         let changed = self.shared.snapshots.lock().unwrap_or_else(PoisonError::into_inner).changed.take();
         if let Some(changed) = changed {
             permit.send(message(agent_message::Body::Snapshot(changed)));
+        }
+    }
+
+    /// Sends results of probes, where somebody is connected and there is room; else they are lost, as state may be.
+    fn send_results(&self, results: ProbeResults, session: Option<&Session>) {
+        let welcomed = session.filter(|session| session.welcomed.is_some());
+        let message = message(agent_message::Body::ProbeResults(results));
+        if welcomed.is_none_or(|session| session.link.results.try_send(message).is_err()) {
+            self.shared.lost_probe_results.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -1,13 +1,14 @@
 //! What the agent's threads hold: hand over and go on. Nothing here blocks, and what finds no place is counted.
 
 use crate::directives::Docket;
+use crate::probes::ProbesLater;
 use crate::receipt::Receipt;
 use crate::spool::{SeriesTable, SpoolStats};
 use crate::tapes::TapesLater;
-use crate::{Control, Directives, Tapes, Target};
+use crate::{Control, Directives, Probes, Tapes, Target};
 use prost::Message;
 use railwatch_wire::limits::{MESSAGE_BYTES_MAX, SERIES_PER_HOST_MAX};
-use railwatch_wire::v1::{Limitation, SeriesDefinition, Signal, Snapshot, Windows};
+use railwatch_wire::v1::{Limitation, ProbeResults, SeriesDefinition, Signal, Snapshot, Windows};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -61,6 +62,8 @@ pub struct UplinkState {
     pub refused_series: u64,
     /// Refused by [`UplinkHandle::snapshot`].
     pub refused_snapshots: u64,
+    /// Results of probes that found no place, or nobody connected.
+    pub lost_probe_results: u64,
     /// fdatasync calls that failed.
     pub sync_errors: u64,
     /// Files left to the kernel's own write-back because fdatasync took too long.
@@ -90,6 +93,7 @@ pub(crate) struct Shared {
     pub state: Mutex<UplinkState>,
     pub tapes: TapesLater,
     pub docket: Arc<Docket>,
+    pub probes: ProbesLater,
     /// What the spool held of receipts when it was opened.
     pub receipts: OnceLock<HashMap<u64, Vec<u64>>>,
     /// Refused since the driver last looked; then in the state.
@@ -97,6 +101,7 @@ pub(crate) struct Shared {
     pub refused_windows: AtomicU64,
     pub refused_series: AtomicU64,
     pub refused_snapshots: AtomicU64,
+    pub lost_probe_results: AtomicU64,
 }
 
 /// The agent's end of the uplink. Clones share it; when the last one is dropped the uplink says goodbye and ends.
@@ -105,6 +110,7 @@ pub struct UplinkHandle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) signals: mpsc::Sender<Handed>,
     pub(crate) windows: mpsc::Sender<Windows>,
+    pub(crate) results: mpsc::Sender<ProbeResults>,
     pub(crate) control: Arc<watch::Sender<Control>>,
 }
 
@@ -179,11 +185,23 @@ impl UplinkHandle {
         Ok(())
     }
 
+    /// Hands over results of probes: sent behind signals and windows, while a collector is connected.
+    pub fn probe_results(&self, results: ProbeResults) -> Result<(), Refused> {
+        let handed = match fits(&results) {
+            true => hand_over(&self.results, results),
+            false => Err(Refused::TooLarge),
+        };
+        handed.inspect_err(|_| {
+            self.shared.lost_probe_results.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
     /// How the uplink stands now.
     pub fn state(&self) -> UplinkState {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         state.refused_series = self.shared.refused_series.load(Ordering::Relaxed);
         state.refused_snapshots = self.shared.refused_snapshots.load(Ordering::Relaxed);
+        state.lost_probe_results = self.shared.lost_probe_results.load(Ordering::Relaxed);
         state
     }
 
@@ -201,6 +219,12 @@ impl UplinkHandle {
     pub fn set_tapes(&self, tapes: Arc<dyn Tapes>) {
         // A second one is a defect of the caller that costs nothing.
         let _ = self.shared.tapes.set(tapes);
+    }
+
+    /// Who probes as the collector plans, and traces. Once; another call changes nothing.
+    pub fn set_probes(&self, probes: Arc<dyn Probes>) {
+        // A second one is a defect of the caller that costs nothing.
+        let _ = self.shared.probes.set(probes);
     }
 
     /// Who carries out the collector's directives. Once; another call changes nothing.

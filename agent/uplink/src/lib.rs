@@ -22,6 +22,7 @@
 //! uplink.define(series)?;                                        // once per series and start
 //! uplink.signal(signal)?;  uplink.windows(windows)?;             // Err: counted, go on
 //! uplink.snapshot(snapshot)?;                                    // the latest wins, part by part
+//! uplink.probe_results(results)?;                                // behind all of these; lost while nobody is connected
 //! uplink.state();                                                // for metrics
 //! uplink.stop();  thread.join();                                 // at most about two seconds
 //! ```
@@ -35,6 +36,7 @@ mod handle;
 mod journal;
 mod link;
 mod log;
+mod probes;
 mod receipt;
 mod record;
 mod spool;
@@ -43,6 +45,7 @@ mod tapes;
 
 pub use directives::Directives;
 pub use handle::{Refused, UplinkHandle, UplinkState};
+pub use probes::Probes;
 pub use receipt::{Origin, Receipt};
 pub use spool::{FRAMES_IN_FLIGHT_MAX, SpoolOptions, SpoolStats, WINDOWS_BYTES_IN_FLIGHT_MAX};
 pub use tapes::Tapes;
@@ -61,6 +64,8 @@ use tokio::sync::{mpsc, watch};
 const SIGNALS_QUEUED_MAX: usize = 4096;
 /// Windows waiting for the driver.
 const WINDOWS_QUEUED_MAX: usize = 64;
+/// Results of probes waiting for the driver.
+const RESULTS_QUEUED_MAX: usize = 16;
 
 /// Which collector, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +126,7 @@ impl Uplink {
         let shared = Arc::new(Shared::default());
         let (signals, signals_in) = mpsc::channel(SIGNALS_QUEUED_MAX);
         let (windows, windows_in) = mpsc::channel(WINDOWS_QUEUED_MAX);
+        let (results, results_in) = mpsc::channel(RESULTS_QUEUED_MAX);
         let (control, control_in) = watch::channel(Control {
             target: options.target.clone(),
             limitations: options.limitations.clone(),
@@ -129,14 +135,14 @@ impl Uplink {
         // The driver runs on the uplink's thread and may wait for the disk; connections run on the worker and may not.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
-            // Names are looked up on one, the tape is read on the other.
-            .max_blocking_threads(2)
+            // Names are looked up on one, the tape is read on another, traces are carried out on the third.
+            .max_blocking_threads(3)
             .thread_name("railwatch-link")
             .enable_all()
             .build()?;
         let syncer = sync::Syncer::start()?;
         let seed = u64::from_le_bytes(spool::random()?);
-        let handle = UplinkHandle { shared: shared.clone(), signals, windows, control: Arc::new(control) };
+        let handle = UplinkHandle { shared: shared.clone(), signals, windows, results, control: Arc::new(control) };
         let thread = std::thread::Builder::new().name("railwatch-uplink".into()).spawn(move || {
             let spool = spool::Spool::open(options.spool.clone(), shared.series.clone());
             // Set once, here.
@@ -152,7 +158,7 @@ impl Uplink {
                 state: UplinkState::default(),
                 unsynced: Vec::new(),
             };
-            runtime.block_on(driver.run(signals_in, windows_in));
+            runtime.block_on(driver.run(signals_in, windows_in, results_in));
         })?;
         Ok((handle, thread))
     }

@@ -9,6 +9,7 @@
 use crate::Target;
 use crate::clock::{mono_ns, unix_ns};
 use crate::directives::Docket;
+use crate::probes::{ProbeDesk, ProbesLater};
 use crate::tapes::{Desk, TapesLater};
 use railwatch_pki::{AgentConnector, Credentials};
 use railwatch_wire::limits::MESSAGE_BYTES_MAX;
@@ -55,6 +56,8 @@ pub(crate) struct Link {
     pub frames: mpsc::Sender<AgentMessage>,
     pub control: mpsc::Sender<AgentMessage>,
     pub events: mpsc::Receiver<Event>,
+    /// What may go behind all frames.
+    pub results: mpsc::Sender<AgentMessage>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -65,16 +68,19 @@ impl Link {
         credentials: Arc<Credentials>,
         hello: Hello,
         tapes: TapesLater,
+        probes: ProbesLater,
         docket: Arc<Docket>,
     ) -> Self {
         let (frames, frames_out) = mpsc::channel(FRAMES_WAITING_MAX);
         let (control, control_out) = mpsc::channel(CONTROL_WAITING_MAX);
         let (report, events) = mpsc::channel(256);
         let (desk, pieces_out) = Desk::open(tapes);
+        let (probe_desk, results, results_out) = ProbeDesk::open(probes);
         let outgoing = Outgoing {
             hello: Some(message(agent_message::Body::Hello(hello))),
             control: Some(control_out),
             frames: Some(frames_out),
+            results: results_out,
             pieces: pieces_out,
             pause: Box::pin(sleep(Duration::ZERO)),
             heartbeat: Box::pin(sleep(HEARTBEAT)),
@@ -83,15 +89,17 @@ impl Link {
         let task = tokio::spawn(async move {
             let why = match AgentConnector::new(&target.address, &target.server_name, credentials) {
                 Err(error) => error.to_string(),
-                Ok(connector) => match converse(connector.clone(), outgoing, answers, &desk, &docket, &report).await {
-                    Ok(()) => "the collector ended the stream".to_owned(),
-                    // TLS knows better than HTTP/2 why a connection was closed.
-                    Err(why) => connector.refusal().unwrap_or(why),
-                },
+                Ok(connector) => {
+                    match converse(connector.clone(), outgoing, answers, (&desk, &probe_desk), &docket, &report).await {
+                        Ok(()) => "the collector ended the stream".to_owned(),
+                        // TLS knows better than HTTP/2 why a connection was closed.
+                        Err(why) => connector.refusal().unwrap_or(why),
+                    }
+                }
             };
             let _ = report.send(Event::Ended(why)).await;
         });
-        Self { frames, control, events, task }
+        Self { frames, control, events, results, task }
     }
 
     /// Says goodbye: the stream's end goes out after what is queued. What still comes in can be read.
@@ -127,7 +135,7 @@ async fn converse(
     connector: AgentConnector,
     outgoing: Outgoing,
     answers: mpsc::WeakSender<AgentMessage>,
-    desk: &Desk,
+    (desk, probe_desk): (&Desk, &ProbeDesk),
     docket: &Docket,
     report: &mpsc::Sender<Event>,
 ) -> Result<(), String> {
@@ -182,13 +190,10 @@ async fn converse(
                 let _ = report.send(Event::Rejected(reject)).await;
                 return Err(format!("the collector ended the stream: {why}"));
             }
+            Some(collector_message::Body::ProbePlan(plan)) => probe_desk.plan(plan, docket),
+            Some(collector_message::Body::TraceRequest(request)) => probe_desk.trace(request),
             // A second Welcome says nothing new; a body this version does not know is for a later one.
-            Some(
-                collector_message::Body::ProbePlan(_)
-                | collector_message::Body::TraceRequest(_)
-                | collector_message::Body::Welcome(_),
-            )
-            | None => {}
+            Some(collector_message::Body::Welcome(_)) | None => {}
         }
     }
     Ok(())
@@ -219,13 +224,14 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     error.to_string()
 }
 
-/// What goes out: Hello, then control before frames before pieces of the tape, and signs of life. Ends when the driver dropped both queues.
+/// What goes out: Hello, then control before frames before results of probes before pieces of the tape, and signs of life. Ends when the driver dropped both queues.
 struct Outgoing {
     hello: Option<AgentMessage>,
     control: Option<mpsc::Receiver<AgentMessage>>,
     frames: Option<mpsc::Receiver<AgentMessage>>,
+    results: mpsc::Receiver<AgentMessage>,
     pieces: mpsc::Receiver<TapePiece>,
-    /// Over when the next piece may go.
+    /// Over when the next result or piece may go.
     pause: Pin<Box<Sleep>>,
     heartbeat: Pin<Box<Sleep>>,
 }
@@ -256,10 +262,18 @@ impl Stream for Outgoing {
             return Poll::Ready(None);
         }
         let may_go = this.pause.is_elapsed() || this.pause.as_mut().poll(cx).is_ready();
-        if may_go && let Poll::Ready(Some(piece)) = this.pieces.poll_recv(cx) {
+        let result = match may_go.then(|| this.results.poll_recv(cx)) {
+            Some(Poll::Ready(result)) => result,
+            _ => None,
+        };
+        let behind = result.or_else(|| match may_go.then(|| this.pieces.poll_recv(cx)) {
+            Some(Poll::Ready(piece)) => piece.map(|piece| message(agent_message::Body::TapePiece(piece))),
+            _ => None,
+        });
+        if let Some(behind) = behind {
             this.pause.as_mut().reset(Instant::now() + PIECE_PAUSE);
             this.heartbeat.as_mut().reset(Instant::now() + HEARTBEAT);
-            return Poll::Ready(Some(message(agent_message::Body::TapePiece(piece))));
+            return Poll::Ready(Some(behind));
         }
         match this.heartbeat.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,

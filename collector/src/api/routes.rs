@@ -6,7 +6,7 @@ use super::watch::watch;
 use crate::auth::Caller;
 use crate::live::Live;
 use crate::live::rows::{
-    DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, JobRow, NeighbourRow, NicRow, OpticsRow,
+    DropAccountRow, DropRow, FlowRow, GpuCoverageRow, GpuProcessRow, HostRow, NeighbourRow, NicRow, OpticsRow,
     PeerAccountRow, PlacementRow, QueuePairRow, SourceCostRow,
 };
 use crate::switches::SwitchRow;
@@ -54,7 +54,7 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/inventory", get(super::inventory::inventory))
         .route("/v1/inventory/history", get(super::inventory::history))
         .route("/v1/inventory/drift", get(super::inventory::drift))
-        .route("/v1/jobs", get(jobs))
+        .route("/v1/jobs", get(super::jobs::jobs))
         .route("/v1/placement", get(placement))
         .route("/v1/switches", get(switches))
         .route("/v1/incidents", get(incidents))
@@ -66,6 +66,8 @@ pub(super) fn router() -> Router<ApiState> {
         .route("/v1/decisions/{id}/verdict", post(verdict))
         .route("/v1/audit", get(audit))
         .route("/v1/watch", get(watch))
+        .route("/v1/topology", get(super::topology::topology))
+        .route("/v1/path", get(super::path::path))
         .route("/v1/halt", get(halt_state).post(halt))
         .fallback(async || Problem::not_found("there is nothing at this path; docs/API.md lists what there is"))
         .method_not_allowed_fallback(async || {
@@ -128,11 +130,11 @@ async fn status(State(api): State<ApiState>) -> Json<Status> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct HostQuery {
-    host: Option<String>,
+pub(super) struct HostQuery {
+    pub(super) host: Option<String>,
 }
 
-type HostQueried = Result<Query<HostQuery>, QueryRejection>;
+pub(super) type HostQueried = Result<Query<HostQuery>, QueryRejection>;
 
 /// Rows of live state, of one host where that is asked. Made on a thread that may be busy: there may be 10,000 hosts.
 async fn live_rows<T: Send + 'static>(
@@ -220,19 +222,6 @@ async fn switches(
         let mut rows = api.0.live.switches().rows();
         if let Some(only) = switch {
             rows.retain(|row| row.name == only || row.system_name == only);
-        }
-        rows
-    });
-    made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
-}
-
-/// A job is whole, on whatever hosts it runs: the query keeps those that run on the host too.
-async fn jobs(State(api): State<ApiState>, query: HostQueried) -> Result<Json<Vec<JobRow>>, Problem> {
-    let Query(HostQuery { host: only }) = query.map_err(bad_query)?;
-    let made = tokio::task::spawn_blocking(move || {
-        let mut rows = api.0.live.jobs();
-        if let Some(only) = only {
-            rows.retain(|row| row.hosts.contains(&only));
         }
         rows
     });

@@ -8,6 +8,7 @@ use crate::clock::Timeline;
 use crate::core::{Attachment, CoreConfig, CoreHandle};
 use crate::directives::Directives;
 use crate::live::{Live, rows::Change};
+use crate::map::MapRoom;
 use crate::tape::Tapes;
 use crate::tape::kept::Kept;
 use railwatch_engine::{Element, Options, Severity, Signal};
@@ -22,11 +23,14 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+mod map;
+
 struct Collector {
     dir: TempDir,
     address: SocketAddr,
     core: CoreHandle,
     live: Live,
+    map: MapRoom,
     host: Attachment,
     next_frame: u64,
     _stop: DropGuard,
@@ -62,10 +66,12 @@ impl Collector {
         let stop = CancellationToken::new();
         let bursts = Bursts::new(core.clone(), live.clone(), Directives::new(core.epoch()));
         let kept = Kept::in_state_dir(dir.path());
-        let state = ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), kept, bursts);
+        let map = MapRoom::default();
+        let state = ApiState::new(tokens, live.clone(), core.clone(), Tapes::default(), kept, bursts, map.clone());
         tokio::spawn(serve(listener, None, state, stop.clone()));
         let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
-        Self { dir, address, core, live, host, next_frame: 1, _stop: stop.drop_guard() }
+        tokio::spawn(crate::map::history::follow(map.clone(), core.clone(), stop.clone()));
+        Self { dir, address, core, live, map, host, next_frame: 1, _stop: stop.drop_guard() }
     }
 
     fn token(&self, role: &str) -> String {

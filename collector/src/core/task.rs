@@ -14,8 +14,8 @@ use railwatch_engine::{
     Signal, Timestamp,
 };
 use railwatch_store::{
-    AuditFilter, Batch, Frame, FrameBody, FrameVerdict, HostInventory, InventoryItem, OrderState, Retention, Store,
-    StoreError, StreamId,
+    AuditFilter, Batch, Frame, FrameBody, FrameVerdict, HostInventory, InventoryItem, MapChange, OrderState, Retention,
+    Store, StoreError, StreamId,
 };
 use railwatch_wire::inventory;
 use std::collections::BTreeMap;
@@ -261,8 +261,8 @@ impl Task {
     /// Returns the asker's reply where it asked to stop.
     fn request(&mut self, request: Request) -> Option<oneshot::Sender<()>> {
         let now = Timeline::now();
-        // Nobody waits for an inventory.
-        self.pending.urgent |= !matches!(request, Request::Inventory { .. });
+        // Nobody waits for an inventory, or for the map's history.
+        self.pending.urgent |= !matches!(request, Request::Inventory { .. } | Request::Map { .. });
         match request {
             Request::Attach { host, boot_id, stream, first_sequence, reply } => {
                 self.generation += 1;
@@ -331,6 +331,10 @@ impl Task {
                 self.pending.done.push((reply, Ok(())));
             }
             Request::Inventory { link, items, at } => self.inventory(&link, items, at),
+            Request::Map { changes } => {
+                self.pending.batch.map_changes(changes);
+                self.pending.since.get_or_insert_with(Instant::now);
+            }
             Request::Stop { reply } => return Some(reply),
         }
         None
@@ -641,12 +645,30 @@ async fn refuse(
             }
             // Nothing that must not be lost: both are told again.
             Request::TurnedAway { .. } | Request::LossExplained { .. } => {}
+            Request::Map { changes } => defer_map(deferred, changes),
             // Bounded by the hosts that are connected: none can attach meanwhile.
             ended @ Request::Detach { .. } => deferred.push(ended),
             Request::Stop { reply } => return Some(reply),
         }
     }
     None
+}
+
+/// Changes of the map wait in one request. Beyond the bound of each fact the last alone is kept: facts are bounded by the map's own.
+fn defer_map(deferred: &mut Vec<Request>, changes: Vec<MapChange>) {
+    const WAITING_MAX: usize = 100_000;
+    let waiting = deferred.iter_mut().find_map(|request| match request {
+        Request::Map { changes } => Some(changes),
+        _ => None,
+    });
+    let Some(waiting) = waiting else { return deferred.push(Request::Map { changes }) };
+    waiting.extend(changes);
+    if waiting.len() > WAITING_MAX {
+        let mut seen = std::collections::HashSet::new();
+        let is_last: Vec<bool> = waiting.iter().rev().map(|change| seen.insert(change.fact.clone())).collect();
+        let mut is_last = is_last.into_iter().rev();
+        waiting.retain(|_| is_last.next().unwrap_or(true));
+    }
 }
 
 /// Of each incident and decision only the last state, in its place; and nothing that is of no interest outside.

@@ -14,7 +14,7 @@ mod session;
 pub mod streams;
 mod validate;
 
-use crate::{core::CoreHandle, directives::Directives, live::Live, metrics::Counters, tape::Tapes};
+use crate::{core::CoreHandle, directives::Directives, live::Live, map::MapRoom, metrics::Counters, tape::Tapes};
 use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
 use railwatch_wire::{
     limits,
@@ -52,6 +52,8 @@ pub struct Shared {
     pub tapes: Tapes,
     /// What their agents are to do.
     pub directives: Directives,
+    /// Where goes what hosts say of the fabric, and who wants to know which way a flow goes.
+    pub map: MapRoom,
     /// Ends everything.
     pub stop: CancellationToken,
 }

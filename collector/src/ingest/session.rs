@@ -19,8 +19,10 @@ use crate::{
     directives::{Sent, WAITING_MAX},
     inventory,
     live::{HostCell, rows::Change},
+    map::{News, Reports},
     metrics::{KindLabel, ReasonLabel},
     tape::Ask,
+    traces::{self, TraceAsk},
 };
 use railwatch_engine::Timestamp;
 use railwatch_pki::PeerIdentity;
@@ -220,6 +222,7 @@ async fn opened(
         measured: None,
         asked: HashMap::new(),
         directed: HashMap::new(),
+        traced: HashMap::new(),
         host: Arc::clone(&host),
     };
     shared.live.announce(Change::HostConnected { host: host.to_string() });
@@ -228,6 +231,7 @@ async fn opened(
             let asked = Asked {
                 asks: shared.tapes.open(&host, place.generation()),
                 directives: shared.directives.open(&host, place.generation()),
+                traces: shared.map.traces().open(&host, place.generation()),
             };
             session.run(inbound, peer, place.end(), acknowledged, asked).await
         }
@@ -268,12 +272,15 @@ struct Session<'a> {
     asked: HashMap<u64, mpsc::Sender<v1::TapePiece>>,
     /// Who waits for the result of a directive, by its identifier.
     directed: HashMap<String, oneshot::Sender<v1::DirectiveResult>>,
+    /// Who waits for a trace, by the identifier of the request.
+    traced: HashMap<u64, oneshot::Sender<v1::TraceResult>>,
 }
 
 /// What others want of the host.
 struct Asked {
     asks: mpsc::Receiver<Ask>,
     directives: mpsc::Receiver<Sent>,
+    traces: mpsc::Receiver<TraceAsk>,
 }
 
 impl Session<'_> {
@@ -313,6 +320,7 @@ impl Session<'_> {
                 }
                 Some(sent) = asked.directives.recv() => self.direct(sent).await,
                 Some(ask) = asked.asks.recv() => self.ask(ask).await,
+                Some(ask) = asked.traces.recv() => self.trace(ask).await,
                 () = &mut held_longest, if !self.held.is_empty() => self.release().await,
                 message = inbound.message() => match message {
                     Ok(Some(message)) => self.message(message).await.map(|quick| if quick { probe_due.as_mut().reset(Instant::now()) }),
@@ -345,6 +353,27 @@ impl Session<'_> {
         }
     }
 
+    /// Passes a request for traces on to the agent. One beyond the bound is dropped, which tells whoever waits for it.
+    async fn trace(&mut self, TraceAsk { request, answer }: TraceAsk) -> Result<(), End> {
+        self.traced.retain(|_, waiting| !waiting.is_closed());
+        if self.traced.len() >= traces::WAITING_MAX {
+            return Ok(());
+        }
+        self.traced.insert(request.id, answer);
+        self.answers.send(Answer::TraceRequest(request)).await
+    }
+
+    /// The answer to a request for traces, for whoever waits for it still.
+    fn traced(&mut self, result: v1::TraceResult) {
+        if let Err(refusal) = validate::trace_result(&result) {
+            return self.refuse(refusal, 1);
+        }
+        if let Some(waiting) = self.traced.remove(&result.id) {
+            // Whoever waited may have lost patience.
+            let _ = waiting.send(result);
+        }
+    }
+
     /// Passes a request for the tape on to the agent. Those whose askers are gone are forgotten.
     async fn ask(&mut self, Ask { request, pieces }: Ask) -> Result<(), End> {
         self.asked.retain(|_, pieces| !pieces.is_closed());
@@ -367,7 +396,9 @@ impl Session<'_> {
         place.give_back();
         self.shared.tapes.close(&self.host, place.generation());
         self.shared.directives.close(&self.host, place.generation());
+        self.shared.map.traces().close(&self.host, place.generation());
         if self.cell.lock().closed(place.generation()) {
+            self.shared.map.gone(&self.host, Timeline::now());
             self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
         }
         self.core.detach(orderly).await;
@@ -410,7 +441,8 @@ impl Session<'_> {
             Some(Body::DirectiveResult(result)) => self.directed(result),
             Some(Body::TapePiece(piece)) => self.piece(piece),
             Some(Body::Hello(_)) => self.refuse(Refusal::HelloAgain, 1),
-            Some(Body::ProbeResults(_) | Body::TraceResult(_)) => self.refuse(Refusal::Empty, 1),
+            Some(Body::TraceResult(result)) => self.traced(result),
+            Some(Body::ProbeResults(_)) => self.refuse(Refusal::Empty, 1),
             None => self.refuse(Refusal::Empty, 1),
         }
         Ok(false)
@@ -450,7 +482,23 @@ impl Session<'_> {
                 self.core.inventory(inventory::stored(inventory)).await.map_err(stopping)?;
             }
         }
-        let (gpu_changed, ports) = self.cell.lock().take(snapshot);
+        let news = News {
+            itself: !snapshot.ports.is_empty()
+                || snapshot.no_ports
+                || !snapshot.modules.is_empty()
+                || snapshot.no_modules
+                || snapshot.placement.is_some(),
+            peers: snapshot.peers.is_some(),
+        };
+        let (gpu_changed, ports) = {
+            let mut host = self.cell.lock();
+            let changes = host.take(snapshot);
+            // Of an older stream nothing is said any more: a newer one took its place.
+            if (news.itself || news.peers) && host.connected {
+                self.shared.map.host(&host, news, Timeline::now());
+            }
+            changes
+        };
         if gpu_changed {
             self.shared.live.announce(Change::Gpu { host: self.host.to_string() });
         }

@@ -210,6 +210,18 @@ fn peer_state(peers: &v1::PeerState) -> Result<(), Refusal> {
     limitations(off)
 }
 
+/// An answer to a request for traces is within bounds.
+pub fn trace_result(result: &v1::TraceResult) -> Result<(), Refusal> {
+    at_most(result.flows.len(), limits::TRACE_FLOWS_MAX)?;
+    text(&result.refused)?;
+    for v1::Traced { hops, reached: _, failed } in &result.flows {
+        at_most(hops.len(), limits::TRACE_HOPS_MAX)?;
+        text(failed)?;
+        hops.iter().try_for_each(|hop| optional_name(&hop.address))?;
+    }
+    Ok(())
+}
+
 fn inventory_state(inventory: &v1::InventoryState) -> Result<(), Refusal> {
     at_most(inventory.items.len(), limits::INVENTORY_ITEMS_MAX)?;
     for v1::InventoryItem { entity_kind, entity, key, value, source, role } in &inventory.items {

@@ -1,6 +1,7 @@
 //! What one transaction will hold, gathered in memory first, so that it can be tried again as it is when the disk was full.
 
 use crate::inventory::HostInventory;
+use crate::map::MapChange;
 use crate::reader::OrderState;
 use crate::writer::Store;
 use railwatch_engine::{Decision, Effect, Incident, KnownHost, Logged, Order, Signal, Timestamp};
@@ -75,6 +76,7 @@ pub struct Batch {
     pub(crate) log: Vec<(Timestamp, Logged)>,
     pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) inventories: Vec<HostInventory>,
+    pub(crate) map_changes: Vec<MapChange>,
     pub(crate) used: Timestamp,
 }
 
@@ -94,6 +96,7 @@ impl Batch {
             log,
             counts,
             inventories,
+            map_changes,
             used: _,
         } = self;
         streams.is_empty()
@@ -108,6 +111,7 @@ impl Batch {
             && log.is_empty()
             && counts.is_empty()
             && inventories.is_empty()
+            && map_changes.is_empty()
     }
 
     /// Takes a frame, unless it was taken before. `first_sequence` is where the agent says its spool begins: a stream of which nothing is stored begins there
@@ -208,6 +212,11 @@ impl Batch {
     /// Takes a host's whole inventory: what differs from the stored one will be written.
     pub fn inventory(&mut self, inventory: HostInventory) {
         self.inventories.push(inventory);
+    }
+
+    /// Takes changes of the map, in their order.
+    pub fn map_changes(&mut self, changes: Vec<MapChange>) {
+        self.map_changes.extend(changes);
     }
 
     /// Adds to a counter that outlives the process.

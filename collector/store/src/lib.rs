@@ -8,6 +8,7 @@
 mod batch;
 mod error;
 mod inventory;
+mod map;
 mod prune;
 mod reader;
 mod schema;
@@ -16,6 +17,7 @@ mod writer;
 pub use batch::{Batch, Frame, FrameBody, FrameVerdict, StreamId};
 pub use error::StoreError;
 pub use inventory::{ChangeFilter, HostInventory, InventoryChange, InventoryFilter, InventoryItem, InventoryRow};
+pub use map::{MapChange, MapChanged, MapRow};
 pub use prune::{Pruned, Retention};
 pub use reader::{
     AuditFilter, DecisionFilter, IncidentFilter, OrderRow, OrderState, Reader, SignalFilter, StoredSignal, Totals,

@@ -29,6 +29,10 @@ pub struct Retention {
     pub inventory_days: u64,
     /// The newest so many values that ceased to hold stay.
     pub inventory_max: u64,
+    /// Facts of the map that ceased to hold longer ago than this go; those that hold always stay.
+    pub map_days: u64,
+    /// The newest so many facts that ceased to hold stay.
+    pub map_max: u64,
 }
 
 impl Default for Retention {
@@ -43,6 +47,8 @@ impl Default for Retention {
             streams_per_host_max: 8,
             inventory_days: 365,
             inventory_max: 1_000_000,
+            map_days: 365,
+            map_max: 1_000_000,
         }
     }
 }
@@ -60,6 +66,8 @@ pub struct Pruned {
     pub streams: u64,
     /// Values of inventories.
     pub inventory: u64,
+    /// Facts of the map.
+    pub map: u64,
     /// There is more to prune: call again.
     pub more: bool,
 }
@@ -122,6 +130,16 @@ impl Store {
              LIMIT max(0, min(?2, (SELECT count(*) FROM inventory WHERE valid_to IS NOT NULL) - ?1)))",
             params![signed(retention.inventory_max), CHUNK],
         )?;
+        let old_facts = delete(
+            "DELETE FROM map_facts WHERE id IN (SELECT id FROM map_facts WHERE valid_to IS NOT NULL AND valid_to < ?1
+             ORDER BY valid_to LIMIT ?2)",
+            params![before(retention.map_days), CHUNK],
+        )?;
+        let many_facts = delete(
+            "DELETE FROM map_facts WHERE id IN (SELECT id FROM map_facts WHERE valid_to IS NOT NULL ORDER BY valid_to, id
+             LIMIT max(0, min(?2, (SELECT count(*) FROM map_facts WHERE valid_to IS NOT NULL) - ?1)))",
+            params![signed(retention.map_max), CHUNK],
+        )?;
         let over = "SELECT id FROM incidents WHERE NOT open AND (id <= (SELECT coalesce(max(id), 0) FROM incidents) - ?1
              OR updated < ?2) AND id NOT IN (SELECT incident FROM decisions WHERE state = 'ordered') ORDER BY id LIMIT ?3";
         let bounds = params![signed(retention.incidents_max), before(retention.incidents_days), CHUNK];
@@ -162,9 +180,10 @@ impl Store {
             events,
             streams: streams.len() as u64,
             inventory: inventory + inventory_of_host + over_many,
+            map: old_facts + many_facts,
             more: heavy > 0
                 || gone.is_some()
-                || [signals, incidents, events, inventory, over_many].contains(&(CHUNK as u64)),
+                || [signals, incidents, events, inventory, over_many, old_facts, many_facts].contains(&(CHUNK as u64)),
         };
         let counts = [
             ("signals_pruned", signals),
@@ -172,6 +191,7 @@ impl Store {
             ("events_pruned", events),
             ("streams_pruned", pruned.streams),
             ("inventory_pruned", pruned.inventory),
+            ("map_pruned", pruned.map),
         ];
         add_counts(&transaction, counts.into_iter().filter(|(_, by)| *by > 0)).map_err(failed)?;
         transaction.commit().map_err(failed)?;

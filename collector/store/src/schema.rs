@@ -7,7 +7,7 @@ use std::path::Path;
 /// "RLWT": marks the file as ours.
 const APPLICATION_ID: i64 = 0x524c_5754;
 
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -106,6 +106,19 @@ CREATE UNIQUE INDEX inventory_now ON inventory (host, entity_kind, entity, key) 
 CREATE INDEX inventory_changes_of_host ON inventory (host, valid_from) WHERE initial = 0;
 CREATE INDEX inventory_changes ON inventory (valid_from) WHERE initial = 0;
 CREATE INDEX inventory_ended ON inventory (valid_to) WHERE valid_to IS NOT NULL;
+",
+    "
+CREATE TABLE map_facts (
+    id INTEGER PRIMARY KEY,
+    fact TEXT NOT NULL,
+    body TEXT,
+    before TEXT,
+    valid_from INTEGER NOT NULL,
+    valid_to INTEGER
+);
+CREATE UNIQUE INDEX map_facts_now ON map_facts (fact) WHERE valid_to IS NULL;
+CREATE INDEX map_facts_changes ON map_facts (valid_from);
+CREATE INDEX map_facts_ended ON map_facts (valid_to) WHERE valid_to IS NOT NULL;
 ",
 ];
 

@@ -3,6 +3,7 @@
 use crate::batch::{Batch, StreamId, frame_name};
 use crate::error::StoreError;
 use crate::inventory;
+use crate::map;
 use crate::reader::{self, OrderState, Reader};
 use crate::schema;
 use railwatch_engine::{IncidentState, Order, Restored, Timestamp};
@@ -168,6 +169,11 @@ impl Store {
         }
         if inventory_changes > 0 {
             let count = [("inventory_changes", inventory_changes)];
+            add_counts(&transaction, count.into_iter()).map_err(|source| StoreError::of(&path, source))?;
+        }
+        let map_changes = map::write(&transaction, &batch.map_changes, &path)?;
+        if map_changes > 0 {
+            let count = [("map_changes", map_changes)];
             add_counts(&transaction, count.into_iter()).map_err(|source| StoreError::of(&path, source))?;
         }
         transaction.commit().map_err(|source| StoreError::of(&path, source))?;

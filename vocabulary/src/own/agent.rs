@@ -146,16 +146,32 @@ pub(super) const TAPE: Section = Section {
     ],
 };
 
-/// Agent: answers to probes.
+/// Agent: probes, planned and answered.
 pub(super) const PROBE: Section = Section {
-    title: "Agent: answers to probes",
+    title: "Agent: probes",
     board: Board::Own,
-    metrics: &[counter(
-        "railwatch_agent_probe_datagrams_total",
-        &["result"],
-        "Datagrams that came in for the responder, by what became of them",
-    )
-    .on("Probes that came in")],
+    metrics: &[
+        counter(
+            "railwatch_agent_probe_datagrams_total",
+            &["result"],
+            "Datagrams that came in for the responder, by what became of them",
+        )
+        .on("Probes that came in"),
+        counter(
+            "railwatch_agent_probes_total",
+            &["result"],
+            "Probes as planned, by what became of them: sent, then answered or lost or, without a word on the fabric, unsent; or left out",
+        )
+        .on("Planned probes"),
+        counter(
+            "railwatch_agent_probe_plans_total",
+            &["result"],
+            "Plans of probes that came, by what became of them; lapsed ones ended because nobody renewed them",
+        )
+        .on("Plans of probes"),
+        gauge("railwatch_agent_probe_flows", &["state"], "Flows of the plan, probed and those that cannot be")
+            .on("Flows that are probed"),
+    ],
 };
 
 /// Agent: accounting of GPU calls.

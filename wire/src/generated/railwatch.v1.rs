@@ -1188,7 +1188,7 @@ pub struct ProbeFlowResult {
     /// from user to user
     #[prost(message, optional, tag = "11")]
     pub round_trip: ::core::option::Option<ProbeTimes>,
-    /// Nanoseconds by which the way there was longer than at its shortest since the flow began, and the way back: clocks drop out.
+    /// Nanoseconds by which the way there was longer than at its shortest in the last minute or two, and the way back: clocks drop out.
     #[prost(message, optional, tag = "12")]
     pub there_above_least: ::core::option::Option<ProbeTimes>,
     #[prost(message, optional, tag = "13")]

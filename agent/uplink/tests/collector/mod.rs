@@ -8,8 +8,9 @@ use railwatch_pki::{
 use railwatch_uplink::{SpoolOptions, Target, UplinkHandle, UplinkOptions, UplinkState};
 use railwatch_wire::v1::uplink_server::{Uplink, UplinkServer};
 use railwatch_wire::v1::{
-    Ack, AgentMessage, ClockProbe, ClockReply, CollectorMessage, Frame, Hello, Reject, SeriesDefinition, Signal,
-    Snapshot, TapePiece, TapeRequest, Welcome, Windows, agent_message, collector_message, frame,
+    Ack, AgentMessage, ClockProbe, ClockReply, CollectorMessage, Frame, Hello, ProbePlan, ProbeResults, Reject,
+    SeriesDefinition, Signal, Snapshot, TapePiece, TapeRequest, TraceRequest, TraceResult, Welcome, Windows,
+    agent_message, collector_message, frame,
 };
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -39,6 +40,8 @@ pub struct Stored {
     pub broken: u64,
     pub peers: Vec<PeerIdentity>,
     pub pieces: Vec<TapePiece>,
+    pub results: Vec<ProbeResults>,
+    pub traced: Vec<TraceResult>,
 }
 
 /// What it does wrong.
@@ -54,6 +57,8 @@ pub struct Faults {
     pub probe_every: Option<Duration>,
     /// Asked at once after the Welcome.
     pub tape_requests: Vec<TapeRequest>,
+    pub probe_plans: Vec<ProbePlan>,
+    pub traces: Vec<TraceRequest>,
 }
 
 #[derive(Clone)]
@@ -205,6 +210,12 @@ impl Uplink for Collector {
             for request in faults.tape_requests {
                 let _ = out.send(reply(collector_message::Body::TapeRequest(request))).await;
             }
+            for plan in faults.probe_plans {
+                let _ = out.send(reply(collector_message::Body::ProbePlan(plan))).await;
+            }
+            for request in faults.traces {
+                let _ = out.send(reply(collector_message::Body::TraceRequest(request))).await;
+            }
             if let Some(every) = faults.probe_every {
                 let out = out.clone();
                 tokio::spawn(async move {
@@ -270,6 +281,14 @@ impl Uplink for Collector {
                             if stored.pieces.len() < 1000 {
                                 stored.pieces.push(piece);
                             }
+                            None
+                        }
+                        Some(agent_message::Body::ProbeResults(results)) => {
+                            stored.results.push(results);
+                            None
+                        }
+                        Some(agent_message::Body::TraceResult(result)) => {
+                            stored.traced.push(result);
                             None
                         }
                         _ => None,

@@ -37,6 +37,20 @@ impl Source {
             Self::Host | Self::Switch => 0.99,
         }
     }
+
+    /// As JSON has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Route => "route",
+            Self::Inventory => "inventory",
+            Self::Scheduler => "scheduler",
+            Self::Lldp => "lldp",
+            Self::Host => "host",
+            Self::Switch => "switch",
+        }
+    }
 }
 
 /// What a node is.

@@ -1,0 +1,572 @@
+//! Which way a flow goes: packets of its own 5-tuple whose time to live ends early, and who says so (ICMP time exceeded, RFC 792).
+//!
+//! In: flows, and where the responders listen. Out: for each flow the addresses of who forwarded it. How far the destination is is
+//! found first: by probes of its responder with growing time to live, or else by a port that nobody listens on. Then the
+//! flow's packets go no further than one hop before it: its socket, and a connection that has these ports, hear nothing. They are
+//! written whole by a raw socket (CAP_NET_RAW), so that a port in use is traced too; TCP ones are bare acknowledgements, which no
+//! state on the way takes for a connection. Routers limit what they say (Linux: net.ipv4.icmp_ratelimit, icmp_msgs_per_sec): packets
+//! go at [`PACE`], and what was not answered is asked again while there is time. IPv4 alone.
+//! Never: a packet to the destination's port, a wait beyond the time given.
+
+use crate::packet::{self, HEAD_BYTES, Key, Packet, Request};
+use crate::prober::random;
+use crate::socket::StampedSocket;
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket, sockopt,
+};
+use railwatch_sampling::clock::monotonic_ns;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Flows at once.
+pub const TRACE_FLOWS_MAX: usize = 256;
+/// Hops of a flow.
+pub const TRACE_HOPS_MAX: u8 = 32;
+/// Between two packets of a trace.
+pub const PACE: Duration = Duration::from_millis(2);
+/// How long an answer is waited for after the last packet of a round.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Where nobody listens, as traceroute has it.
+const CLOSED_PORT: u16 = 33_434;
+/// How often it is asked whether the destination is nearer than it seemed.
+const CONFIRM: usize = 3;
+/// One id of IP for each flow and hop, and that so often.
+const HOPS: u16 = TRACE_HOPS_MAX as u16;
+const IDS_PER_ROUND: u16 = TRACE_FLOWS_MAX as u16 * HOPS;
+const ROUNDS_MAX: u16 = 6;
+
+/// What the packets say they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// UDP
+    Udp,
+    /// TCP
+    Tcp,
+}
+
+/// A flow whose way is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSpec {
+    /// By which it leaves; empty: by what the routes say.
+    pub interface: String,
+    /// Own address and port.
+    pub source: SocketAddrV4,
+    /// The other end's.
+    pub destination: SocketAddrV4,
+    /// Of both.
+    pub protocol: Protocol,
+    /// Differentiated services code point, 0 to 63.
+    pub dscp: u8,
+}
+
+/// Who forwarded a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// Who answered; `None`: nobody did.
+    pub address: Option<Ipv4Addr>,
+    /// Nanoseconds until the answer.
+    pub round_trip_ns: u64,
+}
+
+/// A flow's way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// From the first after this host to the last before the destination.
+    pub hops: Vec<Hop>,
+    /// The last of them answered, or there are none.
+    pub reached: bool,
+    /// Why nothing is known.
+    pub failed: Option<String>,
+}
+
+/// How to trace.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceOptions<'a> {
+    /// With which responders answer; without, a closed port must.
+    pub key: Option<&'a Key>,
+    /// Where they listen.
+    pub responder_port: u16,
+    /// Hops at most, up to [`TRACE_HOPS_MAX`].
+    pub hops_max: u8,
+    /// For all.
+    pub timeout: Duration,
+}
+
+/// Traces flows, [`TRACE_FLOWS_MAX`] at most, in their order.
+///
+/// # Errors
+/// Why nothing can be traced at all.
+pub fn trace(flows: &[TraceSpec], options: &TraceOptions<'_>) -> Result<Vec<Way>, String> {
+    if flows.len() > TRACE_FLOWS_MAX {
+        return Err(format!("{} flows; at most {TRACE_FLOWS_MAX} are traced at a time", flows.len()));
+    }
+    let options = TraceOptions { hops_max: options.hops_max.clamp(1, TRACE_HOPS_MAX), ..*options };
+    let mut tracer = Tracer::open(&options).map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "packets of another's ports need CAP_NET_RAW, which this agent has not: see docs/OPERATIONS.md, \"Probes\""
+                .to_owned()
+        }
+        _ => format!("open a raw socket: {error}"),
+    })?;
+    let distances = tracer.distances(flows);
+    let mut ways: Vec<Way> = flows
+        .iter()
+        .map(|flow| match distances.get(&Place::of(flow)) {
+            Some(Ok(distance)) => Way { hops: vec![Hop::default(); usize::from(distance - 1)], ..Way::default() },
+            Some(Err(why)) => Way { failed: Some(why.clone()), ..Way::default() },
+            None => Way::default(),
+        })
+        .collect();
+    tracer.hops(flows, &mut ways);
+    for way in &mut ways {
+        way.reached = way.failed.is_none() && way.hops.last().is_none_or(|hop| hop.address.is_some());
+    }
+    Ok(ways)
+}
+
+/// Between which two addresses a distance is, by which interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Place {
+    interface: String,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+}
+
+impl Place {
+    fn of(flow: &TraceSpec) -> Self {
+        Self { interface: flow.interface.clone(), source: *flow.source.ip(), destination: *flow.destination.ip() }
+    }
+}
+
+/// What an ICMP message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said {
+    from: Ipv4Addr,
+    /// The destination has no such port; otherwise the time was over.
+    is_closed: bool,
+    /// Of the packet it is about.
+    id: u16,
+    protocol: u8,
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+}
+
+struct Tracer<'a> {
+    options: &'a TraceOptions<'a>,
+    deadline_ns: u64,
+    heard: OwnedFd,
+    /// By interface.
+    senders: HashMap<String, OwnedFd>,
+}
+
+impl<'a> Tracer<'a> {
+    fn open(options: &'a TraceOptions<'a>) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let heard = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp)?;
+        only_errors(&heard)?;
+        let timeout = u64::try_from(options.timeout.as_nanos()).unwrap_or(u64::MAX);
+        Ok(Self { options, deadline_ns: monotonic_ns().saturating_add(timeout), heard, senders: HashMap::new() })
+    }
+
+    /// How many hops away each destination is: 1 is a neighbour.
+    fn distances(&mut self, flows: &[TraceSpec]) -> BTreeMap<Place, Result<u8, String>> {
+        let places: BTreeSet<Place> = flows.iter().map(Place::of).collect();
+        let mut unknown: Vec<Place> = places.into_iter().collect();
+        let (mut distances, mut failed) = (BTreeMap::new(), None);
+        for how in [Self::by_responder, Self::by_closed_port] {
+            match how(self, &unknown) {
+                Ok(found) => {
+                    let found: Vec<_> = unknown.drain(..).zip(found).collect();
+                    for (place, distance) in found {
+                        match distance {
+                            Some(distance) => _ = distances.insert(place, Ok(distance)),
+                            None => unknown.push(place),
+                        }
+                    }
+                }
+                Err(error) => failed = Some(error.to_string()),
+            }
+        }
+        for place in unknown {
+            let why = failed.clone().unwrap_or_else(|| {
+                let port = self.options.responder_port;
+                format!("its responder (UDP {port}) does not answer, nor does a port on which nobody listens")
+            });
+            let why = format!("how far {} is is not known: {why}", place.destination);
+            distances.insert(place, Err(why));
+        }
+        distances
+    }
+
+    /// The least time to live with which each responder is reached.
+    fn by_responder(&mut self, places: &[Place]) -> io::Result<Vec<Option<u8>>> {
+        let Some(key) = self.options.key else { return Ok(vec![None; places.len()]) };
+        let session = random()?;
+        let mut sockets: BTreeMap<Ipv4Addr, StampedSocket> = BTreeMap::new();
+        for place in places {
+            if let Entry::Vacant(free) = sockets.entry(place.source) {
+                free.insert(StampedSocket::bind(SocketAddrV4::new(place.source, 0).into(), 0)?);
+            }
+        }
+        self.nearest(places, |tracer, asked| {
+            for (place, hop) in asked {
+                let Place { source, destination, .. } = &places[*place];
+                let Some(socket) = sockets.get_mut(source) else { continue };
+                let mut bytes = [0; HEAD_BYTES];
+                let sequence = (*place as u64) << 8 | u64::from(*hop);
+                packet::encode(&Packet::Request(Request { session, sequence }), &mut bytes, key);
+                socket.set_time_to_live(*hop)?;
+                let to = SocketAddrV4::new(*destination, tracer.options.responder_port);
+                // A destination without a way there does not answer.
+                let _ = socket.send_to(&bytes, to.into(), 0);
+            }
+            std::thread::sleep(Duration::from_nanos(tracer.settled_ns().saturating_sub(monotonic_ns())));
+            let (mut answered, mut buffer) = (Vec::new(), [0; HEAD_BYTES]);
+            for socket in sockets.values_mut() {
+                while let Some(received) = socket.receive(&mut buffer)? {
+                    if let Ok(Packet::Answer(answer)) = packet::decode(&buffer[..received.length.min(HEAD_BYTES)], key)
+                        && answer.session == session
+                    {
+                        let place = usize::try_from(answer.sequence >> 8).unwrap_or(usize::MAX);
+                        answered.push((place, answer.sequence as u8));
+                    }
+                }
+                socket.stamps(usize::MAX, |_| {})?;
+            }
+            Ok(answered)
+        })
+    }
+
+    /// The least time to live with which each destination says that a port is closed.
+    fn by_closed_port(&mut self, places: &[Place]) -> io::Result<Vec<Option<u8>>> {
+        let flow = |place: &Place| TraceSpec {
+            interface: place.interface.clone(),
+            source: SocketAddrV4::new(place.source, CLOSED_PORT),
+            destination: SocketAddrV4::new(place.destination, CLOSED_PORT),
+            protocol: Protocol::Udp,
+            dscp: 0,
+        };
+        self.nearest(places, |tracer, asked| {
+            let mut answered = Vec::new();
+            let mut note = |tracer: &Self| {
+                tracer.hear(|said| {
+                    let (place, hop) = (usize::from(said.id / HOPS), said.id % HOPS);
+                    let is_of = |place: &Place| {
+                        (said.source, said.destination) == (flow(place).source, flow(place).destination)
+                    };
+                    if said.is_closed && places.get(place).is_some_and(is_of) {
+                        answered.push((place, u8::try_from(hop + 1).unwrap_or(u8::MAX)));
+                    }
+                });
+            };
+            for (place, hop) in asked {
+                let id = u16::try_from(*place).unwrap_or(0) * HOPS + u16::from(hop - 1);
+                // A destination without a way there does not answer.
+                let _ = tracer.send(&flow(&places[*place]), *hop, id);
+                let until_ns = tracer.deadline_ns.min(monotonic_ns() + nanoseconds(PACE));
+                while wait(&tracer.heard, until_ns) {
+                    note(tracer);
+                }
+            }
+            let until_ns = tracer.settled_ns();
+            while wait(&tracer.heard, until_ns) {
+                note(tracer);
+            }
+            Ok(answered)
+        })
+    }
+
+    /// The nearest hop that answers, of each place: asked all at once, then whether a nearer one does too. One that was lost
+    /// would make the destination seem further than it is, and let a packet in.
+    fn nearest(
+        &mut self,
+        places: &[Place],
+        mut ask: impl FnMut(&mut Self, &[(usize, u8)]) -> io::Result<Vec<(usize, u8)>>,
+    ) -> io::Result<Vec<Option<u8>>> {
+        let mut nearest: Vec<Option<u8>> = vec![None; places.len()];
+        let hops_max = self.options.hops_max;
+        let mut asked: Vec<_> =
+            (0..places.len()).flat_map(|place| (1..=hops_max).map(move |hop| (place, hop))).collect();
+        while !asked.is_empty() && !self.is_over() {
+            let mut nearer = BTreeSet::new();
+            for (place, hop) in ask(self, &asked)? {
+                if let Some(known) = nearest.get_mut(place)
+                    && known.is_none_or(|known| hop < known)
+                {
+                    *known = Some(hop);
+                    nearer.insert(place);
+                }
+            }
+            let confirm =
+                nearer.into_iter().filter_map(|place| Some((place, nearest[place].filter(|hop| *hop > 1)? - 1)));
+            asked = confirm.flat_map(|asked| std::iter::repeat_n(asked, CONFIRM)).collect();
+        }
+        Ok(nearest)
+    }
+
+    /// Asks every hop of every flow, again where it did not answer, while there is time.
+    fn hops(&mut self, flows: &[TraceSpec], ways: &mut [Way]) {
+        let hop_max = ways.iter().map(|way| way.hops.len()).max().unwrap_or(0);
+        let mut sent_ns: HashMap<u16, u64> = HashMap::new();
+        for round in 0..ROUNDS_MAX {
+            let mut asked = 0;
+            // Hop by hop over all flows: one router is not asked everything at once.
+            for hop in 1..=hop_max {
+                for (place, flow) in flows.iter().enumerate() {
+                    let Some(way) = ways.get_mut(place) else { continue };
+                    if way.hops.get(hop - 1).is_none_or(|hop| hop.address.is_some()) || self.is_over() {
+                        continue;
+                    }
+                    let (Ok(hop), Ok(place)) = (u8::try_from(hop), u16::try_from(place)) else { continue };
+                    let id = 1 + round * IDS_PER_ROUND + place * HOPS + u16::from(hop - 1);
+                    sent_ns.insert(id, monotonic_ns());
+                    if let Err(error) = self.send(flow, hop, id) {
+                        way.failed = Some(format!("send from {}: {error}", flow.source));
+                        way.hops.clear();
+                        continue;
+                    }
+                    asked += 1;
+                    let until_ns = monotonic_ns() + nanoseconds(PACE);
+                    while wait(&self.heard, until_ns) {
+                        self.note(flows, ways, &sent_ns);
+                    }
+                }
+            }
+            let is_whole = |way: &Way| way.hops.iter().all(|hop| hop.address.is_some());
+            let until_ns = self.settled_ns();
+            while asked > 0 && !ways.iter().all(is_whole) && wait(&self.heard, until_ns) {
+                self.note(flows, ways, &sent_ns);
+            }
+            if asked == 0 || ways.iter().all(is_whole) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what routers said of the flows.
+    fn note(&self, flows: &[TraceSpec], ways: &mut [Way], sent_ns: &HashMap<u16, u64>) {
+        self.hear(|said| {
+            let Some(at) = said.id.checked_sub(1).map(|id| id % IDS_PER_ROUND) else { return };
+            let (place, hop) = (usize::from(at / HOPS), usize::from(at % HOPS));
+            let Some(flow) = flows.get(place) else { return };
+            let is_of_flow = said.source == flow.source
+                && said.destination == flow.destination
+                && said.protocol == number(flow.protocol);
+            let sent_ns = sent_ns.get(&said.id).filter(|_| is_of_flow && !said.is_closed);
+            if let Some(hop) = ways.get_mut(place).and_then(|way| way.hops.get_mut(hop))
+                && let Some(sent_ns) = sent_ns
+                && hop.address.is_none()
+            {
+                *hop = Hop { address: Some(said.from), round_trip_ns: monotonic_ns().saturating_sub(*sent_ns) };
+            }
+        });
+    }
+
+    /// Hands over what has come.
+    fn hear(&self, mut each: impl FnMut(Said)) {
+        let mut buffer = [0; 1024];
+        while let Ok(length) = recv(self.heard.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            if let Some(said) = said(&buffer[..length.min(buffer.len())]) {
+                each(said);
+            }
+        }
+    }
+
+    fn send(&mut self, flow: &TraceSpec, hop: u8, id: u16) -> io::Result<()> {
+        let fd = match self.senders.get(&flow.interface) {
+            Some(fd) => fd,
+            None => {
+                let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+                let fd = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)?;
+                if !flow.interface.is_empty() {
+                    setsockopt(&fd, sockopt::BindToDevice, &OsString::from(&flow.interface))?;
+                }
+                self.senders.entry(flow.interface.clone()).or_insert(fd)
+            }
+        };
+        let packet = datagram(flow, hop, id);
+        let to = SockaddrIn::from(SocketAddrV4::new(*flow.destination.ip(), 0));
+        sendto(fd.as_raw_fd(), &packet, &to, MsgFlags::MSG_DONTWAIT)?;
+        Ok(())
+    }
+
+    fn settled_ns(&self) -> u64 {
+        self.deadline_ns.min(monotonic_ns() + nanoseconds(SETTLE))
+    }
+
+    fn is_over(&self) -> bool {
+        monotonic_ns() >= self.deadline_ns
+    }
+}
+
+/// Waits for something to read; `false` once the time is over.
+fn wait(fd: &impl AsFd, until_ns: u64) -> bool {
+    loop {
+        let now_ns = monotonic_ns();
+        if now_ns >= until_ns {
+            return false;
+        }
+        let left_ms = (until_ns - now_ns).div_ceil(1_000_000);
+        let left = PollTimeout::from(u16::try_from(left_ms).unwrap_or(u16::MAX));
+        let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, left) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// ICMP_FILTER (linux/icmp.h): of all ICMP of this host, errors about packets alone.
+fn only_errors(fd: &OwnedFd) -> io::Result<()> {
+    const SOL_RAW: libc::c_int = 255;
+    const ICMP_FILTER: libc::c_int = 1;
+    const UNREACHABLE_AND_TIME_EXCEEDED: u32 = 1 << 3 | 1 << 11;
+    let blocked = !UNREACHABLE_AND_TIME_EXCEEDED;
+    // SAFETY: the pointer and length are those of a live u32, which is what `struct icmp_filter` is.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            SOL_RAW,
+            ICMP_FILTER,
+            std::ptr::from_ref(&blocked).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop).map_err(Into::into)
+}
+
+fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A packet of a flow, from the header of IP on; the kernel fills in that one's checksum (raw(7)).
+fn datagram(flow: &TraceSpec, hop: u8, id: u16) -> Vec<u8> {
+    const ACK: u8 = 0x10;
+    let TraceSpec { source, destination, protocol, dscp, .. } = flow;
+    let mut body = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+    match protocol {
+        // Length, checksum, and nothing in it.
+        Protocol::Udp => body.extend([0, 8, 0, 0]),
+        // Sequence, acknowledgement, header length and flags, window, checksum, urgent.
+        Protocol::Tcp => body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, ACK, 0, 0, 0, 0, 0, 0]),
+    }
+    let length = u16::try_from(body.len()).unwrap_or(0);
+    let pseudo =
+        [&source.ip().octets()[..], &destination.ip().octets(), &[0, number(*protocol)], &length.to_be_bytes(), &body]
+            .concat();
+    // RFC 768: a sum of zero is sent as all ones.
+    let sum = Some(checksum(&pseudo)).filter(|sum| *sum != 0).unwrap_or(u16::MAX);
+    let at = if *protocol == Protocol::Udp { 6 } else { 16 };
+    body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    let mut packet = vec![0x45, dscp << 2];
+    packet.extend((20 + length).to_be_bytes());
+    packet.extend(id.to_be_bytes());
+    // Don't fragment; time to live, protocol, checksum.
+    packet.extend([0x40, 0, hop, number(*protocol), 0, 0]);
+    packet.extend(source.ip().octets());
+    packet.extend(destination.ip().octets());
+    packet.extend(body);
+    packet
+}
+
+/// RFC 1071
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Reads a packet of ICMP, from the header of IP on: an error about a packet of TCP or UDP.
+fn said(packet: &[u8]) -> Option<Said> {
+    let header = |packet: &[u8]| usize::from(packet.first().copied().unwrap_or(0) & 15) * 4;
+    let address = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from);
+    let port = |bytes: &[u8]| <[u8; 2]>::try_from(bytes).ok().map(u16::from_be_bytes);
+    let from = address(packet.get(12..16)?)?;
+    let icmp = packet.get(header(packet)..)?;
+    let is_closed = match icmp.get(..2)? {
+        [11, 0] => false,
+        [3, 3] => true,
+        _ => return None,
+    };
+    let about = icmp.get(8..)?;
+    let ports = about.get(header(about)..)?;
+    Some(Said {
+        from,
+        is_closed,
+        id: port(about.get(4..6)?)?,
+        protocol: *about.get(9)?,
+        source: SocketAddrV4::new(address(about.get(12..16)?)?, port(ports.get(..2)?)?),
+        destination: SocketAddrV4::new(address(about.get(16..20)?)?, port(ports.get(2..4)?)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(protocol: Protocol) -> TraceSpec {
+        TraceSpec {
+            interface: String::new(),
+            source: SocketAddrV4::new([10, 0, 0, 1].into(), 40_000),
+            destination: SocketAddrV4::new([10, 0, 0, 2].into(), 443),
+            protocol,
+            dscp: 26,
+        }
+    }
+
+    #[test]
+    fn packets_are_of_the_flow_and_what_is_said_of_them_is_understood() {
+        for (protocol, length) in [(Protocol::Udp, 28), (Protocol::Tcp, 40)] {
+            let flow = flow(protocol);
+            let packet = datagram(&flow, 3, 0x1234);
+            assert_eq!((packet.len(), packet[1], packet[8], packet[9]), (length, 26 << 2, 3, number(protocol)));
+            let pseudo = [&packet[12..20], &[0, number(protocol)], &(length as u16 - 20).to_be_bytes(), &packet[20..]];
+            assert_eq!(checksum(&pseudo.concat()), 0, "the checksum holds");
+            for (kind, is_closed) in [([11, 0], false), ([3, 3], true)] {
+                let head = [&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 7, 10, 0, 0, 1][..], &kind, &[0; 6]];
+                // A router gives the header and eight bytes at least.
+                let icmp = [&head.concat()[..], &packet[..28]].concat();
+                let expected = Said {
+                    from: [192, 0, 2, 7].into(),
+                    is_closed,
+                    id: 0x1234,
+                    protocol: number(protocol),
+                    source: flow.source,
+                    destination: flow.destination,
+                };
+                assert_eq!(said(&icmp), Some(expected));
+                for cut in 0..icmp.len() {
+                    let _ = said(&icmp[..cut]);
+                }
+                assert_eq!(said(&icmp[..icmp.len() - 5]), None);
+            }
+        }
+        assert_eq!(said(&[0x4f; 40]), None);
+    }
+
+    #[test]
+    fn too_many_flows_are_refused() {
+        let options = TraceOptions { key: None, responder_port: 7704, hops_max: 8, timeout: Duration::from_millis(1) };
+        let flows = vec![flow(Protocol::Udp); TRACE_FLOWS_MAX + 1];
+        assert!(trace(&flows, &options).is_err_and(|why| why.contains("at most 256")));
+    }
+}

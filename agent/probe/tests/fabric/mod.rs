@@ -1,0 +1,135 @@
+//! A prober's host, a router and a responder's host, in network namespaces that end with the test. Needs root and iproute2.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use nix::sched::{CloneFlags, setns, unshare};
+use railwatch_probe::{Counts, Key, Limits, Responder, StampedSocket};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::spawn;
+
+pub const KEY: &[u8] = b"the key of the cluster under test";
+pub const RESPONDER: &str = "10.9.2.2:7704";
+/// In the environment of this test run again as a process that answers.
+pub const AS_RESPONDER: &str = "RAILWATCH_PROBE_ANSWERS_IN";
+
+pub fn key() -> Key {
+    Key::new(KEY).unwrap()
+}
+
+/// The namespaces of `a` (10.9.1.2), a router, and `b` (10.9.2.2); this thread is in `a`'s.
+pub struct Fabric {
+    pub router: File,
+    pub b: File,
+}
+
+fn namespace() -> File {
+    File::open("/proc/thread-self/ns/net").unwrap()
+}
+
+pub fn shell(command: &str) {
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs a command in a namespace, on a thread of its own.
+pub fn within(namespace: &File, command: &str) {
+    let (namespace, command) = (namespace.try_clone().unwrap(), command.to_owned());
+    spawn(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        shell(&command);
+    })
+    .join()
+    .unwrap();
+}
+
+impl Fabric {
+    fn new() -> Self {
+        let made = || {
+            spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
+                shell("ip link set lo up");
+                namespace()
+            })
+            .join()
+            .unwrap()
+        };
+        let (router, b) = (made(), made());
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let _ = Command::new("modprobe").arg("veth").status();
+        // A namespace is named for `ip` by the descriptor of this process.
+        use std::os::fd::AsRawFd;
+        let of = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        shell(&format!(
+            "ip link add a0 type veth peer name r1 netns {router}; ip link set a0 up; ip addr add 10.9.1.2/24 dev a0
+             ip route add default via 10.9.1.1",
+            router = of(&router)
+        ));
+        within(
+            &router,
+            &format!(
+                "ip link set r1 up; ip addr add 10.9.1.1/24 dev r1
+                 ip link add r2 type veth peer name b0 netns {b}; ip link set r2 up; ip addr add 10.9.2.1/24 dev r2
+                 echo 1 > /proc/sys/net/ipv4/ip_forward",
+                b = of(&b)
+            ),
+        );
+        within(&b, "ip link set b0 up; ip addr add 10.9.2.2/24 dev b0; ip route add default via 10.9.2.1");
+        Self { router, b }
+    }
+
+    /// A responder on a thread of its own, until `stop`.
+    pub fn responder(&self, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
+        self.responder_at(RESPONDER, limits, stop)
+    }
+
+    pub fn responder_at(&self, at: &'static str, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
+        let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
+        let (tell, told) = std::sync::mpsc::channel();
+        spawn(move || {
+            setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
+            let responder = Responder::new(StampedSocket::bind(at.parse().unwrap(), 0).unwrap(), key(), limits);
+            tell.send(responder.counts()).unwrap();
+            responder.run(&stop).unwrap();
+        });
+        told.recv().unwrap()
+    }
+}
+
+/// On a thread of its own, in namespaces of its own.
+pub fn in_fabric(test: impl FnOnce(&Fabric) + Send + 'static) {
+    if let Err(panic) = spawn(move || test(&Fabric::new())).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A process that answers, and can be stopped: this test program again.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    /// Of a test file that has `answer_as_a_process`.
+    pub fn start(fabric: &Fabric) -> Self {
+        use std::os::fd::AsRawFd;
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), fabric.b.as_raw_fd());
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "answer_as_a_process", "--ignored"]).env(AS_RESPONDER, namespace);
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+/// What `answer_as_a_process` does.
+pub fn answer_as_a_process() {
+    let Some(namespace) = std::env::var_os(AS_RESPONDER) else { return };
+    setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+    let socket = StampedSocket::bind(RESPONDER.parse::<SocketAddr>().unwrap(), 0).unwrap();
+    Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
+}
