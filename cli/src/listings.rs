@@ -316,6 +316,7 @@ pub static OPTICS: Listing = Listing {
         "thresholds",
         "checksum_ok",
         "problems",
+        "far_end",
     ],
     fixed: false,
     heads: &[
@@ -330,6 +331,7 @@ pub static OPTICS: Listing = Listing {
         "TEMP",
         "TX mW",
         "RX mW",
+        "FAR END",
         "LOOK AT",
     ],
     line: |row, _| {
@@ -364,11 +366,23 @@ pub static OPTICS: Listing = Listing {
             Cell::number(row.real("temperature_c").map_or("-".into(), |celsius| format!("{celsius:.1} °C"))),
             least("tx_power_mw"),
             least("rx_power_mw"),
+            Cell::text(far_end(row)),
             Cell::text(look.join("; ")).tone(if look.is_empty() { Tone::Plain } else { Tone::Warn }),
         ]
     },
     nothing: "No optical module is known yet. `railwatch hosts -o json --full` says whether the source `optics` is on, and why not.",
 };
+
+/// `leaf0:Ethernet1, 2.1 dB`: the other end of the cable, and the most that a lane loses on the way.
+fn far_end(row: &Row) -> String {
+    let far = row.row("far_end");
+    if far.0.is_empty() {
+        return String::new();
+    }
+    let most = far.rows("losses").first().and_then(|loss| loss.real("loss_db"));
+    let most = most.map(|db| format!(", {db:.1} dB")).unwrap_or_default();
+    format!("{}:{}{most}", far.text("switch"), far.text("port"))
+}
 
 /// `railwatch neighbours`.
 pub static NEIGHBOURS: Listing = Listing {

@@ -43,7 +43,7 @@ pub static SWITCHES: Listing = Listing {
             (false, "") => ("sFlow alone".to_owned(), Tone::Plain),
             (false, _) => (format!("lost: {}", row.text("why")), Tone::Bad),
         };
-        let ports: Vec<_> = row.rows("ports").into_iter().filter(|port| !port.flag("management")).collect();
+        let ports: Vec<_> = row.rows("ports").into_iter().filter(|port| port.flag("fabric")).collect();
         let up = ports.iter().filter(|port| port.flag("up")).count();
         let limitations = row.rows("limitations");
         let limitations: Vec<_> = limitations.iter().map(|limitation| limitation.text("what")).collect();
@@ -68,9 +68,9 @@ static PORTS: Listing = Listing {
     fixed: false,
     heads: &["PORT", "STATE", "SPEED", "RECEIVED/s", "SENT/s", "DROPS/s", "ERRORS/s", "PAUSE/s", "NEIGHBOUR"],
     line: |row, _| {
-        let (state, tone) = match (row.0.get("up").and_then(serde_json::Value::as_bool), row.flag("management")) {
-            (Some(true), false) => ("up", Tone::Good),
-            (Some(true), true) => ("up, management", Tone::Plain),
+        let (state, tone) = match (row.0.get("up").and_then(serde_json::Value::as_bool), row.flag("fabric")) {
+            (Some(true), true) => ("up", Tone::Good),
+            (Some(true), false) => ("up, no part of the fabric", Tone::Plain),
             (Some(false), _) => ("down", Tone::Bad),
             (None, _) => ("-", Tone::Plain),
         };
@@ -95,7 +95,7 @@ static PORTS: Listing = Listing {
             rate(ports, "hw.network.dropped"),
             rate(ports, "hw.network.errors"),
             rate(ports, "hw.network.pfc.pause_frames"),
-            Cell::text(neighbours(ports)),
+            Cell::text(heard(row).join(" ")),
         ]
     },
     nothing: "The switch has said nothing of its ports yet.",
@@ -112,7 +112,7 @@ pub fn switches(
     let rows = Row::list(client.get(&format!("{}{query}", SWITCHES.path))?, SWITCHES.path)?;
     if let (Some(switch), true) = (switch, rows.is_empty()) {
         let what = format!("no switch {switch:?} is configured");
-        return Err(Failure::new(Kind::Usage, what, "`railwatch switches` lists them"));
+        return Err(Failure::new(Kind::NotFound, what, "`railwatch switches` lists them"));
     }
     let ordered: Vec<_> = rows.iter().map(|row| Ordered { row, fields: SWITCHES.fields, open: true }).collect();
     let text = shaped(format, &ordered, || match switch {
@@ -135,21 +135,24 @@ fn rate(ports: &[Row], name: &str) -> Cell {
     }
 }
 
+/// What is heard at a port: `host0:eth1`.
+fn heard(port: &Row) -> Vec<String> {
+    let shown = |neighbour: &Row| {
+        let system = match neighbour.text("system_name") {
+            "" => neighbour.text("chassis_id"),
+            name => name,
+        };
+        format!("{system}:{}", neighbour.text("port_id"))
+    };
+    port.rows("neighbours").iter().map(shown).collect()
+}
+
 fn neighbours(ports: &[Row]) -> String {
-    let heard: Vec<_> = ports
+    let all: Vec<_> = ports
         .iter()
-        .flat_map(|port| {
-            let one = port.text("name").to_owned();
-            port.rows("neighbours").into_iter().map(move |neighbour| {
-                let system = match neighbour.text("system_name") {
-                    "" => neighbour.text("chassis_id"),
-                    name => name,
-                };
-                format!("{one}-{system}:{}", neighbour.text("port_id"))
-            })
-        })
+        .flat_map(|port| heard(port).into_iter().map(move |far| format!("{}-{far}", port.text("name"))))
         .collect();
-    let more = heard.len().saturating_sub(NEIGHBOURS_MAX);
-    let text = heard[..heard.len() - more].join(" ");
+    let more = all.len().saturating_sub(NEIGHBOURS_MAX);
+    let text = all[..all.len() - more].join(" ");
     if more == 0 { text } else { format!("{text} and {more} more") }
 }

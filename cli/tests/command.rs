@@ -559,3 +559,38 @@ fn halt_follows_the_run_file_even_when_its_process_is_gone() {
     assert_eq!(run(&["resume"]), 0);
     assert!(!state.join("HALT").exists());
 }
+
+#[test]
+fn switches_are_a_line_each_and_one_of_them_is_its_ports() {
+    let io = |direction: &str, per_s: f64| json!({"name": "hw.network.io", "labels": {"network.io.direction": direction}, "per_s": per_s});
+    let port = |name: &str, up: bool, fabric: bool| {
+        json!({
+            "name": name, "up": up, "fabric": fabric, "speed_bits_per_s": 100_000_000_000_u64,
+            "neighbours": [{"system_name": "host0", "port_id": "eth1"}],
+            "series": [io("receive", 2048.0), {"name": "hw.network.dropped", "labels": {}, "per_s": 12.0}],
+        })
+    };
+    let rows = json!([{
+        "name": "a", "system_name": "leaf0", "address": "192.0.2.1:9339", "connected": true,
+        "since": "2026-11-26T04:33:38.635Z", "limitations": [{"what": "queues", "why": "not offered"}],
+        "ports": [port("Ethernet1", true, true), port("Management1", true, false)],
+    }]);
+    let double = Double::json(200, rows);
+    let all = run(&double.url(), &["switches"]);
+    let text = String::from_utf8(all.stdout).unwrap();
+    for part in ["leaf0", "connected", "1/1", "12", "Ethernet1-host0:eth1", "queues"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("Management1"), "{text}");
+    let one = run(&double.url(), &["switches", "leaf0"]);
+    let text = String::from_utf8(one.stdout).unwrap();
+    for part in ["Ethernet1", "100 Gbit/s", "2.0 KiB", "no part of the fabric"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(double.asked()[1].starts_with("GET /v1/switches?switch=leaf0 "), "{:?}", double.asked());
+
+    let nobody = Double::json(200, json!([]));
+    let unknown = run(&nobody.url(), &["switches", "leaf9"]);
+    assert_eq!(unknown.status.code(), Some(5), "{}", String::from_utf8_lossy(&unknown.stderr));
+    assert_eq!(run(&nobody.url(), &["switches"]).status.code(), Some(0));
+}

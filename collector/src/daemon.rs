@@ -189,7 +189,7 @@ impl Daemon {
         standing.configure(config.drift);
         tasks.spawn(inventory::follow(live.clone(), standing.clone(), core.clone(), stop.clone()));
         tasks.spawn(collectives::follow(live.clone(), core.clone(), stop.clone()));
-        let around = switches::Around { core: core.clone(), reports: Some(Arc::new(map_room)), stop: stop.clone() };
+        let around = switches::Around { core: core.clone(), reports: Arc::new(map_room), stop: stop.clone() };
         switches::start(live.switches(), &config.switches, sflow, &around, &mut tasks);
         let addresses = Addresses { uplink, api, api_tls: is_tls, metrics };
         let directory = config.run_dir();

@@ -5,6 +5,7 @@
 //! lies holds up its own task and nothing else. Never: a change of a switch, a suspicion of the hosts at it.
 
 mod config;
+mod far_end;
 mod row;
 mod sflow;
 mod table;
@@ -12,6 +13,7 @@ mod table;
 mod tests;
 
 pub use config::{SflowConfig, SwitchConfig, check};
+pub use far_end::{FarEndRow, FarEnds};
 pub use row::SwitchRow;
 pub use sflow::SflowCounts;
 pub use table::Table;
@@ -48,8 +50,8 @@ const FILES_AGAIN: Duration = Duration::from_secs(10);
 pub struct Around {
     /// Takes signals.
     pub core: CoreHandle,
-    /// Takes statements, where there is a map.
-    pub reports: Option<Arc<dyn Reports>>,
+    /// Takes statements.
+    pub reports: Arc<dyn Reports>,
     /// Ends all.
     pub stop: CancellationToken,
 }
@@ -156,12 +158,14 @@ impl Watch {
                     self.is_told = false;
                     Vec::new()
                 }
+                Event::Silent(silent) => {
+                    switch.silent = silent;
+                    Vec::new()
+                }
                 Event::Lost { why, again_in } => {
                     tracing::warn!(switch = self.config.name, ?again_in, "lost: {why}");
-                    if switch.lost(&why)
-                        && let Some(reports) = &self.around.reports
-                    {
-                        reports.gone(&self.config.name, Timeline::now());
+                    if switch.lost(&why) {
+                        self.around.reports.gone(&self.config.name, Timeline::now());
                     }
                     Vec::new()
                 }
@@ -197,8 +201,8 @@ impl Watch {
             let switch = self.cell.lock();
             switch.is_synced.then(|| switch.state.statements())
         };
-        if let (Some(says), Some(reports)) = (says, &self.around.reports) {
-            reports.report(&self.config.name, Source::Switch, says, Timeline::now());
+        if let Some(says) = says {
+            self.around.reports.report(&self.config.name, Source::Switch, says, Timeline::now());
         }
         self.is_told = true;
     }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use railwatch_tests::installation::{eventually, program};
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Child, Command, Stdio},
@@ -130,6 +131,31 @@ fn a_lab_is_what_its_plan_says_beside_another_and_leaves_nothing() -> Result<()>
             .with_context(|| format!("{link:#}"))?;
         }
     }
+
+    // The switches say the same of themselves, their port of management left out.
+    let expected: BTreeSet<_> = links
+        .iter()
+        .flat_map(|link| [("a", "b"), ("b", "a")].map(|(own, other)| (&link[own], &link[other])))
+        .filter(|(own, _)| !own["node"].as_str().unwrap_or_default().starts_with("host"))
+        .map(|(own, other)| format!("{}:{}-{}:{}", own["node"], own["port"], other["node"], other["port"]))
+        .collect();
+    eventually("the switches' own word", || {
+        let rows: Value = serde_json::from_str(&shell("management", &["railwatch", "switches", "-o", "json"])?)?;
+        let rows = rows.as_array().context("an array of switches")?;
+        let said: BTreeSet<_> = rows
+            .iter()
+            .filter(|row| row["connected"] == true)
+            .flat_map(|row| row["ports"].as_array().into_iter().flatten().map(move |port| (row, port)))
+            .filter(|(_, port)| port["fabric"] == true && port["up"] == true)
+            .flat_map(|(row, port)| {
+                port["neighbours"].as_array().into_iter().flatten().map(move |far| (row, port, far))
+            })
+            .map(|(row, port, far)| {
+                format!("{}:{}-{}:{}", row["system_name"], port["name"], far["system_name"], far["port_id"])
+            })
+            .collect();
+        Ok((said == expected).then_some(()))
+    })?;
 
     // Another lab has the same addresses and names inside, and does not notice.
     let report = run("about = \"beside another\"\nwarm_up_s = 3\nspread_s = 0\nfault_s = 1\nrecovery_s = 0")?;

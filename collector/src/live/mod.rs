@@ -224,7 +224,10 @@ impl Live {
 
     /// One row per optical module, by host and interface.
     pub fn optics(&self) -> Vec<OpticsRow> {
-        self.cells().iter().flat_map(|cell| render::optics(&cell.lock())).collect()
+        let far_ends = switches::FarEnds::of(self.switches());
+        let mut rows: Vec<_> = self.cells().iter().flat_map(|cell| render::optics(&cell.lock())).collect();
+        rows.iter_mut().for_each(|row| row.far_end = far_ends.far_end(row));
+        rows
     }
 
     /// One row per LLDP neighbour, by host and interface.

@@ -258,6 +258,7 @@ fn optics_row(host: &str, module: &v1::ModuleState) -> OpticsRow {
         thresholds: module.thresholds.iter().map(limits).collect(),
         checksum_ok: module.checksum_ok,
         problems: module.problems.clone(),
+        far_end: None,
     }
 }
 

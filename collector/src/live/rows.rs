@@ -2,6 +2,7 @@
 //!
 //! Fields are added, never renamed or removed. `null` means "not known", never zero.
 
+use crate::switches::FarEndRow;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -523,6 +524,8 @@ pub struct OpticsRow {
     pub checksum_ok: Option<bool>,
     /// What its memory lacks or contradicts itself in.
     pub problems: Vec<String>,
+    /// The other end of its cable, where a switch says that it hears the host there.
+    pub far_end: Option<FarEndRow>,
 }
 
 /// A lane of a module.

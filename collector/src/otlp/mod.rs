@@ -8,6 +8,7 @@
 mod client;
 mod points;
 mod records;
+mod switches;
 
 use crate::{clock::Timeline, config::Otlp, live::Live, metrics::Counters};
 use client::{Client, Job, Queue};

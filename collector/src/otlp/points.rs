@@ -20,9 +20,9 @@ use railwatch_vocabulary::{Convention, Kind};
 use std::collections::BTreeMap;
 
 /// Points in one request: well below the 4 MiB that receivers take by default.
-const POINTS_PER_REQUEST_MAX: usize = 4_000;
+pub(super) const POINTS_PER_REQUEST_MAX: usize = 4_000;
 /// A series whose newest window is older is not exported: it would look alive.
-const STALE_AFTER_NS: u64 = 60_000_000_000;
+pub(super) const STALE_AFTER_NS: u64 = 60_000_000_000;
 
 /// Points in a request.
 pub fn count(request: &ExportMetricsServiceRequest) -> u64 {
@@ -54,6 +54,14 @@ pub fn requests(live: &Live, now: Timestamp) -> Vec<ExportMetricsServiceRequest>
             resources.push(resource(&host, chunk));
         }
     }
+    for (count, resource) in super::switches::resources(live.switches(), now) {
+        if points + count > POINTS_PER_REQUEST_MAX {
+            requests.push(ExportMetricsServiceRequest { resource_metrics: std::mem::take(&mut resources) });
+            points = 0;
+        }
+        points += count;
+        resources.push(resource);
+    }
     if !resources.is_empty() {
         requests.push(ExportMetricsServiceRequest { resource_metrics: resources });
     }
@@ -62,7 +70,7 @@ pub fn requests(live: &Live, now: Timestamp) -> Vec<ExportMetricsServiceRequest>
 
 /// What a metric is to OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Shape {
+pub(super) enum Shape {
     /// Only grows.
     Count,
     /// Goes both ways, and sums over entities mean something.
@@ -71,7 +79,7 @@ enum Shape {
 }
 
 impl Shape {
-    fn data(self, data_points: Vec<NumberDataPoint>) -> Data {
+    pub(super) fn data(self, data_points: Vec<NumberDataPoint>) -> Data {
         match self {
             Self::Gauge => Data::Gauge(Gauge { data_points }),
             Self::Count | Self::Amount => Data::Sum(Sum {

@@ -2,10 +2,11 @@
 
 use super::table::{Counts, Switch};
 use crate::live::rfc3339;
+use railwatch_switches::SwitchState;
 use railwatch_switches::client::Limitation;
 use railwatch_switches::series::{self, SeriesRow};
 use railwatch_switches::state::{Module, Quantity};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -59,8 +60,8 @@ pub struct PortRow {
     pub mac: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// It is for management.
-    pub management: bool,
+    /// It may be an end of a link: neither for management nor a logical interface.
+    pub fabric: bool,
     /// Heard by LLDP.
     pub neighbours: Vec<NeighbourRow>,
     /// Its counters and values.
@@ -81,7 +82,7 @@ pub struct NeighbourRow {
 }
 
 /// An optical module.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModuleRow {
     /// Its component.
     pub component: String,
@@ -102,7 +103,7 @@ pub struct ModuleRow {
 }
 
 /// A lane.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LaneRow {
     /// From 1.
     pub lane: u16,
@@ -171,7 +172,7 @@ pub(super) fn row(switch: &Switch) -> SwitchRow {
         speed_bits_per_s: port.speed_bits_per_s,
         mac: port.mac.clone(),
         addresses: port.addresses.iter().copied().collect(),
-        management: port.management,
+        fabric: port.is_of_the_fabric(),
         neighbours: neighbours(name),
         series: series.remove(name).unwrap_or_default(),
     });
@@ -188,7 +189,7 @@ pub(super) fn row(switch: &Switch) -> SwitchRow {
         sample_ms: switch.offer.sample.and_then(|sample| u64::try_from(sample.as_millis()).ok()),
         limitations: switch.offer.limitations.iter().chain(&switch.silent).cloned().collect(),
         ports: ports.collect(),
-        modules: state.modules.iter().map(|(component, module)| module_row(switch, component, module)).collect(),
+        modules: state.modules.iter().map(|(component, module)| module_row(state, component, module)).collect(),
         parts: state
             .parts
             .iter()
@@ -205,13 +206,13 @@ pub(super) fn row(switch: &Switch) -> SwitchRow {
     }
 }
 
-fn module_row(switch: &Switch, component: &str, module: &Module) -> ModuleRow {
+pub(super) fn module_row(state: &SwitchState, component: &str, module: &Module) -> ModuleRow {
     let value = |lane: Option<u16>, quantity: Quantity| module.values.get(&(lane, quantity)).copied();
     let mut lanes: Vec<_> = module.values.keys().filter_map(|(lane, _)| *lane).collect();
     lanes.dedup();
     ModuleRow {
         component: component.to_owned(),
-        port: switch.state.port_of_module(component).map(str::to_owned),
+        port: state.port_of_module(component).map(str::to_owned),
         vendor: module.vendor.clone(),
         part_number: module.part.clone(),
         serial: module.serial.clone(),

@@ -85,7 +85,7 @@ pub struct Switch {
 }
 
 impl Table {
-    pub(super) fn add(&self, config: &SwitchConfig) -> Arc<Cell> {
+    pub(crate) fn add(&self, config: &SwitchConfig) -> Arc<Cell> {
         let cell = Arc::new(Cell(Mutex::new(Switch {
             name: config.name.clone(),
             address: config.address.clone(),
@@ -135,7 +135,7 @@ impl Switch {
     }
 
     /// Signals, and whether the map is another one.
-    pub(super) fn said(
+    pub(crate) fn said(
         &mut self,
         notification: &Notification,
         at: Timestamp,

@@ -63,7 +63,7 @@ impl Room {
         let live = Live::new(Duration::from_secs(60));
         let (registry, _) = metrics::registry(live.clone());
         let (told, stop, mut tasks) = (Arc::<Told>::default(), CancellationToken::new(), JoinSet::new());
-        let around = Around { core: core.clone(), reports: Some(told.clone()), stop: stop.clone() };
+        let around = Around { core: core.clone(), reports: told.clone(), stop: stop.clone() };
         start(live.switches(), switches, sflow, &around, &mut tasks);
         Self { live, core, told, registry, _directory: directory, _stop: stop.drop_guard(), _tasks: tasks }
     }

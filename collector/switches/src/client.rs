@@ -107,6 +107,8 @@ pub enum Event {
     Said(Box<Notification>, u64),
     /// Everything was said once; of these paths nothing came.
     Synced(Vec<Limitation>),
+    /// As above, and fewer now: some of them spoke later.
+    Silent(Vec<Limitation>),
     /// It ended.
     Lost {
         /// Why.
@@ -412,6 +414,14 @@ async fn read(
     events: &mpsc::Sender<Event>,
 ) -> String {
     let mut silent: Vec<_> = asked.iter().collect();
+    let mut is_synced = false;
+    let nothing = |silent: &[&Asked]| {
+        let limitation = |asked: &&Asked| Limitation {
+            what: asked.what.to_owned(),
+            why: format!("nothing is said at {}", asked.path),
+        };
+        silent.iter().map(limitation).collect::<Vec<_>>()
+    };
     let mut pace = Pace { since: Instant::now(), bytes: 0 };
     loop {
         let message = match opened.first.take() {
@@ -428,15 +438,17 @@ async fn read(
         pace.keep(message.encoded_len()).await;
         let event = match message.response {
             Some(Response::Update(notification)) => {
+                let count = silent.len();
                 silent.retain(|asked| !speaks_of(&notification, asked.path));
+                let fewer = is_synced && silent.len() < count;
+                if fewer && events.send(Event::Silent(nothing(&silent))).await.is_err() {
+                    return "nobody listens".to_owned();
+                }
                 Event::Said(Box::new(notification), received)
             }
             Some(Response::SyncResponse(true)) => {
-                let nothing = |asked: &&Asked| Limitation {
-                    what: asked.what.to_owned(),
-                    why: format!("nothing is said at {}", asked.path),
-                };
-                Event::Synced(silent.iter().map(nothing).collect())
+                is_synced = true;
+                Event::Synced(nothing(&silent))
             }
             _ => continue,
         };

@@ -360,7 +360,7 @@ impl Telling<'_> {
     }
 
     fn peer(&self, signal: &mut Signal, port: &str) {
-        if let Some(peer) = self.state.peer(port) {
+        if let Some(peer) = self.state.peer_lately(port) {
             signal.attributes.insert("peer".to_owned(), peer.to_string());
         }
     }

@@ -93,6 +93,9 @@ pub struct SeriesRow {
     pub value: f64,
     /// Of a counter: per second, between its last two readings.
     pub per_s: Option<f64>,
+    /// Of a counter: when it was first read and when last, Unix nanoseconds of the collector.
+    #[serde(skip)]
+    pub span_ns: Option<(u64, u64)>,
 }
 
 /// All series of a switch.
@@ -121,6 +124,7 @@ fn of_port(port: &str, name: &'static str, unit: &'static str) -> SeriesRow {
         labels: BTreeMap::from([("network.interface.name", port.to_owned())]),
         value: 0.0,
         per_s: None,
+        span_ns: None,
     }
 }
 
@@ -159,6 +163,8 @@ fn port_rows(name: &str, port: &Port) -> Vec<SeriesRow> {
 #[expect(clippy::cast_precision_loss, reason = "as above")]
 fn add(row: &mut SeriesRow, counter: &Counter) {
     row.value += counter.total as f64;
+    let (since_ns, until_ns) = row.span_ns.unwrap_or((counter.since_ns, 0));
+    row.span_ns = Some((since_ns.max(counter.since_ns), until_ns.max(counter.received_ns)));
     if let Some(growth) = counter.growth {
         row.per_s = Some(row.per_s.unwrap_or(0.0) + growth.per_s());
     }

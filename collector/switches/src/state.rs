@@ -42,10 +42,12 @@ pub struct Counter {
     pub resets: u64,
     /// Between the last two readings; none before the second.
     pub growth: Option<Growth>,
-    /// By the switch's clock, Unix nanoseconds.
+    /// When it was first read, by our clock, Unix nanoseconds.
+    pub since_ns: u64,
+    /// When it was read last, by our clock.
+    pub received_ns: u64,
+    /// When it was read last, by the switch's clock.
     read_ns: u64,
-    /// By ours.
-    received_ns: u64,
 }
 
 /// What a counter did between two readings.
@@ -81,6 +83,7 @@ impl Counter {
         let before = std::mem::replace(&mut self.value, value);
         (self.read_ns, self.received_ns) = (read_ns, received_ns);
         if is_first {
+            self.since_ns = received_ns;
             return None;
         }
         let Some(by) = grown(before, value) else {
@@ -129,6 +132,8 @@ pub struct Port {
     pub hardware: Option<String>,
     /// Its counters.
     pub counters: BTreeMap<CounterKey, Counter>,
+    /// What was heard at it last, where nothing is now.
+    pub last_peer: Option<PortName>,
     /// Depth of its queues, bytes, by queue.
     pub queue_depth: BTreeMap<String, u64>,
     round: u64,
@@ -325,6 +330,7 @@ impl SwitchState {
     /// It has said everything: what it did not is gone. True where that changes the map.
     pub fn synced(&mut self) -> bool {
         let round = self.round;
+        self.remember_peers();
         let before = (self.ports.len(), self.neighbours.len(), self.parts.len());
         self.ports.retain(|_, port| port.round == round);
         self.neighbours.retain(|_, neighbour| neighbour.round == round);
@@ -336,6 +342,10 @@ impl SwitchState {
     /// Neighbours not told again since then are gone: a switch that is sampled says nothing of one that left. True where there were any.
     pub fn expire_neighbours(&mut self, before_ns: u64) -> bool {
         let count = self.neighbours.len();
+        if self.neighbours.values().all(|neighbour| neighbour.heard_ns >= before_ns) {
+            return false;
+        }
+        self.remember_peers();
         self.neighbours.retain(|_, neighbour| neighbour.heard_ns >= before_ns);
         count != self.neighbours.len()
     }
@@ -388,6 +398,7 @@ impl SwitchState {
 
     fn forget_neighbours(&mut self, port: &str, id: &str) -> bool {
         let count = self.neighbours.len();
+        self.remember_peers();
         let meant = |key: &(String, String)| (port.is_empty() || key.0 == port) && (id.is_empty() || key.1 == id);
         self.neighbours.retain(|key, _| !meant(key));
         count != self.neighbours.len()
@@ -399,6 +410,22 @@ impl SwitchState {
         let first = (port.to_owned(), String::new());
         let mut of_port = self.neighbours.range(first..).take_while(|((at, _), _)| at == port);
         of_port.find_map(|(_, neighbour)| far_end(neighbour))
+    }
+
+    /// As [`Self::peer`], or as it was last: a fall takes the neighbour with it.
+    #[must_use]
+    pub fn peer_lately(&self, port: &str) -> Option<PortName> {
+        self.peer(port).or_else(|| self.ports.get(port)?.last_peer.clone())
+    }
+
+    /// Before neighbours go.
+    fn remember_peers(&mut self) {
+        let heard: Vec<_> = self.ports.keys().filter_map(|port| Some((port.clone(), self.peer(port)?))).collect();
+        for (port, peer) in heard {
+            if let Some(port) = self.ports.get_mut(&port) {
+                port.last_peer = Some(peer);
+            }
+        }
     }
 
     /// The port of a number.
@@ -878,6 +905,7 @@ mod tests {
         assert!(anew.synced());
         for state in [&deleted, &silent, &anew] {
             assert_eq!(state.peer("eth0"), None);
+            assert_eq!(state.peer_lately("eth0").map(|far| far.to_string()), Some("host0:eth0".to_owned()));
         }
         assert_eq!(anew.ports.len(), 1);
         assert_eq!(leaf0().peer("eth0").map(|far| far.to_string()), Some("host0:eth0".to_owned()));

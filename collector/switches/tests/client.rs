@@ -46,7 +46,15 @@ const UP: &str = "/interfaces/interface[name=eth0]/state/oper-status";
 async fn a_stream_over_tls_with_certificate_and_password_is_read_whole() {
     let tls = Tls::new();
     let fake = Fake {
-        messages: vec![said(&[(UP, json("\"UP\""))]), sync(), said(&[(UP, json("\"DOWN\""))])],
+        messages: vec![
+            said(&[(UP, json("\"UP\""))]),
+            sync(),
+            said(&[(UP, json("\"DOWN\""))]),
+            said(&[(
+                "/qos/interfaces/interface[interface-id=eth0]/output/queues/queue[name=3]/state/dropped-pkts",
+                json("1"),
+            )]),
+        ],
         password: Some(("reader".into(), "secret".into())),
         ..Fake::default()
     };
@@ -63,12 +71,16 @@ async fn a_stream_over_tls_with_certificate_and_password_is_read_whole() {
     let mut state = SwitchState::new("s");
     state.begin();
     let mut edges = 0;
-    for turn in 0..3 {
+    for turn in 0..5 {
         match next(&mut events).await {
             Event::Said(notification, at) => edges += state.apply(&notification, at).changes.len(),
             Event::Synced(silent) => {
                 assert_eq!(turn, 1);
                 assert!(whats(&silent).contains(&"queues") && !whats(&silent).contains(&"link state"), "{silent:?}");
+            }
+            Event::Silent(silent) => {
+                assert_eq!(turn, 3);
+                assert!(!whats(&silent).contains(&"queues") && whats(&silent).contains(&"neighbours"), "{silent:?}");
             }
             other => panic!("{other:?}"),
         }
