@@ -38,8 +38,8 @@ pub(crate) struct NetdevSource {
     ports: Arc<Ports>,
     backend: Backend,
     interfaces: Vec<Interface>,
-    /// Index, name and driver of each interface whose statistics are files, as the last probe found them.
-    listed: Vec<(u32, String, String)>,
+    /// Name, driver and directory of each interface, as the last probe found them.
+    listed: Vec<(String, String, u64)>,
     microbursts: Microbursts,
 }
 
@@ -114,8 +114,11 @@ impl Source for NetdevSource {
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
         let links = self.found()?;
         self.interfaces.clear();
-        let driver = |link: &Link| sysfs::driver(&self.root, "net", &link.name);
-        let listed: Vec<_> = links.iter().map(|link| (link.index, link.name.clone(), driver(link))).collect();
+        let listed = links.iter().map(|link| {
+            let directory = sysfs::device_path(&self.root, "net", &link.name).join("statistics");
+            (link.name.clone(), sysfs::driver(&self.root, "net", &link.name), sysfs::directory_number(directory))
+        });
+        let listed: Vec<_> = listed.collect();
         let mut are_declared = false;
         match &mut self.backend {
             Backend::Netlink(asked) => asked.expect(&links),
@@ -128,7 +131,7 @@ impl Source for NetdevSource {
         }
         self.microbursts.begin();
         let mut ports = Vec::with_capacity(links.len());
-        for (link, (_, _, driver)) in links.iter().zip(&listed) {
+        for (link, (_, driver, _)) in links.iter().zip(&listed) {
             let directory = sysfs::device_path(&self.root, "net", &link.name);
             let refresh = STALE_STATISTICS.iter().find(|(name, _)| name == driver).map(|(_, refresh)| *refresh);
             let mut interface = Interface { index: link.index, series: [None; FIELDS], answer: None };

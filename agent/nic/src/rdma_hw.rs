@@ -44,6 +44,7 @@ pub(crate) struct RdmaHwSource {
 #[derive(PartialEq)]
 struct Listed {
     port: RdmaPort,
+    directory: u64,
     names: Vec<String>,
     lifespan: Duration,
 }
@@ -53,7 +54,8 @@ impl Listed {
         let directory = port.directory.join("hw_counters");
         let names = sysfs::names(&directory).unwrap_or_default();
         let lifespan = sysfs::line(directory.join("lifespan")).and_then(|text| text.parse().ok());
-        Self { port, names, lifespan: lifespan.map_or(LIFESPAN_DEFAULT, Duration::from_millis) }
+        let number = sysfs::directory_number(&directory);
+        Self { port, directory: number, names, lifespan: lifespan.map_or(LIFESPAN_DEFAULT, Duration::from_millis) }
     }
 }
 
@@ -104,7 +106,7 @@ impl RdmaHwSource {
 
     /// Its counters are files: whether there are any.
     fn by_sysfs(&mut self, listed: &Listed, declare: &mut Declare<'_>) -> bool {
-        let Listed { port, names, lifespan } = listed;
+        let Listed { port, directory: _, names, lifespan } = listed;
         let directory = port.directory.join("hw_counters");
         let before = self.files.len();
         for name in names.iter().filter(|name| *name != "lifespan").take(COUNTERS_MAX) {

@@ -19,8 +19,8 @@ use std::time::Duration;
 pub(crate) struct RdmaPmaSource {
     root: PathBuf,
     files: CounterFiles<SeriesHandle>,
-    /// The ports, and the names of their counters, as the last probe found them.
-    listed: Vec<(RdmaPort, Vec<String>)>,
+    /// The ports, the directory of their counters and the names in it, as the last probe found them.
+    listed: Vec<(RdmaPort, u64, Vec<String>)>,
     path: String,
 }
 
@@ -46,21 +46,18 @@ impl Source for RdmaPmaSource {
     }
 
     fn probe(&mut self, declare: &mut Declare<'_>) -> Result<(), Unavailable> {
-        let names = |port: &RdmaPort| sysfs::names(port.directory.join("counters")).unwrap_or_default();
-        let ports = rdma::ports(&self.root)?.into_iter();
-        let listed: Vec<_> = ports
-            .map(|port| {
-                let names = names(&port);
-                (port, names)
-            })
-            .collect();
+        let listed = rdma::ports(&self.root)?.into_iter().map(|port| {
+            let directory = port.directory.join("counters");
+            (port, sysfs::directory_number(&directory), sysfs::names(&directory).unwrap_or_default())
+        });
+        let listed: Vec<_> = listed.collect();
         if self.listed == listed && self.files.again(declare, |series| *series) {
             return Ok(());
         }
         self.files.begin_again();
         // Whose bytes come by this path: what a file costs is the driver's (mlx5: a firmware command each).
         let mut drivers = BTreeMap::new();
-        for (port, present) in &listed {
+        for (port, _, present) in &listed {
             // Only the extended counters (64 bits) have these two; the plain ones are 32 bits wide.
             let is_extended = present.iter().any(|name| name == "unicast_rcv_packets");
             for word in PMA.iter().filter(|word| present.iter().any(|name| name == word.kernel)) {

@@ -7,6 +7,7 @@ use railwatch_sampling::ErrorReason;
 pub(crate) use railwatch_sampling::files::line;
 use railwatch_sampling::files::{KeptFile, number};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A file of one number, kept open.
@@ -38,6 +39,11 @@ pub(crate) fn parse_number(bytes: &[u8]) -> Result<u64, ErrorReason> {
 pub(crate) fn link_name(path: impl AsRef<Path>) -> Option<String> {
     let target = std::fs::read_link(path).ok()?;
     Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+/// What tells a directory from a later one of the same name: a device that is gone and came back has other files.
+pub(crate) fn directory_number(directory: impl AsRef<Path>) -> u64 {
+    std::fs::metadata(directory).map_or(0, |metadata| metadata.ino())
 }
 
 /// Names in a directory, sorted.

@@ -98,6 +98,31 @@ fn a_counter_nobody_knows_is_kept_under_its_own_name() {
 }
 
 #[test]
+fn a_probe_that_finds_the_same_goes_on_and_a_device_that_came_back_is_read_by_its_new_files() {
+    let tree = Tree::new();
+    let port = tree.rdma_port("mlx5_0", 1);
+    port.counters("hw_counters", &[("rx_write_requests", "5")]);
+    let mut hw = Driven::new(&mut sources(tree.root()), "rdma.hw");
+    hw.probe().unwrap();
+    assert_eq!(hw.read(), 1);
+    hw.probe().unwrap();
+    port.counters("hw_counters", &[("rx_write_requests", "9")]);
+    assert_eq!(hw.read(), 1);
+    assert_eq!(hw.window().delta("mlx5_0/1 rdma.port.requests.write receive"), 4);
+    // The old directory stays somewhere, so that the new one is surely another.
+    let folder = tree.root().join("class/infiniband/mlx5_0/ports/1/hw_counters");
+    std::fs::rename(&folder, tree.root().join("gone")).unwrap();
+    port.counters("hw_counters", &[("rx_write_requests", "70")]);
+    hw.probe().unwrap();
+    assert_eq!(hw.read(), 1);
+    let rows = hw.window();
+    assert_eq!(rows.frame.total[rows.row("mlx5_0/1 rdma.port.requests.write receive")], 70);
+    port.counters("hw_counters", &[("rx_read_requests", "3")]);
+    hw.probe().unwrap();
+    assert_eq!(hw.read(), 2, "a counter more");
+}
+
+#[test]
 fn a_port_without_pma_or_without_its_directory_leaves_the_others_alone() {
     let tree = Tree::new();
     tree.rdma_port("bnxt_re0", 1);

@@ -223,6 +223,27 @@ fn a_retired_series_frees_its_place_and_its_readings_are_rejected() {
 }
 
 #[test]
+fn what_is_declared_by_its_handle_goes_on_and_only_where_the_probe_before_declared_it() {
+    let (mut bench, handle) = Bench::one(def("bytes", Kind::Counter(Counter::wrapping(64))));
+    bench.counter(handle, START, 5);
+    let mut again = Vec::new();
+    let mut probe = |bench: &mut Bench, by_handle: bool| {
+        let probed = bench.recorder.probe(START, &mut bench.out, |declare| {
+            again.push(by_handle && declare.again(handle));
+            Ok::<(), Infallible>(())
+        });
+        assert_eq!(probed, Ok(()));
+    };
+    // The third does not declare it, and the fourth is too late.
+    for by_handle in [true, true, false, true] {
+        probe(&mut bench, by_handle);
+    }
+    assert_eq!(again, [true, true, false, false]);
+    bench.counter(handle, START + MS, 7);
+    assert_eq!(bench.recorder.rejects().unknown_series, 1, "it is retired");
+}
+
+#[test]
 fn readings_that_make_no_sense_are_rejected_and_counted() {
     let mut bench = Bench::new(10);
     let handles = bench.declare(START, &[def("g", Kind::Gauge), def("c", Kind::Counter(Counter::wrapping(64)))]);
