@@ -15,7 +15,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, recv, sendto, setsockopt, socket,
+    sockopt,
 };
 use railwatch_sampling::clock::monotonic_ns;
 use std::collections::btree_map::Entry;
@@ -163,8 +164,8 @@ struct Tracer<'a> {
     options: &'a TraceOptions<'a>,
     deadline_ns: u64,
     heard: OwnedFd,
-    /// By interface.
-    senders: HashMap<String, OwnedFd>,
+    /// By interface and source.
+    senders: HashMap<(String, Ipv4Addr), OwnedFd>,
 }
 
 impl<'a> Tracer<'a> {
@@ -381,7 +382,8 @@ impl<'a> Tracer<'a> {
     }
 
     fn send(&mut self, flow: &TraceSpec, hop: u8, id: u16) -> io::Result<()> {
-        let fd = match self.senders.get(&flow.interface) {
+        let key = (flow.interface.clone(), *flow.source.ip());
+        let fd = match self.senders.get(&key) {
             Some(fd) => fd,
             None => {
                 let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -389,7 +391,9 @@ impl<'a> Tracer<'a> {
                 if !flow.interface.is_empty() {
                     setsockopt(&fd, sockopt::BindToDevice, &OsString::from(&flow.interface))?;
                 }
-                self.senders.entry(flow.interface.clone()).or_insert(fd)
+                // Rules that ask for a source find it in the socket: what the packet itself says is not looked at (net/ipv4/raw.c).
+                bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(key.1, 0)))?;
+                self.senders.entry(key).or_insert(fd)
             }
         };
         let packet = datagram(flow, hop, id);
