@@ -41,9 +41,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// A host heard within this time is connected.
 const HEARD_MS: u64 = 2000;
 
-/// The whole budget of 150 packets a second and NIC is used: a link that loses one packet of a hundred is to be seen within a second or
-/// two, and four NICs at each leaf share its ways up.
-const COLLECTOR_CONFIGURATION: &str = "[probes]\nper_direction_per_s = 140.0\nreport_every_ms = 500\n";
+/// Packets a second of a NIC, three times what hosts send by default: a link that loses one packet of two hundred is to be sensed within a
+/// second, and only four NICs at each leaf share its ways up.
+const PACKETS_PER_S_PER_NIC: u32 = 450;
+/// See [`PACKETS_PER_S_PER_NIC`]: packets that cross each link in each direction.
+const PER_DIRECTION_PER_S: u32 = 500;
 
 /// A process of a node.
 pub struct Daemon {
@@ -209,7 +211,10 @@ fn collector_configuration(lab: &Lab) -> String {
         )
     };
     let switches: String = lab.plan.switches.iter().map(of).collect();
-    format!("{COLLECTOR_CONFIGURATION}\n[map]\ninventory_file = {:?}\n\n{switches}", verify::inventory_file(lab))
+    format!(
+        "[probes]\nper_direction_per_s = {PER_DIRECTION_PER_S}.0\npackets_per_s_per_nic_max = {PACKETS_PER_S_PER_NIC}.0\nreport_every_ms = 500\n\n[map]\ninventory_file = {:?}\n\n{switches}",
+        verify::inventory_file(lab)
+    )
 }
 
 /// Starts a switch's gNMI server.
@@ -274,7 +279,8 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
         "host_name = {name:?}\nstate_dir = {state:?}\ncollector = \"{collector}:{UPLINK_PORT}\"\nserver_name = \"localhost\"\n\
          pki_dir = {pki:?}\n\n[gpu]\nscope = \"cgroup:{cgroup}\"\npin_dir = \"\"\n\n[sampling]\nsysfs_root = {sysfs:?}\n\
          software_interfaces = [\"veth\"]\ncadence_ms = {{ optics = 10000 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
-         [tape]\nbytes_max = 8388608\n\n[probe]\nenabled = true\nkey_file = {key:?}\n",
+         [tape]\nbytes_max = 8388608\n\n[probe]\nenabled = true\nkey_file = {key:?}\n\
+         packets_per_s_per_nic_max = {PACKETS_PER_S_PER_NIC}\nanswers_per_source_per_s = 10000\n",
         name = host.name,
         state = path("agent"),
         collector = lab.plan.collector,

@@ -16,6 +16,8 @@ use std::net::IpAddr;
 const ROUNDS_MAX: usize = 64;
 /// Pairs of leaves of different rails that are looked at where rails alone do not cover a link.
 const CROSS_PAIRS_MAX: usize = 4096;
+/// Flows that tell two links apart, for each of the ways that they may take: one way without any is unlikely then.
+const FLOWS_APART_PER_WAY: usize = 3;
 /// Where nothing is known of what joins a rail, a NIC's packets are so many times what each direction should have.
 const BLIND_FACTOR: f64 = 4.0;
 /// Flows that those packets are spread over, of each NIC and its answers.
@@ -88,8 +90,10 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn build(&mut self) {
-        self.keep_what_serves();
         let rails = self.rails();
+        // First, so that their ports are the same in every plan.
+        self.tell_apart(&rails);
+        self.keep_what_serves();
         for rail in rails.values() {
             self.between_leaves(rail);
         }
@@ -131,7 +135,7 @@ impl<'a> Builder<'a> {
                 && answers == before.flow.destination_port
                 && !self.ways.is_down(from)
                 && !self.ways.is_down(to);
-            if !usable {
+            if !usable || self.by_id.contains(&before.id) {
                 continue;
             }
             if self.serves(from, to, &before.flow, size) || self.serves_blindly(from, to) {
@@ -176,6 +180,43 @@ impl<'a> Builder<'a> {
             })
             .collect();
         self.until_enough(&pairs, &members);
+    }
+
+    /// Where a rail has two leaves, all that leaves one for a spine goes on to the other: nothing of the rail tells the two links
+    /// apart. Flows to a leaf of the next rail do.
+    fn tell_apart(&mut self, rails: &BTreeMap<&'a str, Vec<usize>>) {
+        let of_rail = |rail: &Vec<usize>| {
+            let mut at_leaf: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+            for endpoint in rail {
+                if let Some(leaf) = self.ways.leaf(*endpoint) {
+                    at_leaf.entry(leaf).or_default().push(*endpoint);
+                }
+            }
+            at_leaf.into_values().collect::<Vec<_>>()
+        };
+        let rails: Vec<Vec<Vec<usize>>> = rails.values().map(of_rail).collect();
+        let count = rails.len();
+        for (at, rail) in rails.iter().enumerate() {
+            let next = &rails[(at + 1) % count];
+            // Of two rails, the second's flows to the first would be the same once more.
+            if rail.len() != 2 || next.is_empty() || count < 2 || (count == 2 && at == 1 && next.len() == 2) {
+                continue;
+            }
+            for (turn, from) in rail.iter().enumerate() {
+                let to = &next[turn % next.len()];
+                let (Some(a), Some(b)) = (self.ways.leaf(from[0]), self.ways.leaf(to[0])) else { continue };
+                let Some(there) = self.ways.shares.between(a, b) else { continue };
+                let leaves = |at: usize| self.world.fabric.head(direction(at ^ 1)) == a;
+                let ways = there.iter().filter(|(at, _)| leaves(*at)).count();
+                for flow in 0..ways * FLOWS_APART_PER_WAY {
+                    for size in 0..self.options.sizes_bytes.len() {
+                        // Each sends in its turn.
+                        let (from, to) = if flow % 2 == 0 { (from, to) } else { (to, from) };
+                        self.choose(from, to, size, flow, Phase { at: turn, of: rail.len() });
+                    }
+                }
+            }
+        }
     }
 
     /// Flows between leaves of different rails, where those of one rail do not reach a link.

@@ -412,8 +412,8 @@ mod tests {
     use crate::cover::clos::{Clos, clos};
     use crate::cover::{Options, Suspects, World, plan};
 
-    fn lab(per_direction_per_s: f64, placed: bool) -> Vec<OutlookRow> {
-        let (fabric, endpoints) = clos(Clos { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2 });
+    fn lab(rails: u32, per_direction_per_s: f64, placed: bool) -> Vec<OutlookRow> {
+        let (fabric, endpoints) = clos(Clos { rails, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2 });
         let options = Options { per_direction_per_s, ..Options::default() };
         let (mut placements, suspects) = (BTreeMap::new(), Suspects::default());
         let world = World {
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_rate_senses_what_it_can_and_no_more_is_claimed() {
-        let (slow, fast) = (lab(10.0, false), lab(200.0, false));
+        let (slow, fast) = (lab(2, 10.0, false), lab(2, 200.0, false));
         let link = "leaf0:eth4>spine0:eth0";
         for (rows, mode, sensed) in [
             (&slow, FaultMode::SilentLoss, false),
@@ -470,23 +470,25 @@ mod tests {
 
     #[test]
     fn sets_hold_what_nothing_tells_apart_and_the_cheapest_that_would_is_named() {
-        let unknown = lab(10.0, false);
+        let unknown = lab(2, 10.0, false);
         let row = find(&unknown, "leaf0:eth4>spine0:eth0", FaultMode::BlackHole);
-        // Both ways up of the leaf, and both down to the other leaf of the rail: each flow may take either.
-        assert_eq!(row.located_to_count, 4, "{row:?}");
+        // Both ways up of the leaf: each flow may take either.
+        assert_eq!(row.located_to_count, 2, "{row:?}");
         assert_eq!(row.split_by.as_ref().unwrap().by, "trace");
-        let placed = lab(10.0, true);
+        let placed = lab(2, 10.0, true);
         let row = find(&placed, "leaf0:eth4>spine0:eth0", FaultMode::BlackHole);
-        // Who goes up to spine 0 comes down to leaf 1: only a probe of another rail turns elsewhere.
+        assert_eq!(row.located_to, ["leaf0:eth4>spine0:eth0"], "probes of the other rail tell it apart: {row:?}");
+        let alone = lab(1, 10.0, true);
+        let row = find(&alone, "leaf0:eth4>spine0:eth0", FaultMode::BlackHole);
+        // Who goes up to spine 0 comes down to leaf 1, and there is no other leaf.
         assert_eq!(row.located_to, ["leaf0:eth4>spine0:eth0", "spine0:eth1>leaf1:eth4"], "{row:?}");
-        assert_eq!(row.split_by.as_ref().unwrap().by, "probe", "{row:?}");
         let own = find(&placed, "host3:eth0>leaf0:eth3", FaultMode::BlackHole);
         assert_eq!(own.located_to, ["host3:eth0>leaf0:eth3"]);
     }
 
     #[test]
     fn other_senses_count_where_they_are_on() {
-        let rows = lab(10.0, false);
+        let rows = lab(2, 10.0, false);
         for (element, mode, sensed) in [
             ("host0:eth0-leaf0:eth0", FaultMode::LinkDown, true),
             ("host1:eth0-leaf0:eth1", FaultMode::LinkDown, false),
