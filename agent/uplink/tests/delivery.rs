@@ -224,7 +224,7 @@ fn state_is_sent_whole_on_each_connection_and_silence_is_short() {
     site.stored(|stored| stored.snapshots.clear());
     std::thread::sleep(Duration::from_millis(1500));
     site.stored(|stored| {
-        assert!(stored.snapshots.len() >= 5, "signs of life: {}", stored.snapshots.len());
+        assert!(stored.snapshots.len() >= 2, "signs of life, one in 400 ms: {}", stored.snapshots.len());
     });
     uplink.stop();
     thread.join().unwrap();
