@@ -22,7 +22,7 @@ use railwatch_engine::map::{Direction, Fabric, Flow, Path, PortName};
 use railwatch_wire::v1;
 use recent::Recent;
 use results::{Kept, ProbeRow};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -97,6 +97,8 @@ pub struct Planned {
     pub plan: Plan,
     /// How long it took, ms.
     pub took_ms: f64,
+    /// Since when the fabric is as it is.
+    pub steady_since: Timestamp,
 }
 
 #[derive(Default)]
@@ -268,6 +270,18 @@ impl Probes {
         cover::outlook(fabric, endpoints, placements, plan, &senses, containing, rows_max)
     }
 
+    /// Since when the fabric is as it is.
+    fn steady_since(&self) -> Timestamp {
+        self.planned().steady_since
+    }
+
+    /// Flows of which probes are lost.
+    fn lossy_flows(&self) -> HashSet<u64> {
+        let now = Timeline::now();
+        let sums = lock(&self.0.recent).sums(now);
+        sums.into_iter().filter(|(_, sum)| sum.lost > 0).map(|(id, _)| id).collect()
+    }
+
     /// Since when probes are lost, where one was of late.
     fn lossy_since(&self, now: Timestamp) -> Option<Timestamp> {
         lock(&self.0.recent).lossy_since(now)
@@ -371,6 +385,7 @@ impl Probes {
             before: &before.plan.flows,
         };
         let plan = cover::plan(world, &wanted);
+        let is_as_before = *fabric == *before.fabric;
         Arc::new(Planned {
             fabric,
             placements,
@@ -382,6 +397,7 @@ impl Probes {
             options: wanted,
             plan,
             took_ms: begun.elapsed().as_secs_f64() * 1e3,
+            steady_since: if is_as_before { before.steady_since } else { Timeline::now() },
         })
     }
 

@@ -227,7 +227,7 @@ fn same(at_fault: &str, blamed: &str) -> bool {
     let ends = |name: &str| name.split(['-', '>']).map(str::to_owned).collect::<BTreeSet<_>>();
     at_fault == blamed
         || (at_fault.contains('>') && blamed.contains('-') && ends(at_fault) == ends(blamed))
-        || (blamed.contains('-') && !at_fault.contains(['-', '>']) && ends(blamed).contains(at_fault))
+        || (blamed.contains(['-', '>']) && !at_fault.contains(['-', '>']) && ends(blamed).contains(at_fault))
 }
 
 #[cfg(test)]
@@ -313,6 +313,7 @@ mod tests {
             ("leaf0:eth4>spine0:eth0", "spine0:eth0>leaf0:eth4", false),
             ("leaf0:eth4>spine0:eth0", "leaf0:eth5-spine1:eth0", false),
             ("host3:eth0", "host3:eth0-leaf0:eth3", true),
+            ("host3:eth0", "leaf0:eth3>host3:eth0", true),
             ("host3", "host3:eth0-leaf0:eth3", false),
             ("host3/rank3", "host3/rank3", true),
         ] {

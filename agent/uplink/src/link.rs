@@ -2,7 +2,7 @@
 //!
 //! Flows in: frames and control messages from [`crate::driver`]. Flows out: [`Event`]s. Clock probes are answered
 //! here, stamped when they are decoded and when the answer is handed to HTTP/2, with nothing queued between.
-//! Control messages go before frames, and a sign of life goes out when nothing else did for 400 ms: on a thread apart
+//! Control messages go before frames, and a sign of life goes out when nothing else did for 200 ms: on a thread apart
 //! from the driver's, so that a disk that hangs there does not make this host look dead.
 //! Never: touching the spool, or dialling twice.
 
@@ -36,7 +36,7 @@ const CONTROL_WAITING_MAX: usize = 64;
 const PIECE_PAUSE: Duration = Duration::from_millis(10);
 /// The longest silence towards the collector, which takes more than two of them for a silent host. Each costs some 60 µs: a
 /// waking, an encrypted record, a segment.
-const HEARTBEAT: Duration = Duration::from_millis(400);
+const HEARTBEAT: Duration = Duration::from_millis(200);
 const WELCOME_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A collector that is gone without a word is noticed after the sum of both.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);

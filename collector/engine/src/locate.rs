@@ -25,8 +25,8 @@ pub struct Observation {
     pub lost: u32,
     /// They are longer than a kilobyte: some faults hit these alone.
     pub is_long: bool,
-    /// Hosts at its ends: an element that only one host complains of may be that host's own fault.
-    pub ends: [u32; 2],
+    /// The host that probes: an element that only one host complains of may be that host's own fault.
+    pub prober: u32,
     /// Elements on the way, and how likely each lies on it: there, and back. A way that is not part of what was counted is zero.
     pub crosses: Vec<Crossing>,
 }
@@ -66,7 +66,7 @@ pub struct Explanation {
     pub log_ratio: f64,
     /// Lossy flows that may cross it, and those that do not.
     pub lossy: (u32, u32),
-    /// Hosts at the ends of the lossy flows that may cross it.
+    /// Hosts that probe by the lossy flows that may cross it.
     pub hosts: u32,
 }
 
@@ -165,7 +165,7 @@ fn explain(
         .iter()
         .map(|(number, _)| &observations[*number])
         .filter(|seen| seen.lost > 0 && hit(seen))
-        .flat_map(|seen| seen.ends)
+        .map(|seen| seen.prober)
         .collect();
     Explanation {
         element,

@@ -167,7 +167,7 @@ pub struct Suspect {
     pub lossy_flows: u32,
     /// Flows that lost probes and do not cross it.
     pub other_lossy_flows: u32,
-    /// Hosts at the ends of the lossy flows that may cross it.
+    /// Hosts that probe by the lossy flows that may cross it.
     pub hosts: u32,
 }
 

@@ -113,7 +113,7 @@ pub struct OptionError {
 }
 
 /// Agents speak this often.
-const HEARTBEAT_MS: u64 = 400;
+const HEARTBEAT_MS: u64 = 200;
 
 impl Options {
     /// Refuses what cannot work: a silence shorter than a heartbeat, an action that does not exist, a bound of nothing.

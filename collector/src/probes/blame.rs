@@ -20,10 +20,14 @@ use tokio_util::sync::CancellationToken;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What is told is told again after so many looks, for a core that could not take it.
 const AGAIN_AFTER: u32 = 10;
+/// After a change of the fabric, so long nothing is explained: what is summed up must be of the ways that are known now.
+const SETTLED_NS: u64 = 6_000_000_000;
 /// Longer payloads than this are long ones.
 const LONG_BYTES: u32 = 1024;
 /// A loss of so much is one of all.
 const BLACKHOLE_RATE: f64 = 0.9;
+/// A direction, or a whole link, is meant alone where it has so much of what both directions and the whole have together.
+const APART: f64 = 0.9;
 /// Explanations as likely as the first, within this.
 const EQUAL: f64 = 1e-6;
 
@@ -42,7 +46,9 @@ pub async fn follow(probes: Probes, core: CoreHandle, stop: CancellationToken) {
             continue;
         }
         let room = probes.clone();
-        let look = move || if since.is_some() { room.explain() } else { Vec::new() };
+        // Of what was lost while links changed nobody knows the way.
+        let is_steady = probes.steady_since().0.saturating_add(SETTLED_NS) <= Timeline::now().0;
+        let look = move || if since.is_some() && is_steady { room.explain() } else { Vec::new() };
         let Ok(suspects) = tokio::task::spawn_blocking(look).await else { continue };
         let named = leading(&suspects);
         looks += 1;
@@ -77,9 +83,10 @@ impl Probes {
     }
 }
 
-/// An element by number: directions of links first, hosts after them.
+/// An element by number: directions of links first, then whole links, then hosts.
 enum Numbered {
     Direction(Direction),
+    Cable(usize),
     Host(usize),
 }
 
@@ -90,10 +97,11 @@ fn explain(planned: &Planned, sums: &HashMap<u64, Sum>, heard: &BTreeSet<String>
     let flows: Vec<_> = plan.flows.iter().filter(|flow| sums.contains_key(&flow.id)).filter(speaks).collect();
     let hosts: BTreeMap<&str, usize> =
         endpoints.iter().map(|end| end.port.node.as_str()).collect::<BTreeSet<_>>().into_iter().zip(0..).collect();
-    let directions = fabric.links().len() * 2;
+    let links = fabric.links().len();
     let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
     let of_direction = |direction: Direction| number(direction.link * 2 + usize::from(direction.from_a));
     let of_host = |end: usize| number(hosts.get(host(end)).copied().unwrap_or(0));
+    let of_cable = |link: usize| number(links * 2 + link);
     let mut seen = Vec::new();
     for (flow, [there, back]) in flows.iter().zip(crossings(fabric, endpoints, placements, &flows)) {
         let ends = [of_host(flow.from), of_host(flow.to)];
@@ -101,18 +109,20 @@ fn explain(planned: &Planned, sums: &HashMap<u64, Sum>, heard: &BTreeSet<String>
             let mut likely: BTreeMap<u32, (f64, f64)> = BTreeMap::new();
             for (direction, share) in there.iter().filter(|_| with_there) {
                 likely.entry(of_direction(*direction)).or_default().0 = *share;
+                likely.entry(of_cable(direction.link)).or_default().0 += *share;
             }
             for (direction, share) in back.iter().filter(|_| with_back) {
                 likely.entry(of_direction(*direction)).or_default().1 = *share;
+                likely.entry(of_cable(direction.link)).or_default().1 += *share;
             }
             for end in ends {
                 let both = (f64::from(u8::from(with_there)), f64::from(u8::from(with_back)));
-                likely.insert(number(directions).saturating_add(end), both);
+                likely.insert(number(links * 3).saturating_add(end), both);
             }
             likely.into_iter().map(|(element, (there, back))| Crossing { element, there, back }).collect()
         };
         let is_long = flow.size_bytes > LONG_BYTES;
-        let observed = |sent, lost, crosses| Observation { sent, lost, is_long, ends, crosses };
+        let observed = |sent, lost, crosses| Observation { sent, lost, is_long, prober: ends[0], crosses };
         let Some(Sum { sent, lost, ways }) = sums.get(&flow.id).copied() else { continue };
         match ways {
             Some((lost_there, lost_back)) => {
@@ -126,9 +136,10 @@ fn explain(planned: &Planned, sums: &HashMap<u64, Sum>, heard: &BTreeSet<String>
     let explanations = locate(&seen, Prior::default());
     let numbered = |explanation: &Explanation| {
         let at = usize::try_from(explanation.element).unwrap_or(usize::MAX);
-        match at.checked_sub(directions) {
-            None => Numbered::Direction(Direction { link: at / 2, from_a: at % 2 == 1 }),
-            Some(host) => Numbered::Host(host),
+        match (at.checked_sub(links * 2), at.checked_sub(links * 3)) {
+            (None, _) => Numbered::Direction(Direction { link: at / 2, from_a: at % 2 == 1 }),
+            (Some(link), None) => Numbered::Cable(link),
+            (_, Some(host)) => Numbered::Host(host),
         }
     };
     let first = explanations.first().map_or(0.0, |first| first.posterior);
@@ -136,28 +147,32 @@ fn explain(planned: &Planned, sums: &HashMap<u64, Sum>, heard: &BTreeSet<String>
     if explanations.iter().take_while(leads).all(|it| matches!(numbered(it), Numbered::Host(_))) {
         return Vec::new();
     }
+    let link_of = |explanation: &Explanation| match numbered(explanation) {
+        Numbered::Direction(direction) => Some(direction.link),
+        Numbered::Cable(link) => Some(link),
+        Numbered::Host(_) => None,
+    };
     let mut suspects: Vec<Suspect> = Vec::new();
-    for (at, explanation) in explanations.iter().enumerate() {
-        let (name, host, kind) = match numbered(explanation) {
-            Numbered::Host(host) => {
+    let mut told: BTreeSet<(usize, Takes)> = BTreeSet::new();
+    for explanation in &explanations {
+        let link = link_of(explanation);
+        if link.is_some_and(|link| told.contains(&(link, explanation.takes))) {
+            continue;
+        }
+        let of_link = |it: &&Explanation| link.is_some() && link_of(it) == link && it.takes == explanation.takes;
+        let together: f64 = explanations.iter().filter(of_link).map(|it| it.posterior).sum();
+        // Where nothing tells its directions and the whole apart, it is the link.
+        let is_apart = explanation.posterior >= together * APART;
+        let (name, host, kind) = match (numbered(explanation), link) {
+            (Numbered::Host(host), _) => {
                 let name = names.get(host).copied().unwrap_or_default().to_owned();
                 (name.clone(), name, "host")
             }
-            Numbered::Direction(direction) => {
-                let other = Direction { from_a: !direction.from_a, ..direction };
-                let is_other = |it: &Explanation| it.element == of_direction(other) && it.takes == explanation.takes;
-                let twin = explanations
-                    .iter()
-                    .position(|it| is_other(it) && (it.posterior - explanation.posterior).abs() <= EQUAL);
-                match twin {
-                    // Nothing tells the two directions apart: it is the cable.
-                    Some(twin) if twin < at => continue,
-                    Some(_) => (fabric.links()[direction.link].to_string(), String::new(), "link"),
-                    None => (fabric.name(direction), String::new(), "link"),
-                }
-            }
+            (Numbered::Direction(direction), _) if is_apart => (fabric.name(direction), String::new(), "link"),
+            (_, Some(link)) => (fabric.links()[link].to_string(), String::new(), "link"),
+            (_, None) => continue,
         };
-        let is_cable = kind == "link" && !name.contains('>');
+        told.extend(link.map(|link| (link, explanation.takes)));
         suspects.push(Suspect {
             element: Element { host, kind: kind.to_owned(), name },
             fault_mode: match explanation.takes {
@@ -166,7 +181,7 @@ fn explain(planned: &Planned, sums: &HashMap<u64, Sum>, heard: &BTreeSet<String>
                 Takes::Any => "path_loss",
             }
             .to_owned(),
-            posterior: explanation.posterior * if is_cable { 2.0 } else { 1.0 },
+            posterior: if is_apart { explanation.posterior } else { together },
             rate: explanation.rate,
             lossy_flows: explanation.lossy.0,
             other_lossy_flows: explanation.lossy.1,

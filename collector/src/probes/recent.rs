@@ -61,13 +61,16 @@ impl Recent {
         }
     }
 
-    /// The sums of all flows that judged any probe; forgets what is older.
+    /// The sums of all flows that judged any probe, from the first loss on and up to the last, since what was before and after says
+    /// nothing of how much is lost; forgets what is older than the span.
     pub fn sums(&mut self, now: Timestamp) -> HashMap<u64, Sum> {
-        let begin = before(now);
+        let oldest = before(now);
+        let (first, last) = self.lossy.unwrap_or_default();
         let mut sums = HashMap::new();
         for (id, kept) in &mut self.flows {
-            while kept.pop_front_if(|(at, _)| *at < begin).is_some() {}
-            let sum = kept.iter().fold(Sum { ways: Some((0, 0)), ..Sum::default() }, |sum, (_, more)| Sum {
+            while kept.pop_front_if(|(at, _)| *at < oldest).is_some() {}
+            let counts = kept.iter().filter(|(at, _)| (first..=last).contains(at));
+            let sum = counts.fold(Sum { ways: Some((0, 0)), ..Sum::default() }, |sum, (_, more)| Sum {
                 sent: sum.sent.saturating_add(more.sent),
                 lost: sum.lost.saturating_add(more.lost),
                 ways: sum.ways.zip(more.ways).map(|((there, back), more)| (there + more.0, back + more.1)),
@@ -109,6 +112,7 @@ mod tests {
             (10, vec![result(1, 10, 5, None), result(3, 9, 9, None)]),
             (15, vec![result(1, 10, 2, Some((2, 0))), result(2, 10, 0, None)]),
             (16, vec![result(1, 10, 1, Some((0, 1))), result(2, 10, 3, Some((1, 0)))]),
+            (17, vec![result(1, 10, 0, None), result(2, 10, 0, None)]),
         ] {
             recent.take(&v1::ProbeResults { flows, ..v1::ProbeResults::default() }, Timestamp(second * S));
         }
@@ -118,8 +122,8 @@ mod tests {
         let two = Sum { sent: 20, lost: 3, ways: None };
         assert_eq!(sums, HashMap::from([(1, one), (2, two)]));
         assert_eq!(recent.lossy_since(Timestamp(17 * S)), Some(Timestamp(10 * S)));
-        assert_eq!(recent.lossy_since(Timestamp(30 * S)), None);
         recent.plan([2].into_iter());
         assert_eq!(recent.sums(Timestamp(17 * S)).len(), 1);
+        assert_eq!(recent.lossy_since(Timestamp(30 * S)), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Which ways planned flows take: the map as the planner's fabric, and the traces that tell it where equal-cost paths lead.
 //!
 //! In: the map; the plan. Out: [`FabricView`]; traces of planned flows and of their answers, asked of the agents at their beginnings, a few a second in
-//! all, since switches answer such packets on slow processors and limit them: those never traced first, then the oldest. Never: a
+//! all, since switches answer such packets on slow processors and limit them: those that lose probes first, then those never traced, then the oldest. Never: a
 //! trace that is not whole in place of an older one that is; a trace of a flow that has one way only.
 
 use super::Probes;
@@ -21,11 +21,13 @@ use tokio_util::sync::CancellationToken;
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
 /// Flows of a round, of all hosts.
-const FLOWS_PER_ROUND: usize = 64;
+const FLOWS_PER_ROUND: usize = 128;
 /// Flows of a round and host.
 const FLOWS_PER_HOST: usize = 16;
 /// A flow is traced again after so long: well before its trace is no longer fresh.
 const AGAIN_AFTER_NS: u64 = 25_000_000_000;
+/// And a flow that loses probes after so long: it may have another way by now.
+const LOSSY_AGAIN_AFTER_NS: u64 = 2_000_000_000;
 
 /// The map as the planner reads it. What it gives is made once for each making of the map.
 pub struct OfMap {
@@ -85,6 +87,7 @@ struct Begins {
     host: String,
     interface: String,
     dscp: u8,
+    is_lossy: bool,
 }
 
 /// Traces until told to stop.
@@ -114,18 +117,19 @@ fn wanted(probes: &Probes) -> HashMap<Flow, Begins> {
     let flows: Vec<_> = planned.plan.flows.iter().collect();
     // Without what is known already: a placement must be renewed, too.
     let ways = crossings(&planned.fabric, &planned.endpoints, &BTreeMap::new(), &flows);
-    let begins = |end: usize| {
+    let lossy = probes.lossy_flows();
+    let begins = |end: usize, is_lossy: bool| {
         let port = &planned.endpoints[end].port;
-        Begins { host: port.node.clone(), interface: port.port.clone(), dscp: planned.options.dscp }
+        Begins { host: port.node.clone(), interface: port.port.clone(), dscp: planned.options.dscp, is_lossy }
     };
     let mut wanted = HashMap::new();
     for (flow, [there, back]) in flows.into_iter().zip(ways) {
         let is_open = |way: &[(_, f64)]| way.iter().any(|(_, share)| *share < 1.0);
         if is_open(&there) {
-            wanted.insert(flow.flow.clone(), begins(flow.from));
+            wanted.insert(flow.flow.clone(), begins(flow.from, lossy.contains(&flow.id)));
         }
         if is_open(&back) {
-            wanted.insert(answers(&flow.flow), begins(flow.to));
+            wanted.insert(answers(&flow.flow), begins(flow.to, lossy.contains(&flow.id)));
         }
     }
     wanted
@@ -138,9 +142,12 @@ fn due(wanted: &HashMap<Flow, Begins>, asked: &HashMap<Flow, Timestamp>, now: Ti
     let mut waiting: Vec<_> = wanted
         .iter()
         .map(|(flow, begins)| (asked.get(flow).copied().unwrap_or_default(), flow, begins))
-        .filter(|(at, ..)| now.0.saturating_sub(at.0) >= AGAIN_AFTER_NS)
+        .filter(|(at, _, begins)| {
+            let after = if begins.is_lossy { LOSSY_AGAIN_AFTER_NS } else { AGAIN_AFTER_NS };
+            now.0.saturating_sub(at.0) >= after
+        })
         .collect();
-    waiting.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    waiting.sort_by(|a, b| (!a.2.is_lossy, a.0, a.1).cmp(&(!b.2.is_lossy, b.0, b.1)));
     let mut round: BTreeMap<String, OfHost> = BTreeMap::new();
     let mut flows = 0;
     for (_, flow, begins) in waiting {
@@ -184,6 +191,7 @@ async fn trace(map: &MapRoom, host: &str, flows: OfHost) {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::*;
     use railwatch_engine::map::Transport;
 
@@ -196,7 +204,8 @@ mod tests {
             source_port: port,
             destination_port: 7704,
         };
-        let begins = |host: u8| Begins { host: format!("h{host}"), interface: "eth0".into(), dscp: 26 };
+        let begins =
+            |host: u8| Begins { host: format!("h{host}"), interface: "eth0".into(), dscp: 26, is_lossy: false };
         let wanted: HashMap<_, _> =
             (0..3).flat_map(|host| (0..30).map(move |port| (flow(host, port), begins(host)))).collect();
         let s = 1_000_000_000;
@@ -206,6 +215,10 @@ mod tests {
         assert_eq!(counts, [("h0", 16), ("h1", 16), ("h2", 16)]);
         let has = |host: &str, port: u16| round[host].iter().any(|(flow, _)| flow.source_port == port);
         assert!(!has("h0", 0) && !has("h1", 0) && has("h2", 0), "the traced ones come after all others");
+        let mut wanted = wanted;
+        wanted.get_mut(&flow(0, 0)).unwrap().is_lossy = true;
+        assert!(due(&wanted, &asked, Timestamp(110 * s))["h0"][0].0 == flow(0, 0), "one that loses comes first");
+        wanted.get_mut(&flow(0, 0)).unwrap().is_lossy = false;
         let all: HashMap<_, _> = wanted.keys().map(|flow| (flow.clone(), Timestamp(100 * s))).collect();
         assert!(due(&wanted, &all, Timestamp(110 * s)).is_empty(), "nothing is traced before its time");
     }

@@ -81,7 +81,7 @@ fn observe(fault: Option<&Fault>, probes: u32, known: Known, seed: u64) -> Vec<O
                             |element| Crossing { element, there: share(there, &element), back: share(back, &element) };
                         elements.into_iter().map(crossing).collect()
                     };
-                    let observed = |sent, lost, crosses| Observation { sent, lost, is_long, ends: [from, to], crosses };
+                    let observed = |sent, lost, crosses| Observation { sent, lost, is_long, prober: from, crosses };
                     match known {
                         Known::RoundTrips => {
                             seen.push(observed(probes, lost_there + lost_back, crosses(&all_there, &all_back)));
@@ -148,8 +148,8 @@ fn a_lost_probe_or_two_accuse_nobody() {
 #[test]
 fn what_cannot_be_told_apart_has_equal_shares() {
     let both = |there| vec![Crossing { element: 1, there, back: 0.0 }, Crossing { element: 2, there, back: 0.0 }];
-    let lossy = Observation { sent: 100, lost: 30, is_long: false, ends: [0, 1], crosses: both(1.0) };
-    let fine = Observation { sent: 1000, lost: 0, is_long: false, ends: [2, 3], crosses: vec![] };
+    let lossy = Observation { sent: 100, lost: 30, is_long: false, prober: 0, crosses: both(1.0) };
+    let fine = Observation { sent: 1000, lost: 0, is_long: false, prober: 2, crosses: vec![] };
     let found = locate(&[lossy, fine], Prior::default());
     let shares: Vec<_> =
         found.iter().filter(|it| it.takes == Takes::Any).map(|it| (it.element, it.posterior)).collect();
