@@ -148,9 +148,7 @@ impl Driver {
                         self.options.target = target;
                         self.credentials = None;
                         self.shared.docket.forget();
-                        if let Some(probes) = self.shared.probes.get() {
-                            probes.forget();
-                        }
+                        self.shared.probes.forget();
                         if let Some(session) = session.take() {
                             session.link.goodbye_unattended(LINGER);
                         }

@@ -93,7 +93,7 @@ pub(crate) struct Shared {
     pub state: Mutex<UplinkState>,
     pub tapes: TapesLater,
     pub docket: Arc<Docket>,
-    pub probes: ProbesLater,
+    pub probes: Arc<ProbesLater>,
     /// What the spool held of receipts when it was opened.
     pub receipts: OnceLock<HashMap<u64, Vec<u64>>>,
     /// Refused since the driver last looked; then in the state.
@@ -223,8 +223,7 @@ impl UplinkHandle {
 
     /// Who probes as the collector plans, and traces. Once; another call changes nothing.
     pub fn set_probes(&self, probes: Arc<dyn Probes>) {
-        // A second one is a defect of the caller that costs nothing.
-        let _ = self.shared.probes.set(probes);
+        self.shared.probes.set(probes);
     }
 
     /// Who carries out the collector's directives. Once; another call changes nothing.

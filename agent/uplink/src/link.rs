@@ -69,7 +69,7 @@ impl Link {
         credentials: Arc<Credentials>,
         hello: Hello,
         tapes: TapesLater,
-        probes: ProbesLater,
+        probes: Arc<ProbesLater>,
         docket: Arc<Docket>,
     ) -> Self {
         let (frames, frames_out) = mpsc::channel(FRAMES_WAITING_MAX);

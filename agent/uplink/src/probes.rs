@@ -6,7 +6,7 @@
 
 use crate::directives::Docket;
 use railwatch_wire::v1::{AgentMessage, ProbePlan, TraceRequest, TraceResult, agent_message};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::mpsc;
 
 /// Traces that wait while one is carried out.
@@ -24,29 +24,64 @@ pub trait Probes: Send + Sync {
     fn forget(&self);
 }
 
-/// Whoever probes, once that is known.
-pub(crate) type ProbesLater = Arc<OnceLock<Arc<dyn Probes>>>;
+/// Whoever probes, once that is known; until then the last plan that came, as a collector may be quicker than the agent's start.
+#[derive(Default)]
+pub(crate) struct ProbesLater {
+    probes: OnceLock<Arc<dyn Probes>>,
+    early: Mutex<Option<ProbePlan>>,
+}
+
+impl ProbesLater {
+    /// Once; another call changes nothing.
+    pub fn set(&self, probes: Arc<dyn Probes>) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        // A second one is a defect of the caller that costs nothing.
+        let _ = self.probes.set(probes);
+        if let (Some(probes), Some(plan)) = (self.probes.get(), early.take()) {
+            probes.plan(plan);
+        }
+    }
+
+    /// Takes a plan, now or later.
+    fn plan(&self, plan: ProbePlan) {
+        // Under the lock, so that a plan of before does not come after one of now.
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.probes.get() {
+            Some(probes) => probes.plan(plan),
+            None => *early = Some(plan),
+        }
+    }
+
+    /// Another installation's plans are to come.
+    pub fn forget(&self) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        *early = None;
+        if let Some(probes) = self.probes.get() {
+            probes.forget();
+        }
+    }
+}
 
 /// A connection's end of it.
 pub(crate) struct ProbeDesk {
-    probes: ProbesLater,
+    probes: Arc<ProbesLater>,
     traces: mpsc::Sender<TraceRequest>,
     results: mpsc::Sender<AgentMessage>,
 }
 
 impl ProbeDesk {
     /// For one connection: what goes out comes from the receiver, and goes in by the sender. Ends with it.
-    pub fn open(probes: ProbesLater) -> (Self, mpsc::Sender<AgentMessage>, mpsc::Receiver<AgentMessage>) {
+    pub fn open(probes: Arc<ProbesLater>) -> (Self, mpsc::Sender<AgentMessage>, mpsc::Receiver<AgentMessage>) {
         let (traces, mut asked) = mpsc::channel::<TraceRequest>(TRACES_WAITING_MAX);
         let (results, out) = mpsc::channel(RESULTS_WAITING_MAX);
         let desk = Self { probes: Arc::clone(&probes), traces, results: results.clone() };
         let answers = results.clone();
         tokio::spawn(async move {
             while let Some(request) = asked.recv().await {
-                let (probes, id) = (probes.get().cloned(), request.id);
+                let (probes, id) = (probes.probes.get().cloned(), request.id);
                 let traced = tokio::task::spawn_blocking(move || match probes {
                     Some(probes) => probes.trace(&request),
-                    None => refusal(id, "this agent does not probe: see [probe] in its configuration"),
+                    None => refusal(id, "this agent does not probe, or is starting: see [probe] in its configuration"),
                 });
                 let result =
                     traced.await.unwrap_or_else(|_| refusal(id, "the trace ended by a defect of the agent's own"));
@@ -62,8 +97,8 @@ impl ProbeDesk {
     pub fn plan(&self, plan: ProbePlan, docket: &Docket) {
         if !docket.admits(plan.collector_epoch) {
             tracing::warn!(epoch = plan.collector_epoch, "a plan of probes is refused: its collector was replaced");
-        } else if let Some(probes) = self.probes.get() {
-            probes.plan(plan);
+        } else {
+            self.probes.plan(plan);
         }
     }
 

@@ -77,3 +77,20 @@ fn without_probes_the_collector_is_told_so() {
     uplink.stop();
     thread.join().unwrap();
 }
+
+#[test]
+fn a_plan_that_comes_before_whoever_probes_is_kept_for_it() {
+    let site = Site::new();
+    site.faults(|faults| {
+        faults.probe_plans = vec![plan(1, 3), plan(1, 4)];
+        faults.traces = vec![trace(9)];
+    });
+    let running = site.listen("127.0.0.1:0");
+    let (uplink, thread) = Uplink::start(site.options(&running.address)).unwrap();
+    eventually("all has come", || site.stored(|stored| !stored.traced.is_empty()));
+    let double = Arc::new(Double::default());
+    uplink.set_probes(double.clone());
+    assert_eq!(*double.plans.lock().unwrap(), [4], "the latest one");
+    uplink.stop();
+    thread.join().unwrap();
+}
