@@ -87,9 +87,7 @@ static PORTS: Listing = Listing {
         vec![
             Cell::text(row.text("name")),
             Cell::text(state).tone(tone),
-            Cell::number(
-                row.number("speed_bits_per_s").map_or("-".into(), |speed| format!("{} Gbit/s", speed / 1_000_000_000)),
-            ),
+            Cell::number(row.number("speed_bits_per_s").map_or("-".into(), human::bits_per_second)),
             io("receive"),
             io("transmit"),
             rate(ports, "hw.network.dropped"),

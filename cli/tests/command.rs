@@ -584,7 +584,7 @@ fn switches_are_a_line_each_and_one_of_them_is_its_ports() {
     assert!(!text.contains("Management1"), "{text}");
     let one = run(&double.url(), &["switches", "leaf0"]);
     let text = String::from_utf8(one.stdout).unwrap();
-    for part in ["Ethernet1", "100 Gbit/s", "2.0 KiB", "no part of the fabric"] {
+    for part in ["Ethernet1", "100 Gb/s", "2 KiB", "no part of the fabric"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(double.asked()[1].starts_with("GET /v1/switches?switch=leaf0 "), "{:?}", double.asked());
