@@ -297,7 +297,7 @@ mod tests {
             let element = json!({"host": "", "kind": "link", "name": name});
             json!({"fault_mode": "path_loss", "element": element, "posterior": 0.49})
         };
-        either["hypotheses"] = json!([link("leaf0:eth3>host3:eth0"), link("leaf1:eth4>spine0:eth1")]);
+        either["hypotheses"] = json!([link("host3:eth0-leaf0:eth3"), link("leaf1:eth4>spine0:eth1")]);
         let found = judge(&plan, Some(&fault), 1000 * ms, &[], &[either]);
         assert_eq!((found.correct, found.located_ms), (Some(false), Some(400.0)), "one of two is no right answer");
         assert_eq!((found.reported.len(), found.wrong), (2, vec!["leaf1:eth4>spine0:eth1".to_owned()]));
