@@ -222,11 +222,11 @@ fn name(plan: &Plan, element: &Value) -> String {
     }
 }
 
-/// Whether two names mean one element: a direction is part of its link, a NIC an end of it.
+/// Whether two names mean one element: a direction is part of its link and of its cable, a NIC an end of it.
 fn same(at_fault: &str, blamed: &str) -> bool {
     let ends = |name: &str| name.split(['-', '>']).map(str::to_owned).collect::<BTreeSet<_>>();
     at_fault == blamed
-        || (at_fault.contains('>') && blamed.contains('-') && ends(at_fault) == ends(blamed))
+        || (at_fault.contains('>') != blamed.contains('>') && ends(at_fault) == ends(blamed))
         || (blamed.contains(['-', '>']) && !at_fault.contains(['-', '>']) && ends(blamed).contains(at_fault))
 }
 
@@ -310,6 +310,7 @@ mod tests {
         for (at_fault, blamed, expected) in [
             ("leaf0:eth4>spine0:eth0", "leaf0:eth4-spine0:eth0", true),
             ("spine0:eth0>leaf0:eth4", "leaf0:eth4-spine0:eth0", true),
+            ("leaf0:eth4-spine0:eth0", "spine0:eth0>leaf0:eth4", true),
             ("leaf0:eth4>spine0:eth0", "spine0:eth0>leaf0:eth4", false),
             ("leaf0:eth4>spine0:eth0", "leaf0:eth5-spine1:eth0", false),
             ("host3:eth0", "host3:eth0-leaf0:eth3", true),

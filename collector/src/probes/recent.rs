@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// How far back a sum reaches.
 pub const SPAN: Duration = Duration::from_secs(4);
+/// Hosts tell an interval within so long.
+const MARGIN_NS: u64 = 1_000_000_000;
 /// Intervals of a flow: more than an agent tells within the span.
 const INTERVALS_MAX: usize = 64;
 
@@ -65,7 +67,11 @@ impl Recent {
     /// nothing of how much is lost; forgets what is older than the span.
     pub fn sums(&mut self, now: Timestamp) -> HashMap<u64, Sum> {
         let oldest = before(now);
-        let (first, last) = self.lossy.unwrap_or_default();
+        let (mut first, mut last) = self.lossy.unwrap_or_default();
+        // Intervals in which a fault began or ended are partly of another time.
+        if last.0.saturating_sub(first.0) > 3 * MARGIN_NS {
+            (first.0, last.0) = (first.0 + MARGIN_NS, last.0 - MARGIN_NS);
+        }
         let mut sums = HashMap::new();
         for (id, kept) in &mut self.flows {
             while kept.pop_front_if(|(at, _)| *at < oldest).is_some() {}
@@ -110,9 +116,9 @@ mod tests {
         recent.plan([1, 2].into_iter());
         for (second, flows) in [
             (10, vec![result(1, 10, 5, None), result(3, 9, 9, None)]),
-            (15, vec![result(1, 10, 2, Some((2, 0))), result(2, 10, 0, None)]),
-            (16, vec![result(1, 10, 1, Some((0, 1))), result(2, 10, 3, Some((1, 0)))]),
-            (17, vec![result(1, 10, 0, None), result(2, 10, 0, None)]),
+            (14, vec![result(1, 10, 2, Some((2, 0))), result(2, 10, 0, None)]),
+            (15, vec![result(1, 10, 1, Some((0, 1))), result(2, 10, 3, Some((1, 0)))]),
+            (17, vec![result(1, 10, 9, None), result(2, 10, 0, None)]),
         ] {
             recent.take(&v1::ProbeResults { flows, ..v1::ProbeResults::default() }, Timestamp(second * S));
         }
