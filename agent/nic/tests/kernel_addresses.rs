@@ -14,6 +14,8 @@ fn shell(command: &str) {
 fn addresses_follow_what_the_interfaces_have() {
     let test = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
+        // Where veth is a module, `ip` needs it loaded; where it is built in, there may be no modprobe.
+        let _ = Command::new("modprobe").arg("veth").status();
         shell("ip link add v0 type veth peer name v1; ip addr add 10.0.1.3/31 dev v0; ip link set v0 up");
         let mut addresses = Addresses::open().unwrap();
         let mut of = |interface: &str| {
