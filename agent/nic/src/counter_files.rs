@@ -55,10 +55,10 @@ impl<T: PartialEq> CounterFiles<T> {
     }
 
     /// Of a probe that found what the probe before found: declares the same series again, and keeps the files open. `false`
-    /// where one could not be read last (it may be another of that name by now), or nothing was declared before: then all is
+    /// where one could not be read last or lost its name (it may be another of that name by now), or nothing was declared before: then all is
     /// to be opened and declared anew.
     pub(crate) fn again(&self, declare: &mut Declare<'_>, series: impl Fn(&T) -> SeriesHandle) -> bool {
-        let is_sound = |kept: &Kept<T>| kept.shown.is_some() || kept.moved_at_ns == 0;
+        let is_sound = |kept: &Kept<T>| (kept.shown.is_some() || kept.moved_at_ns == 0) && !kept.file.is_unlinked();
         !self.files.is_empty()
             && self.files.iter().all(is_sound)
             && self.files.iter().all(|kept| declare.again(series(&kept.of)))

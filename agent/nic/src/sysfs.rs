@@ -23,6 +23,11 @@ impl NumberFile {
     pub(crate) fn read(&self) -> Result<u64, ErrorReason> {
         parse_number(self.0.attribute(&mut [0; 64])?)
     }
+
+    /// See [`KeptFile::is_unlinked`].
+    pub(crate) fn is_unlinked(&self) -> bool {
+        self.0.is_unlinked()
+    }
 }
 
 /// A decimal number, alone or before a colon ("4: ACTIVE").

@@ -27,7 +27,8 @@ impl SysfsLinks {
     /// All interfaces, as they are now.
     pub(crate) fn links(&mut self, root: &Path) -> Result<&[Link], Unavailable> {
         let names = sysfs::names(root.join("class/net")).unwrap_or_default();
-        if names != self.names || names.is_empty() {
+        let is_replaced = || self.files.iter().flatten().any(KeptFile::is_unlinked);
+        if names != self.names || names.is_empty() || is_replaced() {
             let open = |(name, file)| KeptFile::open(&sysfs::device_path(root, "net", name).join(file)).ok();
             let all = names.iter().flat_map(|name| TELLING.map(|file| (name.as_str(), file)));
             self.files = all.map(open).collect();
@@ -77,6 +78,13 @@ mod tests {
             let found = links.links(root.path()).unwrap();
             found.iter().map(|link| (link.name.clone(), link.is_up(), link.carrier_down_count)).collect::<Vec<_>>()
         };
+        assert_eq!(seen(&mut links), [("eth0".to_owned(), true, 0)]);
+        // Replaced by another file, not written over.
+        let beside = root.path().join("new");
+        std::fs::write(&beside, "1").unwrap();
+        std::fs::rename(&beside, folder.join("carrier_down_count")).unwrap();
+        assert_eq!(seen(&mut links), [("eth0".to_owned(), true, 1)]);
+        write("carrier_down_count", "0");
         assert_eq!(seen(&mut links), [("eth0".to_owned(), true, 0)]);
         // A loopback is none by a file that never moves: it is not looked at again.
         write("type", "772");

@@ -7,7 +7,7 @@ use crate::batch::Batch;
 use crate::source::ErrorReason;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// A file, kept open.
@@ -49,6 +49,12 @@ impl KeptFile {
     pub fn attribute<'b, const N: usize>(&self, buffer: &'b mut [u8; N]) -> Result<&'b [u8], ErrorReason> {
         let length = self.0.read_at(buffer, 0).map_err(|error| ErrorReason::from(&error))?;
         Ok(&buffer[..length])
+    }
+
+    /// It has no name any more: another file may be in its place. A tree that is not the kernel's own may be written so.
+    #[must_use]
+    pub fn is_unlinked(&self) -> bool {
+        self.0.metadata().is_ok_and(|it| it.nlink() == 0)
     }
 
     /// The decimal number it holds now, and nothing else.
