@@ -97,7 +97,10 @@ fn add(groups: &mut Vec<Group>, heading: &'static str, title: &'static str, unit
 
 /// Which hosts or collectors a metric is asked of.
 fn selector(name: &str) -> &'static str {
-    if name.starts_with("railwatch_collector_fleet_") {
+    if name.starts_with("railwatch_collector_fleet_switch_") {
+        // Of no host, and few enough to be shown all.
+        "{switch=~\".+\"}"
+    } else if name.starts_with("railwatch_collector_fleet_") {
         "{host=~\"$host\"}"
     } else if name.starts_with("railwatch_collector_") {
         "{instance=~\"$collector\"}"
