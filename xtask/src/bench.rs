@@ -9,9 +9,13 @@ mod statistics;
 mod tape;
 mod uplink;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 /// What can be measured.
 #[derive(clap::Subcommand)]
@@ -43,6 +47,18 @@ pub fn bench(bench: &Bench) -> Result<()> {
         Bench::Planner(options) => write(&options.json, &planner::measure()?),
         Bench::Tape(options) => write(&options.json, &tape::measure()?),
     }
+}
+
+/// Runs an example that measures and prints its result as JSON.
+fn example(package: &str, example: &str) -> Result<serde_json::Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--release", "--quiet", "--package", package, "--example", example])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run cargo")?;
+    ensure!(output.status.success(), "the measurement failed: {}", output.status);
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("read what the example {example} of {package} printed"))
 }
 
 fn write(path: &Option<PathBuf>, result: &impl Serialize) -> Result<()> {
