@@ -8,7 +8,7 @@ use super::records::{keyed, text};
 use crate::live::{Host, Live, Series};
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
-    common::v1::InstrumentationScope,
+    common::v1::{InstrumentationScope, KeyValue},
     metrics::v1::{
         AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric::Data,
         number_data_point::Value,
@@ -92,7 +92,7 @@ impl Shape {
 }
 
 fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
-    let mut metrics: BTreeMap<(&str, &str, Shape), Vec<NumberDataPoint>> = BTreeMap::new();
+    let mut metrics = Metrics::new();
     for series in series {
         let definition = &series.definition;
         // A host of another version may count what this one's table calls a gauge: its own word decides.
@@ -108,12 +108,6 @@ fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
             convention.map_or((&*definition.name, &*definition.unit), |convention| (convention.name, convention.unit));
         metrics.entry((name, unit, shape)).or_default().push(point(series, shape, convention));
     }
-    let metrics = metrics.into_iter().map(|((name, unit, shape), data_points)| Metric {
-        name: name.to_owned(),
-        unit: unit.to_owned(),
-        data: Some(shape.data(data_points)),
-        ..Metric::default()
-    });
     let mut attributes = vec![
         keyed("service.name", text("railwatch-agent")),
         keyed("service.version", text(&host.hello.agent_version)),
@@ -124,6 +118,20 @@ fn resource(host: &Host, series: &[&Series]) -> ResourceMetrics {
     if let Some(id) = uuid(&host.hello.stream_id) {
         attributes.push(keyed("service.instance.id", text(&id)));
     }
+    said_by(attributes, metrics)
+}
+
+/// Metrics by name, unit and shape.
+pub(super) type Metrics<'n> = BTreeMap<(&'n str, &'n str, Shape), Vec<NumberDataPoint>>;
+
+/// What one resource says.
+pub(super) fn said_by(attributes: Vec<KeyValue>, metrics: Metrics<'_>) -> ResourceMetrics {
+    let metrics = metrics.into_iter().map(|((name, unit, shape), data_points)| Metric {
+        name: name.to_owned(),
+        unit: unit.to_owned(),
+        data: Some(shape.data(data_points)),
+        ..Metric::default()
+    });
     ResourceMetrics {
         resource: Some(Resource { attributes, ..Resource::default() }),
         scope_metrics: vec![ScopeMetrics {

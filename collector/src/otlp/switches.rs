@@ -3,18 +3,16 @@
 //! In: what connected switches said last. Out: resources of at most [`POINTS_PER_REQUEST_MAX`] points. Never: what a switch said before it
 //! was lost: it would look alive.
 
-use super::points::{POINTS_PER_REQUEST_MAX, STALE_AFTER_NS, Shape};
+use super::points::{Metrics, POINTS_PER_REQUEST_MAX, STALE_AFTER_NS, Shape, said_by};
 use super::records::{keyed, text};
 use crate::switches::Table;
 use opentelemetry_proto::tonic::{
-    common::v1::{InstrumentationScope, KeyValue},
-    metrics::v1::{Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, number_data_point::Value},
-    resource::v1::Resource,
+    common::v1::KeyValue,
+    metrics::v1::{NumberDataPoint, ResourceMetrics, number_data_point::Value},
 };
 use railwatch_engine::Timestamp;
 use railwatch_switches::series::{SeriesRow, rows};
 use railwatch_vocabulary::{Convention, Kind};
-use std::collections::BTreeMap;
 
 /// Number of points, and the resource that has them.
 pub(super) fn resources(switches: &Table, now: Timestamp) -> Vec<(usize, ResourceMetrics)> {
@@ -37,7 +35,7 @@ pub(super) fn resources(switches: &Table, now: Timestamp) -> Vec<(usize, Resourc
 }
 
 fn resource(name: &str, address: Option<&str>, rows: &[&SeriesRow], now: Timestamp) -> ResourceMetrics {
-    let mut metrics: BTreeMap<(&str, &str, Shape), Vec<NumberDataPoint>> = BTreeMap::new();
+    let mut metrics = Metrics::new();
     for row in rows {
         let known = railwatch_vocabulary::find(row.name);
         let shape = match known.map(|known| known.kind) {
@@ -49,12 +47,6 @@ fn resource(name: &str, address: Option<&str>, rows: &[&SeriesRow], now: Timesta
         let (name, unit) = convention.map_or((row.name, row.unit), |convention| (convention.name, convention.unit));
         metrics.entry((name, unit, shape)).or_default().push(point(row, shape, convention, now));
     }
-    let metrics = metrics.into_iter().map(|((name, unit, shape), data_points)| Metric {
-        name: name.to_owned(),
-        unit: unit.to_owned(),
-        data: Some(shape.data(data_points)),
-        ..Metric::default()
-    });
     let mut attributes = vec![
         keyed("service.name", text("railwatch-collector")),
         keyed("service.version", text(env!("CARGO_PKG_VERSION"))),
@@ -62,19 +54,7 @@ fn resource(name: &str, address: Option<&str>, rows: &[&SeriesRow], now: Timesta
         keyed("host.type", text("switch")),
     ];
     attributes.extend(address.map(|address| keyed("server.address", text(address))));
-    ResourceMetrics {
-        resource: Some(Resource { attributes, ..Resource::default() }),
-        scope_metrics: vec![ScopeMetrics {
-            scope: Some(InstrumentationScope {
-                name: "railwatch".to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                ..InstrumentationScope::default()
-            }),
-            metrics: metrics.collect(),
-            ..ScopeMetrics::default()
-        }],
-        ..ResourceMetrics::default()
-    }
+    said_by(attributes, metrics)
 }
 
 fn point(row: &SeriesRow, shape: Shape, convention: Option<&Convention>, now: Timestamp) -> NumberDataPoint {
