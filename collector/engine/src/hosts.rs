@@ -30,6 +30,20 @@ pub(crate) struct Host {
     excused_until: Timestamp,
 }
 
+impl Host {
+    fn new(boot_id: String, last_heard: Timestamp) -> Self {
+        Self {
+            boot_id,
+            last_heard,
+            broke_off: false,
+            seen: false,
+            departed: false,
+            silence: None,
+            excused_until: Timestamp::default(),
+        }
+    }
+}
+
 /// What a tick found.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
@@ -65,16 +79,8 @@ impl Hosts {
             .take(options.limits.hosts_max)
             .map(|known| {
                 let KnownHost { host, boot_id, last_heard, departed } = known;
-                let host_now = Host {
-                    boot_id,
-                    last_heard,
-                    broke_off: false,
-                    seen: false,
-                    departed,
-                    silence: None,
-                    excused_until: Timestamp::default(),
-                };
-                (host, host_now)
+                let known = Host { departed, ..Host::new(boot_id, last_heard) };
+                (host, known)
             })
             .collect();
         let watched = hosts.values().filter(|host| !host.departed).count();
@@ -114,15 +120,7 @@ impl Hosts {
             if self.hosts.len() >= options.limits.hosts_max {
                 return (false, None);
             }
-            let new = Host {
-                boot_id: boot_id.to_owned(),
-                last_heard: now,
-                broke_off: false,
-                seen: true,
-                departed: false,
-                silence: None,
-                excused_until: Timestamp::default(),
-            };
+            let new = Host { seen: true, ..Host::new(boot_id.to_owned(), now) };
             self.hosts.insert(host.to_owned(), new);
             self.watched += 1;
             return (true, None);
