@@ -331,6 +331,7 @@ impl CoreHandle {
         self.ask(Request::Observed { signal: Box::new(signal), reply }).await?;
         answer.await.map_err(|_| CoreError::Stopped)?
     }
+
     /// Keeps changes of the map; waits while the core has too much to do. Not on disk yet when this returns.
     pub async fn map_changes(&self, changes: Vec<MapChange>) -> Result<(), CoreError> {
         self.ask(Request::Map { changes }).await

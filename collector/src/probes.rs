@@ -276,10 +276,12 @@ impl Probes {
     }
 
     /// Flows of which probes are lost.
-    fn lossy_flows(&self) -> HashSet<u64> {
-        let now = Timeline::now();
-        let sums = lock(&self.0.recent).sums(now);
-        sums.into_iter().filter(|(_, sum)| sum.lost > 0).map(|(id, _)| id).collect()
+    fn lossy_flows(&self, now: Timestamp) -> HashSet<u64> {
+        let mut recent = lock(&self.0.recent);
+        if recent.lossy_since(now).is_none() {
+            return HashSet::new();
+        }
+        recent.sums(now).into_iter().filter(|(_, sum)| sum.lost > 0).map(|(id, _)| id).collect()
     }
 
     /// Since when probes are lost, where one was of late.

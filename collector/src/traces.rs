@@ -3,8 +3,10 @@
 //! In: a host and flows, from the API. Out: the agent's answer, or why there is none. The streams of [`crate::ingest`] carry both.
 //! Bounded: so many requests wait for a host, so long for an answer. Never: a trace that nobody asked for.
 
+use railwatch_engine::map::{Flow, Transport};
 use railwatch_wire::v1;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -103,6 +105,28 @@ impl Traces {
     fn lines(&self) -> MutexGuard<'_, HashMap<Arc<str>, Line>> {
         self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A flow that begins at this interface, as the agent is asked for it.
+pub fn flow(interface: String, flow: &Flow, dscp: u8) -> v1::TraceFlow {
+    v1::TraceFlow {
+        interface,
+        source: flow.source.to_string(),
+        source_port: flow.source_port.into(),
+        destination: flow.destination.to_string(),
+        destination_port: flow.destination_port.into(),
+        transport: match flow.transport {
+            Transport::Udp => v1::ProbeTransport::Udp,
+            Transport::Tcp => v1::ProbeTransport::Tcp,
+        }
+        .into(),
+        dscp: dscp.into(),
+    }
+}
+
+/// Addresses of those who answered, none where nobody did.
+pub fn hops(traced: &v1::Traced) -> Vec<Option<IpAddr>> {
+    traced.hops.iter().map(|hop| hop.address.parse().ok()).collect()
 }
 
 #[cfg(test)]

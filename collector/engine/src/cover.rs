@@ -21,7 +21,7 @@ pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
 pub use plan::{Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, plan};
 pub use rails::{Claim, Prefix, Rails, rails};
 pub use shape::Shape;
-pub use ways::{answers, crossed, crossings};
+pub use ways::{crossed, crossings};
 
 /// A number that looks random, of another (splitmix64: Steele, Lea, Flood, OOPSLA 2014).
 fn mix(number: u64) -> u64 {

@@ -25,4 +25,5 @@ mod silence;
 pub use engine::{Counters, Engine};
 pub use model::*;
 pub use options::{Limits, OptionError, Options};
+pub use path::alike;
 pub use replay::{Logged, Recorder, replay};

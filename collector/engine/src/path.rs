@@ -18,13 +18,20 @@ const HOSTS_MIN: u32 = 2;
 const EQUALS_MAX: usize = 8;
 const EXPLAINED: &str = "explanations";
 
-/// Those that explain the loss alike, where that is a finding; empty where it is not.
-pub(crate) fn leading(suspects: &[Suspect]) -> &[Suspect] {
+/// Those that explain the loss as well as the first.
+#[must_use]
+pub fn alike(suspects: &[Suspect]) -> &[Suspect] {
     let Some(first) = suspects.first() else { return &[] };
-    let equal = suspects.iter().take_while(|it| it.posterior >= first.posterior * (1.0 - EQUAL)).count();
-    let leading = &suspects[..equal];
+    let count = suspects.iter().take_while(|it| it.posterior >= first.posterior * (1.0 - EQUAL)).count();
+    &suspects[..count]
+}
+
+/// Those, where that is a finding; empty where it is not.
+pub(crate) fn leading(suspects: &[Suspect]) -> &[Suspect] {
+    let leading = alike(suspects);
+    let Some(first) = leading.first() else { return &[] };
     let together: f64 = leading.iter().map(|it| it.posterior).sum();
-    let is_finding = together >= POSTERIOR_MIN && first.hosts >= HOSTS_MIN && equal <= EQUALS_MAX;
+    let is_finding = together >= POSTERIOR_MIN && first.hosts >= HOSTS_MIN && leading.len() <= EQUALS_MAX;
     if is_finding { leading } else { &[] }
 }
 

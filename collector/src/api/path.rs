@@ -9,11 +9,11 @@ use super::routes::bad_query;
 use crate::clock::Timeline;
 use crate::map::elements::{Element, Parts};
 use crate::map::endpoint;
+use crate::traces;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use railwatch_engine::map::{Flow, Nic, Topology, Transport, Ways};
-use railwatch_wire::v1;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ pub(super) async fn path(
         source_port,
         destination_port,
     });
-    let back = there.as_ref().map(reverse);
+    let back = there.as_ref().map(Flow::reversed);
     let now = Timeline::now();
     let known = |from, to, flow: &Option<Flow>| topology.ways(from, to, flow.as_ref(), now);
     let (mut ways, mut ways_back) = (known(a, b, &there), known(b, a, &back));
@@ -162,42 +162,19 @@ fn side(parts: &Parts<'_>, Ways { set, exact, why }: Ways) -> Side {
     Side { paths: set.paths.iter().take(PATHS_MAX).map(row).collect(), exact, why, cut }
 }
 
-fn reverse(flow: &Flow) -> Flow {
-    Flow {
-        source: flow.destination,
-        destination: flow.source,
-        transport: flow.transport,
-        source_port: flow.destination_port,
-        destination_port: flow.source_port,
-    }
-}
-
 /// Has the agent of a NIC trace a flow that begins there, where that is wanted; else `Err(None)`. `Err` with why it could not.
 async fn trace(api: &ApiState, nic: &Nic, flow: &Flow, wanted: bool) -> Result<(), Option<String>> {
     if !wanted {
         return Err(None);
     }
-    let asked = v1::TraceFlow {
-        interface: nic.port.port.clone(),
-        source: flow.source.to_string(),
-        source_port: flow.source_port.into(),
-        destination: flow.destination.to_string(),
-        destination_port: flow.destination_port.into(),
-        transport: match flow.transport {
-            Transport::Udp => v1::ProbeTransport::Udp,
-            Transport::Tcp => v1::ProbeTransport::Tcp,
-        }
-        .into(),
-        dscp: 0,
-    };
+    let asked = traces::flow(nic.port.port.clone(), flow, 0);
     let host = &nic.port.node;
     let traced = api.0.map.traces().ask(host, vec![asked]).await.map_err(|error| Some(error.to_string()))?;
-    let Some(v1::Traced { hops, reached, failed }) = traced.into_iter().next() else { return Err(None) };
-    if !failed.is_empty() {
-        return Err(Some(format!("the agent of host {host} could not trace it: {failed}")));
+    let Some(traced) = traced.into_iter().next() else { return Err(None) };
+    if !traced.failed.is_empty() {
+        return Err(Some(format!("the agent of host {host} could not trace it: {}", traced.failed)));
     }
-    let hops = hops.iter().map(|hop| hop.address.parse().ok()).collect();
-    api.0.map.traced(host, flow.clone(), hops, reached, Timeline::now());
+    api.0.map.traced(host, flow.clone(), traces::hops(&traced), traced.reached, Timeline::now());
     Ok(())
 }
 

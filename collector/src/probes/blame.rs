@@ -11,7 +11,7 @@ use crate::core::CoreHandle;
 use railwatch_engine::cover::{PlannedFlow, crossings};
 use railwatch_engine::locate::{Crossing, Explanation, Observation, Prior, Takes, locate};
 use railwatch_engine::map::Direction;
-use railwatch_engine::{Element, Suspect};
+use railwatch_engine::{Element, Suspect, alike};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -68,9 +68,7 @@ pub async fn follow(probes: Probes, core: CoreHandle, stop: CancellationToken) {
 
 /// What the first suspects, those that explain the loss alike, say: element and fault mode of each.
 fn leading(suspects: &[Suspect]) -> Vec<(String, String)> {
-    let equal = |suspect: &&Suspect| suspects[0].posterior - suspect.posterior <= EQUAL;
-    let named = |suspect: &Suspect| (suspect.element.name.clone(), suspect.fault_mode.clone());
-    suspects.iter().take_while(equal).map(named).collect()
+    alike(suspects).iter().map(|suspect| (suspect.element.name.clone(), suspect.fault_mode.clone())).collect()
 }
 
 impl Probes {

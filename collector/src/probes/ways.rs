@@ -4,15 +4,15 @@
 //! all, since switches answer such packets on slow processors and limit them: those that lose probes first, then those never traced, then the oldest. Never: a
 //! trace that is not whole in place of an older one that is; a trace of a flow that has one way only.
 
-use super::Probes;
 use super::view::FabricView;
+use super::{Planned, Probes};
 use crate::clock::Timeline;
 use crate::map::MapRoom;
+use crate::traces;
 use railwatch_engine::Timestamp;
-use railwatch_engine::cover::{answers, crossings};
+use railwatch_engine::cover::crossings;
 use railwatch_engine::map::{Fabric, Flow, Path, Topology};
-use railwatch_wire::v1;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -87,22 +87,30 @@ struct Begins {
     host: String,
     interface: String,
     dscp: u8,
-    is_lossy: bool,
+    /// Of the planned flow: its answers are lost with it.
+    planned: u64,
 }
 
 /// Traces until told to stop.
 pub async fn follow(probes: Probes, map: MapRoom, stop: CancellationToken) {
     let mut asked: HashMap<Flow, Timestamp> = HashMap::new();
+    let (mut of, mut wanted) = (Arc::<Planned>::default(), HashMap::new());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
         }
-        let (room, now) = (probes.clone(), Timeline::now());
-        let Ok(wanted) = tokio::task::spawn_blocking(move || wanted(&room)).await else { continue };
-        asked.retain(|flow, _| wanted.contains_key(flow));
+        let planned = probes.planned();
+        if !Arc::ptr_eq(&of, &planned) {
+            // Of a large fabric this takes a while, and the plan is the same for long.
+            let plan = Arc::clone(&planned);
+            let Ok(found) = tokio::task::spawn_blocking(move || several_ways(&plan)).await else { continue };
+            (of, wanted) = (planned, found);
+            asked.retain(|flow, _| wanted.contains_key(flow));
+        }
+        let now = Timeline::now();
         let mut round = JoinSet::new();
-        for (host, flows) in due(&wanted, &asked, now) {
+        for (host, flows) in due(&wanted, &asked, &probes.lossy_flows(now), now) {
             asked.extend(flows.iter().map(|(flow, _)| (flow.clone(), now)));
             let map = map.clone();
             round.spawn(async move { trace(&map, &host, flows).await });
@@ -112,45 +120,51 @@ pub async fn follow(probes: Probes, map: MapRoom, stop: CancellationToken) {
 }
 
 /// Flows of the plan and their answers whose way is one of several.
-fn wanted(probes: &Probes) -> HashMap<Flow, Begins> {
-    let planned = probes.planned();
+fn several_ways(planned: &Planned) -> HashMap<Flow, Begins> {
     let flows: Vec<_> = planned.plan.flows.iter().collect();
     // Without what is known already: a placement must be renewed, too.
     let ways = crossings(&planned.fabric, &planned.endpoints, &BTreeMap::new(), &flows);
-    let lossy = probes.lossy_flows();
-    let begins = |end: usize, is_lossy: bool| {
+    let begins = |end: usize, planned_flow: u64| {
         let port = &planned.endpoints[end].port;
-        Begins { host: port.node.clone(), interface: port.port.clone(), dscp: planned.options.dscp, is_lossy }
+        let (host, interface) = (port.node.clone(), port.port.clone());
+        Begins { host, interface, dscp: planned.options.dscp, planned: planned_flow }
     };
-    let mut wanted = HashMap::new();
+    let mut found = HashMap::new();
     for (flow, [there, back]) in flows.into_iter().zip(ways) {
         let is_open = |way: &[(_, f64)]| way.iter().any(|(_, share)| *share < 1.0);
         if is_open(&there) {
-            wanted.insert(flow.flow.clone(), begins(flow.from, lossy.contains(&flow.id)));
+            found.insert(flow.flow.clone(), begins(flow.from, flow.id));
         }
         if is_open(&back) {
-            wanted.insert(answers(&flow.flow), begins(flow.to, lossy.contains(&flow.id)));
+            found.insert(flow.flow.reversed(), begins(flow.to, flow.id));
         }
     }
-    wanted
+    found
 }
 
 type OfHost = Vec<(Flow, Begins)>;
 
-/// The next round: by host, the flows to be traced.
-fn due(wanted: &HashMap<Flow, Begins>, asked: &HashMap<Flow, Timestamp>, now: Timestamp) -> BTreeMap<String, OfHost> {
+/// The next round: by host, the flows to be traced. `lossy` are planned flows.
+fn due(
+    wanted: &HashMap<Flow, Begins>,
+    asked: &HashMap<Flow, Timestamp>,
+    lossy: &HashSet<u64>,
+    now: Timestamp,
+) -> BTreeMap<String, OfHost> {
     let mut waiting: Vec<_> = wanted
         .iter()
-        .map(|(flow, begins)| (asked.get(flow).copied().unwrap_or_default(), flow, begins))
-        .filter(|(at, _, begins)| {
-            let after = if begins.is_lossy { LOSSY_AGAIN_AFTER_NS } else { AGAIN_AFTER_NS };
+        .map(|(flow, begins)| {
+            (!lossy.contains(&begins.planned), asked.get(flow).copied().unwrap_or_default(), flow, begins)
+        })
+        .filter(|(is_whole, at, ..)| {
+            let after = if *is_whole { AGAIN_AFTER_NS } else { LOSSY_AGAIN_AFTER_NS };
             now.0.saturating_sub(at.0) >= after
         })
         .collect();
-    waiting.sort_by(|a, b| (!a.2.is_lossy, a.0, a.1).cmp(&(!b.2.is_lossy, b.0, b.1)));
+    waiting.sort_by_key(|(is_whole, at, flow, _)| (*is_whole, *at, *flow));
     let mut round: BTreeMap<String, OfHost> = BTreeMap::new();
     let mut flows = 0;
-    for (_, flow, begins) in waiting {
+    for (.., flow, begins) in waiting {
         let of_host = round.entry(begins.host.clone()).or_default();
         if of_host.len() < FLOWS_PER_HOST {
             of_host.push((flow.clone(), begins.clone()));
@@ -165,15 +179,7 @@ fn due(wanted: &HashMap<Flow, Begins>, asked: &HashMap<Flow, Timestamp>, now: Ti
 
 /// Asks one host, and tells the map what it saw whole.
 async fn trace(map: &MapRoom, host: &str, flows: OfHost) {
-    let message = |(flow, begins): &(Flow, Begins)| v1::TraceFlow {
-        interface: begins.interface.clone(),
-        source: flow.source.to_string(),
-        source_port: flow.source_port.into(),
-        destination: flow.destination.to_string(),
-        destination_port: flow.destination_port.into(),
-        transport: v1::ProbeTransport::Udp.into(),
-        dscp: begins.dscp.into(),
-    };
+    let message = |(flow, begins): &(Flow, Begins)| traces::flow(begins.interface.clone(), flow, begins.dscp);
     let answers = match map.traces().ask(host, flows.iter().map(message).collect()).await {
         Ok(answers) => answers,
         Err(error) => {
@@ -181,17 +187,16 @@ async fn trace(map: &MapRoom, host: &str, flows: OfHost) {
             return;
         }
     };
-    for ((flow, _), v1::Traced { hops, reached, failed }) in flows.into_iter().zip(answers) {
-        let hops: Vec<_> = hops.iter().map(|hop| hop.address.parse().ok()).collect();
-        if failed.is_empty() && reached && hops.iter().all(Option::is_some) {
-            map.traced(host, flow, hops, reached, Timeline::now());
+    for ((flow, _), traced) in flows.into_iter().zip(answers) {
+        let hops = traces::hops(&traced);
+        if traced.failed.is_empty() && traced.reached && hops.iter().all(Option::is_some) {
+            map.traced(host, flow, hops, traced.reached, Timeline::now());
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::*;
     use railwatch_engine::map::Transport;
 
@@ -204,22 +209,30 @@ mod tests {
             source_port: port,
             destination_port: 7704,
         };
-        let begins =
-            |host: u8| Begins { host: format!("h{host}"), interface: "eth0".into(), dscp: 26, is_lossy: false };
+        let begins = |host: u8, port: u16| Begins {
+            host: format!("h{host}"),
+            interface: "eth0".into(),
+            dscp: 26,
+            planned: u64::from(host) << 16 | u64::from(port),
+        };
         let wanted: HashMap<_, _> =
-            (0..3).flat_map(|host| (0..30).map(move |port| (flow(host, port), begins(host)))).collect();
+            (0..3).flat_map(|host| (0..30).map(move |port| (flow(host, port), begins(host, port)))).collect();
         let s = 1_000_000_000;
         let asked = HashMap::from([(flow(0, 0), Timestamp(100 * s)), (flow(1, 0), Timestamp(70 * s))]);
-        let round = due(&wanted, &asked, Timestamp(110 * s));
+        let round = due(&wanted, &asked, &HashSet::new(), Timestamp(110 * s));
         let counts: Vec<_> = round.iter().map(|(host, flows)| (host.as_str(), flows.len())).collect();
         assert_eq!(counts, [("h0", 16), ("h1", 16), ("h2", 16)]);
         let has = |host: &str, port: u16| round[host].iter().any(|(flow, _)| flow.source_port == port);
         assert!(!has("h0", 0) && !has("h1", 0) && has("h2", 0), "the traced ones come after all others");
-        let mut wanted = wanted;
-        wanted.get_mut(&flow(0, 0)).unwrap().is_lossy = true;
-        assert!(due(&wanted, &asked, Timestamp(110 * s))["h0"][0].0 == flow(0, 0), "one that loses comes first");
-        wanted.get_mut(&flow(0, 0)).unwrap().is_lossy = false;
+        let lossy = HashSet::from([0]);
+        assert!(
+            due(&wanted, &asked, &lossy, Timestamp(110 * s))["h0"][0].0 == flow(0, 0),
+            "one that loses comes first"
+        );
         let all: HashMap<_, _> = wanted.keys().map(|flow| (flow.clone(), Timestamp(100 * s))).collect();
-        assert!(due(&wanted, &all, Timestamp(110 * s)).is_empty(), "nothing is traced before its time");
+        assert!(
+            due(&wanted, &all, &HashSet::new(), Timestamp(110 * s)).is_empty(),
+            "nothing is traced before its time"
+        );
     }
 }

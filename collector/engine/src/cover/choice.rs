@@ -7,7 +7,7 @@ use super::ledger::Ledger;
 use super::mix;
 use super::plan::{Covered, Options, Plan, PlannedFlow, Uncovered, World};
 use super::shares::{direction, number};
-use super::ways::{Ways, answers};
+use super::ways::Ways;
 use crate::map::{Flow, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -147,7 +147,7 @@ impl<'a> Builder<'a> {
     /// It crosses a direction that lacks its size.
     fn serves(&mut self, from: usize, to: usize, flow: &Flow, size: usize) -> bool {
         let mut serves = false;
-        for way in [self.ways.of(from, to, flow), self.ways.of(to, from, &answers(flow))] {
+        for way in [self.ways.of(from, to, flow), self.ways.of(to, from, &flow.reversed())] {
             way.each(|direction, _| serves |= self.ledger.lacks(direction, size));
         }
         serves
@@ -162,15 +162,20 @@ impl<'a> Builder<'a> {
 
     // ---- choosing --------------------------------------------------------------------------------
 
-    /// Flows between the leaves of a rail, for the links above them.
-    fn between_leaves(&mut self, rail: &[usize]) {
+    /// Endpoints by the leaf that they are at, in the order of the leaves.
+    fn by_leaf<'e>(&self, endpoints: impl IntoIterator<Item = &'e usize>) -> Vec<Vec<usize>> {
         let mut at_leaf: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for endpoint in rail {
+        for endpoint in endpoints {
             if let Some(leaf) = self.ways.leaf(*endpoint) {
                 at_leaf.entry(leaf).or_default().push(*endpoint);
             }
         }
-        let members: Vec<Vec<usize>> = at_leaf.into_values().collect();
+        at_leaf.into_values().collect()
+    }
+
+    /// Flows between the leaves of a rail, for the links above them.
+    fn between_leaves(&mut self, rail: &[usize]) {
+        let members = self.by_leaf(rail);
         let count = members.len();
         let rounds = self.options.shape.rounds(count);
         let pairs: Vec<(usize, usize, Phase)> = (0..rounds)
@@ -185,16 +190,7 @@ impl<'a> Builder<'a> {
     /// Where a rail has two leaves, all that leaves one for a spine goes on to the other: nothing of the rail tells the two links
     /// apart. Flows to a leaf of the next rail do.
     fn tell_apart(&mut self, rails: &BTreeMap<&'a str, Vec<usize>>) {
-        let of_rail = |rail: &Vec<usize>| {
-            let mut at_leaf: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-            for endpoint in rail {
-                if let Some(leaf) = self.ways.leaf(*endpoint) {
-                    at_leaf.entry(leaf).or_default().push(*endpoint);
-                }
-            }
-            at_leaf.into_values().collect::<Vec<_>>()
-        };
-        let rails: Vec<Vec<Vec<usize>>> = rails.values().map(of_rail).collect();
+        let rails: Vec<_> = rails.values().map(|rail| self.by_leaf(rail)).collect();
         let count = rails.len();
         for (at, rail) in rails.iter().enumerate() {
             let next = &rails[(at + 1) % count];
@@ -221,13 +217,7 @@ impl<'a> Builder<'a> {
 
     /// Flows between leaves of different rails, where those of one rail do not reach a link.
     fn across_rails(&mut self, rails: &BTreeMap<&'a str, Vec<usize>>) {
-        let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for endpoint in rails.values().flatten() {
-            if let Some(leaf) = self.ways.leaf(*endpoint) {
-                members.entry(leaf).or_default().push(*endpoint);
-            }
-        }
-        let members: Vec<Vec<usize>> = members.into_values().collect();
+        let members = self.by_leaf(rails.values().flatten());
         let count = members.len();
         let of_rail = |at: usize| &self.world.endpoints[members[at][0]].rail;
         let pairs = (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b)));
@@ -421,7 +411,7 @@ impl<'a> Builder<'a> {
             self.refused += 1;
             return false;
         }
-        for way in [self.ways.of(from, to, &flow), self.ways.of(to, from, &answers(&flow))] {
+        for way in [self.ways.of(from, to, &flow), self.ways.of(to, from, &flow.reversed())] {
             way.each(|direction, likely| self.ledger.add(direction, size, likely, per_s));
         }
         for end in [from, to] {

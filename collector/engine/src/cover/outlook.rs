@@ -426,12 +426,9 @@ mod tests {
         let planned = plan(world, &options);
         if placed {
             for flow in &planned.flows {
-                for (from, to, swap) in [(flow.from, flow.to, false), (flow.to, flow.from, true)] {
-                    let mut tuple = flow.flow.clone();
-                    if swap {
-                        std::mem::swap(&mut tuple.source, &mut tuple.destination);
-                        std::mem::swap(&mut tuple.source_port, &mut tuple.destination_port);
-                    }
+                for (from, to, tuple) in
+                    [(flow.from, flow.to, flow.flow.clone()), (flow.to, flow.from, flow.flow.reversed())]
+                {
                     let paths = fabric.paths(from, to, 16).paths;
                     let chosen = (mix(flow.id ^ from as u64) % paths.len() as u64) as usize;
                     placements.insert(tuple, paths[chosen].1.clone());

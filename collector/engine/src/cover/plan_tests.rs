@@ -4,7 +4,6 @@
 use super::*;
 use crate::cover::clos::{Clos, clos};
 use crate::cover::mix;
-use crate::cover::ways::answers;
 use crate::map::{Link, Nic, Node};
 
 const LAB: Clos = Clos { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2 };
@@ -103,7 +102,7 @@ fn where_paths_are_known_coverage_is_exact_and_what_is_not_needed_goes() {
     // As if traced: each flow takes one of its paths, chosen by its identifier.
     let mut placements = BTreeMap::new();
     for flow in &unknown.flows {
-        for (from, to, tuple) in [(flow.from, flow.to, flow.flow.clone()), (flow.to, flow.from, answers(&flow.flow))] {
+        for (from, to, tuple) in [(flow.from, flow.to, flow.flow.clone()), (flow.to, flow.from, flow.flow.reversed())] {
             let paths = fabric.paths(from, to, 16).paths;
             let chosen = (mix(flow.id ^ from as u64) % paths.len() as u64) as usize;
             placements.insert(tuple, paths[chosen].1.clone());

@@ -88,19 +88,7 @@ impl<'a> Ways<'a> {
 
     /// Of a planned flow, and of its answers.
     pub(super) fn both(&mut self, flow: &PlannedFlow) -> [Way; 2] {
-        [self.of(flow.from, flow.to, &flow.flow), self.of(flow.to, flow.from, &answers(&flow.flow))]
-    }
-}
-
-/// The flow of a flow's answers.
-#[must_use]
-pub fn answers(flow: &Flow) -> Flow {
-    Flow {
-        source: flow.destination,
-        destination: flow.source,
-        transport: flow.transport,
-        source_port: flow.destination_port,
-        destination_port: flow.source_port,
+        [self.of(flow.from, flow.to, &flow.flow), self.of(flow.to, flow.from, &flow.flow.reversed())]
     }
 }
 

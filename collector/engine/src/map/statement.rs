@@ -88,6 +88,20 @@ pub struct Flow {
     pub destination_port: u16,
 }
 
+impl Flow {
+    /// The flow of its answers.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            transport: self.transport,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+}
+
 /// One thing that a reporter says. A reporter's statements of one source are whole: what it no longer says is no longer so.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

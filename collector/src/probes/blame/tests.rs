@@ -25,7 +25,7 @@ fn planned() -> Planned {
             placements.insert(it.clone(), paths[at].1.clone());
         };
         draw(flow.from, flow.to, &flow.flow);
-        draw(flow.to, flow.from, &cover::answers(&flow.flow));
+        draw(flow.to, flow.from, &flow.flow.reversed());
     }
     Planned {
         fabric: Arc::new(fabric),
@@ -46,7 +46,7 @@ fn direction(fabric: &Fabric, name: &str) -> Direction {
 fn sums(planned: &Planned, lossy: impl Fn(&Path, u32) -> u32) -> HashMap<u64, Sum> {
     let of = |flow: &PlannedFlow| {
         let there = lossy(&planned.placements[&flow.flow], flow.size_bytes);
-        let back = lossy(&planned.placements[&cover::answers(&flow.flow)], flow.size_bytes).min(40 - there);
+        let back = lossy(&planned.placements[&flow.flow.reversed()], flow.size_bytes).min(40 - there);
         (flow.id, Sum { sent: 40, lost: there + back, ways: Some((there, back)) })
     };
     planned.plan.flows.iter().map(of).collect()
