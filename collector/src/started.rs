@@ -16,9 +16,8 @@ pub const SIGNAL: &str = "collector.started";
 pub fn signal(former: Former, now: Timestamp) -> Signal {
     let Former { end, last_seen } = former;
     // A clock that was set back meanwhile says nothing of the time between.
-    let gap_s = last_seen
-        .and_then(|seen| now.0.checked_sub(seen.0))
-        .map(|gap_ns| Duration::from_nanos(gap_ns).as_secs_f64());
+    let gap_s =
+        last_seen.and_then(|seen| now.0.checked_sub(seen.0)).map(|gap_ns| Duration::from_nanos(gap_ns).as_secs_f64());
     let (cause, severity, how) = match end {
         End::Stopped => ("stopped", Severity::Warning, "was stopped in order"),
         End::Broken => ("broken", Severity::Error, "ended without a word: killed, crashed, or its host was"),
@@ -40,7 +39,10 @@ pub fn signal(former: Former, now: Timestamp) -> Signal {
         previous: None,
         unit: "s".to_owned(),
         summary: format!("the collector has started; the one before {how}, and {silence}"),
-        attributes: attributes.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect::<BTreeMap<_, _>>(),
+        attributes: attributes
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+            .collect::<BTreeMap<_, _>>(),
         incomplete_since: None,
         suppressed: 0,
     }

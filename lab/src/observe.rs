@@ -282,7 +282,8 @@ mod tests {
     fn a_collector_that_starts_again_is_sensed_by_its_own_word_alone() {
         let plan = Plan::new(Sizes::default()).expect("the default sizes");
         let text = "about = \"x\"\n[fault]\nkind = \"collector-restart\"";
-        let injection = Scenario::parse(text).and_then(|it| it.draw("x", &plan, 1)).expect("a scenario").expect("a fault");
+        let injection =
+            Scenario::parse(text).and_then(|it| it.draw("x", &plan, 1)).expect("a scenario").expect("a fault");
         let mut own = signal("", "collector.started", 1_500_000_000);
         own["signal"]["element"] = json!({"host": "", "kind": "collector", "name": "collector"});
         for (signals, sensed) in [

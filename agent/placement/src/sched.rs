@@ -189,8 +189,7 @@ mod tests {
         let mut fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
         fields[0] = "D".to_owned();
         let text = format!("17 (a) (b c) {}", fields.join(" "));
-        let expected =
-            Stat { comm: "a) (b c".to_owned(), state: b'D', ticks: 14 + 15, start_ticks: 22, processor: 39 };
+        let expected = Stat { comm: "a) (b c".to_owned(), state: b'D', ticks: 14 + 15, start_ticks: 22, processor: 39 };
         assert_eq!(Stat::parse(text.as_bytes()), Some(expected));
         for cut in ["17 (x", "17 (x) S 1 2", ""] {
             assert_eq!(Stat::parse(cut.as_bytes()), None, "{cut}");

@@ -151,14 +151,15 @@ mod tests {
     #[test]
     fn a_process_that_begins_to_wait_is_told_within_seconds_and_so_is_the_end() {
         type Share = fn(u32) -> f64;
-        let cases: [(&str, u32, Share); 4] = [
-            ("from nothing", 5, |t| if (300..400).contains(&t) { 0.7 } else { 0.01 }),
-            ("soon after its start", 5, |t| if (14..114).contains(&t) { 0.6 } else { 0.05 }),
-            ("on a machine that is busy anyway", 6, |t| {
-                if (300..400).contains(&t) { 0.85 } else { 0.35 + 0.1 * noise(t) }
-            }),
-            ("slowly", 25, |t| if (300..400).contains(&t) { f64::from(t - 300) / 30.0 } else { 0.02 }),
-        ];
+        let cases: [(&str, u32, Share); 4] =
+            [
+                ("from nothing", 5, |t| if (300..400).contains(&t) { 0.7 } else { 0.01 }),
+                ("soon after its start", 5, |t| if (14..114).contains(&t) { 0.6 } else { 0.05 }),
+                ("on a machine that is busy anyway", 6, |t| {
+                    if (300..400).contains(&t) { 0.85 } else { 0.35 + 0.1 * noise(t) }
+                }),
+                ("slowly", 25, |t| if (300..400).contains(&t) { f64::from(t - 300) / 30.0 } else { 0.02 }),
+            ];
         for (what, within, share) in cases {
             let told = run(500, share);
             let [(begun, Change::Starved { share, usual }), (over, Change::Over { .. })] = told[..] else {

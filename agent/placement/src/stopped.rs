@@ -166,9 +166,7 @@ mod tests {
                 vec![if ms % 10_000 == 0 { RUNS } else { held(7, Held::Uninterruptible) }]
             }),
             ("py-spy looks every second", |ms| vec![if ms % 1000 == 0 { held(7, Held::Traced) } else { RUNS }]),
-            ("cpulimit stops it twice a second", |ms| {
-                vec![if ms % 500 == 0 { held(7, Held::Stopped) } else { RUNS }]
-            }),
+            ("cpulimit stops it twice a second", |ms| vec![if ms % 500 == 0 { held(7, Held::Stopped) } else { RUNS }]),
             ("a debugger is attached and lets it run", |ms| {
                 vec![if (2000..2750).contains(&ms) { held(7, Held::Traced) } else { RUNS }]
             }),

@@ -194,9 +194,8 @@ impl Watch {
             .map(|process| (process.pid, process))
             .collect();
         let before = self.processes.len();
-        self.processes.retain(|pid, process| {
-            live.get(pid).is_some_and(|row| row.started_unix_ns == process.started_unix_ns)
-        });
+        self.processes
+            .retain(|pid, process| live.get(pid).is_some_and(|row| row.started_unix_ns == process.started_unix_ns));
         let mut is_news = self.processes.len() != before;
         self.left_out = 0;
         for (pid, row) in live {
@@ -294,9 +293,8 @@ impl Process {
         let held = found.iter().filter(|(_, state, _)| *state == b'D').map(|(tid, ..)| *tid);
         let held: Vec<_> = held.filter(|tid| busy.iter().all(|(_, other)| other != tid)).collect();
         // Who is followed and may be about to be told stays.
-        self.threads.retain(|thread| {
-            thread.tid == pid || thread.is_suspect || busy.iter().any(|(_, tid)| *tid == thread.tid)
-        });
+        self.threads
+            .retain(|thread| thread.tid == pid || thread.is_suspect || busy.iter().any(|(_, tid)| *tid == thread.tid));
         let suspects = self.threads.iter().filter(|thread| thread.is_suspect).count();
         let new = busy.iter().map(|(_, tid)| (*tid, false));
         let new = new.chain(held.into_iter().map(|tid| (tid, true)).take(HELD_MAX.saturating_sub(suspects)));

@@ -262,7 +262,8 @@ pub fn subject(pid: u32, task: Option<&Task>, who: &Who) -> String {
 pub fn belongs(task: Option<&Task>, who: &Who) -> impl Iterator<Item = (&'static str, String)> {
     let comm = task.map_or(&who.comm, |task| &task.comm).clone();
     let container = task.map(|task| task.container.clone().unwrap_or_default());
-    let (container, pod) = container.map_or((who.container.clone(), None), |container| (container.id, container.pod_uid));
+    let (container, pod) =
+        container.map_or((who.container.clone(), None), |container| (container.id, container.pod_uid));
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let ranks = task.map(|task| task.ranks).unwrap_or_default();
     let of_task = |text: fn(&Task) -> &str| task.map(text).filter(|text| !text.is_empty()).map(str::to_owned);

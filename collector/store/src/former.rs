@@ -34,9 +34,8 @@ pub enum End {
 
 /// Reads what the former one left, and marks that another runs now. `None` where the store is new.
 pub(crate) fn take_over(connection: &Connection, epoch: u64) -> rusqlite::Result<Option<Former>> {
-    let mark: Option<String> = connection
-        .query_row("SELECT value FROM meta WHERE name = ?1", [MARK], |row| row.get(0))
-        .optional()?;
+    let mark: Option<String> =
+        connection.query_row("SELECT value FROM meta WHERE name = ?1", [MARK], |row| row.get(0)).optional()?;
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", params![MARK, RUNS])?;
     if epoch <= 1 {
         return Ok(None);

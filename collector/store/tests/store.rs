@@ -5,8 +5,8 @@ use railwatch_engine::{
     AuditEntry, Effect, Element, Engine, Event, IncidentState, KnownHost, Logged, Options, Severity, Signal, Timestamp,
 };
 use railwatch_store::{
-    AuditFilter, Batch, DecisionFilter, End, Former, Frame, FrameBody, FrameVerdict, IncidentFilter, OrderState, Retention,
-    SignalFilter, Store, StoreError, StreamId,
+    AuditFilter, Batch, DecisionFilter, End, Former, Frame, FrameBody, FrameVerdict, IncidentFilter, OrderState,
+    Retention, SignalFilter, Store, StoreError, StreamId,
 };
 use std::collections::BTreeMap;
 use std::path::Path;

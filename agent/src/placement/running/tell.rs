@@ -76,11 +76,14 @@ impl Teller<'_> {
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
         match change {
             starved::Change::Starved { share, usual } => {
-                let named: Vec<_> = others.unwrap_or_default().iter().map(|one| format!("{} (pid {})", one.comm, one.pid)).collect();
+                let named: Vec<_> =
+                    others.unwrap_or_default().iter().map(|one| format!("{} (pid {})", one.comm, one.pid)).collect();
                 let named = (!named.is_empty()).then(|| named.join(", "));
                 let why = match (quota, &named, stat) {
                     (true, ..) => ": the quota of its control group holds it back".to_owned(),
-                    (false, Some(named), Some(stat)) => format!(": processor {} is wanted by {named}, too", stat.processor),
+                    (false, Some(named), Some(stat)) => {
+                        format!(": processor {} is wanted by {named}, too", stat.processor)
+                    }
                     _ => ": others use its processors".to_owned(),
                 };
                 let text = format!(

@@ -96,7 +96,9 @@ fn a_debugger_is_named_and_a_thread_in_the_kernel_beside_a_sleeping_one_is_found
 
     let mut host = Host::new();
     host.write("7/task/8/wchan", "rpc_wait_bit_killable");
-    host.run(60_000, |ms| [(7, Shown('S', 5, 0, 5)), (8, Shown(if ms < 50_000 { 'D' } else { 'S' }, 4, 0, 4 + ms / 50_000))].into());
+    host.run(60_000, |ms| {
+        [(7, Shown('S', 5, 0, 5)), (8, Shown(if ms < 50_000 { 'D' } else { 'S' }, 4, 0, 4 + ms / 50_000))].into()
+    });
     let names = host.names();
     let [(from, "process.stopped"), (to, "process.resumed")] = names[..] else { panic!("{names:?}") };
     assert!((10_000..12_000).contains(&from) && (50_000..51_500).contains(&to), "{names:?}");
@@ -157,9 +159,11 @@ fn a_quota_is_told_from_others_and_a_process_that_fills_its_processors_is_not_to
 #[test]
 fn its_series_is_in_the_vocabulary_as_it_declares_it() {
     let catalog = Arc::new(railwatch_sampling::Catalog::new(10));
-    let mut recorder = railwatch_sampling::Recorder::new("process.sched", Duration::from_secs(1), &[], Arc::clone(&catalog));
+    let mut recorder =
+        railwatch_sampling::Recorder::new("process.sched", Duration::from_secs(1), &[], Arc::clone(&catalog));
     let mut out = railwatch_sampling::Output::default();
-    let declared = recorder.probe(0, &mut out, |declare| Ok::<_, ()>(declare.series(definition(7)).is_some()).map(drop));
+    let declared =
+        recorder.probe(0, &mut out, |declare| Ok::<_, ()>(declare.series(definition(7)).is_some()).map(drop));
     assert_eq!((declared, catalog.all().len(), catalog.outside_vocabulary().as_str()), (Ok(()), 1, ""));
 }
 
@@ -169,9 +173,8 @@ fn what_eight_processes_of_a_hundred_threads_cost() {
     let program = "import threading, time\n\
                    for _ in range(99): threading.Thread(target=time.sleep, args=(90,), daemon=True).start()\n\
                    while True: time.sleep(0.01)";
-    let mut children: Vec<_> = (0..8)
-        .map(|_| std::process::Command::new("/usr/bin/python3").args(["-c", program]).spawn().unwrap())
-        .collect();
+    let mut children: Vec<_> =
+        (0..8).map(|_| std::process::Command::new("/usr/bin/python3").args(["-c", program]).spawn().unwrap()).collect();
     std::thread::sleep(Duration::from_secs(2));
     let row = |child: &std::process::Child| v1::GpuProcess { pid: child.id(), ..v1::GpuProcess::default() };
     let table = v1::GpuState { processes: children.iter().map(row).collect(), coverage: vec![] };
