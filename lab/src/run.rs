@@ -35,6 +35,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// What the report waits for after the last second: signals on their way, rows on their way to the store.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// Nice value of processes that take a rank's processor: each weighs as nine usual ones.
+const HOG_NICE: &str = "-10";
+
 /// What a run found. Instants are ms after the injection.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -403,15 +406,16 @@ fn pressure(lab: &Lab, link: &Link, victim: &str) -> Anomalies {
         .collect()
 }
 
-/// Starts processes that do nothing but work, on the one processor that the rank may use from now on.
+/// Starts processes that do nothing but work, on the one processor that the rank may use from now on. They go before others: on a
+/// machine that is busy anyway, some more of the same would change nothing.
 fn hog(lab: &Lab, rank: &Daemon, count: u32) -> Result<Vec<Child>> {
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
     sched_setaffinity(rank.pid(), &cpus).context("bind the rank to one processor")?;
     (0..count)
         .map(|_| {
-            let mut command = Command::new("sh");
-            command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
+            let mut command = Command::new("nice");
+            command.args(["-n", HOG_NICE, "sh", "-c", "while :; do :; done"]).stdin(Stdio::null());
             enter(lab, &rank.node, Session::Own, &mut command)?;
             let hog = command.spawn().context("start a process that works")?;
             sched_setaffinity(Pid::from_raw(hog.id().cast_signed()), &cpus)?;

@@ -162,8 +162,7 @@ fn its_series_is_in_the_vocabulary_as_it_declares_it() {
     let mut recorder =
         railwatch_sampling::Recorder::new("process.sched", Duration::from_secs(1), &[], Arc::clone(&catalog));
     let mut out = railwatch_sampling::Output::default();
-    let declared =
-        recorder.probe(0, &mut out, |declare| Ok::<_, ()>(declare.series(definition(7)).is_some()).map(drop));
+    let declared = recorder.probe(0, &mut out, |declare| declare.series(definition(7)).map(drop).ok_or(()));
     assert_eq!((declared, catalog.all().len(), catalog.outside_vocabulary().as_str()), (Ok(()), 1, ""));
 }
 
