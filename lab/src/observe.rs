@@ -138,7 +138,7 @@ fn judge(
     let after = |instant: &Value| instant.as_u64().and_then(|instant| instant.checked_sub(injected_ns));
     let touches = |element: &Value| {
         let host = element["host"].as_str().unwrap_or_default();
-        // What is of no host is the element itself: the collector.
+        // What is of no host goes by its own name: the collector, a link.
         injection.is_some_and(|injection| match host {
             "" => element["name"] == injection.element.as_str(),
             host => injection.hosts.iter().any(|touched| touched == host),
