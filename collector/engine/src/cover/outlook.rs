@@ -422,6 +422,7 @@ mod tests {
             placements: &BTreeMap::new(),
             suspects: &suspects,
             before: &[],
+            jobs: &[],
         };
         let planned = plan(world, &options);
         if placed {
