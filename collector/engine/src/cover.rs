@@ -18,7 +18,10 @@ mod shares;
 mod ways;
 
 pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
-pub use plan::{Covered, Endpoint, Job, JobPlan, Options, Plan, PlannedFlow, Scope, Suspects, Uncovered, World, plan};
+pub use plan::{
+    Covered, Endpoint, Job, JobPlan, Options, Plan, PlannedFlow, Scope, Suspects, Uncovered, World, addresses_between,
+    plan,
+};
 pub use rails::{Claim, Prefix, Rails, rails};
 pub use shape::Shape;
 pub use ways::{crossed, crossings};

@@ -336,6 +336,7 @@ mod tests {
         let endpoint = |host: &str| Endpoint {
             port: PortName { node: host.into(), port: "eth0".into() },
             address: [10, 0, 0, 1].into(),
+            address_v6: None,
             rail: String::new(),
             nic: None,
             answers: Some(7704),

@@ -7,7 +7,7 @@ pub(super) mod jobs;
 
 use super::ledger::Ledger;
 use super::mix;
-use super::plan::{Covered, JobPlan, Options, Plan, PlannedFlow, Uncovered, World};
+use super::plan::{Covered, JobPlan, Options, Plan, PlannedFlow, Uncovered, World, addresses_between};
 use super::shares::{direction, number};
 use super::ways::Ways;
 use crate::map::{Flow, Transport};
@@ -158,12 +158,15 @@ impl<'a> Builder<'a> {
     fn usable(&self, by_address: &HashMap<IpAddr, usize>, before: &PlannedFlow) -> Option<(usize, usize, usize)> {
         let ends = (by_address.get(&before.flow.source), by_address.get(&before.flow.destination));
         let (Some(&from), Some(&to)) = ends else { return None };
-        let size = self.options.sizes_bytes.iter().position(|size| *size == before.size_bytes)?;
+        let size = self.options.size_of(before.size_bytes, before.flow.source)?;
+        let endpoints = self.world.endpoints;
+        let addresses = (before.flow.source, before.flow.destination);
         let port = before.flow.source_port;
         let in_range =
             port.checked_sub(self.options.source_port_first).is_some_and(|at| at < self.options.source_ports);
         let usable = in_range
-            && self.world.endpoints[to].answers == Some(before.flow.destination_port)
+            && addresses_between(&endpoints[from], &endpoints[to]) == Some(addresses)
+            && endpoints[to].answers == Some(before.flow.destination_port)
             && !self.ways.is_down(from)
             && !self.ways.is_down(to);
         usable.then_some((from, to, size))
@@ -337,9 +340,10 @@ impl<'a> Builder<'a> {
         self.ways.out[endpoint].is_some_and(|(out, _)| self.ledger.lacks(out, size) || self.ledger.lacks(out ^ 1, size))
     }
 
-    /// Two NICs that may be probed with each other: not of one host, whose kernel would keep the packets.
+    /// Two NICs that may be probed with each other: of one family, and not of one host, whose kernel would keep the packets.
     fn may_join(&self, a: usize, b: usize) -> bool {
-        self.hosts[a] != self.hosts[b]
+        let endpoints = self.world.endpoints;
+        self.hosts[a] != self.hosts[b] && addresses_between(&endpoints[a], &endpoints[b]).is_some()
     }
 
     fn blind_target(&self) -> f64 {
@@ -395,30 +399,25 @@ impl<'a> Builder<'a> {
     fn new_flow(&mut self, from: usize, to: usize, size: usize, phase: Phase) -> bool {
         let endpoints = self.world.endpoints;
         let Some(answers) = endpoints[to].answers else { return false };
-        let Some(source_port) = self.free_port(from, to) else {
+        let Some((source, destination)) = addresses_between(&endpoints[from], &endpoints[to]) else { return false };
+        let Some(source_port) = self.free_port(from, source, destination) else {
             self.refused += 1;
             return false;
         };
-        let flow = Flow {
-            source: endpoints[from].address,
-            destination: endpoints[to].address,
-            transport: Transport::Udp,
-            source_port,
-            destination_port: answers,
-        };
-        let id = identifier(&flow, self.options.sizes_bytes[size], self.options.dscp);
+        let flow = Flow { source, destination, transport: Transport::Udp, source_port, destination_port: answers };
+        let id = identifier(&flow, self.options.payload_bytes(size, source), self.options.dscp);
         let interval_us = interval_us(self.per_s(from, to));
         self.add(from, to, flow, size, phase.start_us(interval_us, id))
     }
 
     /// A source port of its own: the same for the same pair and turn, whatever else is planned, unless it is taken.
-    fn free_port(&self, from: usize, to: usize) -> Option<u16> {
+    fn free_port(&self, from: usize, source: IpAddr, destination: IpAddr) -> Option<u16> {
         let Options { source_port_first, source_ports, seed, .. } = *self.options;
         let (taken, reserved) = (&self.ports[from], &self.reserved[from]);
         if taken.len() + reserved.len() >= usize::from(source_ports) {
             return None;
         }
-        let pair = bits(self.world.endpoints[from].address) ^ mix(bits(self.world.endpoints[to].address));
+        let pair = bits(source) ^ mix(bits(destination));
         let turns =
             (taken.len() as u64..).map(|turn| mix(pair ^ mix(seed.wrapping_add(turn))) % u64::from(source_ports));
         #[expect(clippy::cast_possible_truncation, reason = "below a u16")]
@@ -428,7 +427,7 @@ impl<'a> Builder<'a> {
 
     fn add(&mut self, from: usize, to: usize, flow: Flow, size: usize, offset_us: u32) -> bool {
         let per_s = self.per_s(from, to);
-        let size_bytes = self.options.sizes_bytes[size];
+        let size_bytes = self.options.payload_bytes(size, flow.source);
         let id = identifier(&flow, size_bytes, self.options.dscp);
         let has_room =
             [from, to].iter().all(|end| self.load[*end] + per_s <= self.options.packets_per_s_per_nic_max + 1e-9);
@@ -551,8 +550,8 @@ impl<'a> Builder<'a> {
     }
 
     fn size_of(&self, at: usize) -> usize {
-        let size_bytes = self.flows[at].size_bytes;
-        self.options.sizes_bytes.iter().position(|size| *size == size_bytes).unwrap_or(0)
+        let PlannedFlow { size_bytes, flow, .. } = &self.flows[at];
+        self.options.size_of(*size_bytes, flow.source).unwrap_or(0)
     }
 }
 

@@ -21,14 +21,30 @@ use std::sync::Arc;
 pub struct Endpoint {
     /// Host and interface.
     pub port: PortName,
-    /// Its address.
+    /// Its address; of IPv4, where it has one.
     pub address: IpAddr,
+    /// One of IPv6, where it has both.
+    pub address_v6: Option<IpAddr>,
     /// NICs of one rail are probed with each other.
     pub rail: String,
     /// Its number in the fabric, where it has one.
     pub nic: Option<usize>,
     /// UDP port of its responder; none: it is no target.
     pub answers: Option<u16>,
+}
+
+impl Endpoint {
+    /// Both.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address).chain(self.address_v6)
+    }
+}
+
+/// Addresses of one family that both have, IPv4 before IPv6; without such they cannot be probed with each other.
+#[must_use]
+pub fn addresses_between(from: &Endpoint, to: &Endpoint) -> Option<(IpAddr, IpAddr)> {
+    let of = |end: &Endpoint, is_v6: bool| end.addresses().find(|address| address.is_ipv6() == is_v6);
+    [false, true].into_iter().find_map(|is_v6| Some((of(from, is_v6)?, of(to, is_v6)?)))
 }
 
 /// A job that runs on several hosts.
@@ -93,7 +109,7 @@ pub struct Options {
     pub per_direction_per_s: f64,
     /// Packets a second that leave a NIC for probing: its own probes and its answers.
     pub packets_per_s_per_nic_max: f64,
-    /// Payloads, bytes; each direction gets an equal part of each.
+    /// Payloads over IPv4, bytes; each direction gets an equal part of each. See [`Options::payload_bytes`].
     pub sizes_bytes: Vec<u32>,
     /// Order of the pairs.
     pub shape: Shape,
@@ -131,6 +147,27 @@ impl Default for Options {
             suspect_factor: 10.0,
             seed: 0,
         }
+    }
+}
+
+/// By how much the header of IPv6 is longer than that of IPv4, bytes.
+const V6_LONGER_BYTES: u32 = 20;
+/// From this on a payload is to make a long packet, bytes.
+const LONG_BYTES: u32 = 1024;
+
+impl Options {
+    /// What a probe of this size carries: a long one over IPv6 that much less as its header is longer, so that packets are equally long and fit the same MTU.
+    #[must_use]
+    pub fn payload_bytes(&self, size: usize, address: IpAddr) -> u32 {
+        let bytes = self.sizes_bytes[size];
+        let shorter = bytes.saturating_sub(V6_LONGER_BYTES);
+        if address.is_ipv4() || bytes < LONG_BYTES || self.sizes_bytes.contains(&shorter) { bytes } else { shorter }
+    }
+
+    /// Which size this payload is of.
+    #[must_use]
+    pub fn size_of(&self, payload_bytes: u32, address: IpAddr) -> Option<usize> {
+        (0..self.sizes_bytes.len()).find(|size| self.payload_bytes(*size, address) == payload_bytes)
     }
 }
 

@@ -416,3 +416,52 @@ fn pairs_of_the_whole_fleet_cover_links_as_well_and_cross_from_rail_to_rail() {
     assert!((with.coverage() - 1.0).abs() < 1e-9);
     assert_eq!(with, planned_for(&fabric, &endpoints, &options, &jobs, &with.flows));
 }
+
+#[test]
+fn each_pair_is_probed_over_a_family_that_both_have_and_long_packets_are_equally_long() {
+    let (fabric, mut endpoints) = clos(LAB);
+    for (number, endpoint) in endpoints.iter_mut().enumerate() {
+        let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::try_from(number).unwrap() + 1]);
+        // Of each leaf: one host of IPv4 alone, one of IPv6 alone, and two of both.
+        match number / 2 % 4 {
+            0 => {}
+            1 => endpoint.address = v6,
+            _ => endpoint.address_v6 = Some(v6),
+        }
+    }
+    let jobs = [job("1", [0, 1, 2, 3])];
+    let options = Options::default();
+    let plan = planned_for(&fabric, &endpoints, &options, &jobs, &[]);
+    for flow in &plan.flows {
+        let (from, to) = (&endpoints[flow.from], &endpoints[flow.to]);
+        assert_eq!(Some((flow.flow.source, flow.flow.destination)), addresses_between(from, to));
+        let expected = if flow.flow.source.is_ipv6() { [64, 1438] } else { [64, 1458] };
+        assert!(expected.contains(&flow.size_bytes), "{flow:?}");
+    }
+    let over_v6 = plan.flows.iter().filter(|flow| flow.flow.source.is_ipv6()).count();
+    assert!(over_v6 > 0 && over_v6 < plan.flows.len());
+    // Host 0 and host 1 have no family in common.
+    assert_eq!((plan.jobs[0].pairs, plan.jobs[0].pairs_probed), (12, 10));
+    assert!((plan.coverage() - 1.0).abs() < 1e-9);
+    assert_eq!(plan, planned_for(&fabric, &endpoints, &options, &jobs, &plan.flows));
+    // Hosts that get an address of IPv4 are probed over that one from then on.
+    for (number, endpoint) in endpoints.iter_mut().enumerate().filter(|(_, endpoint)| endpoint.address.is_ipv6()) {
+        endpoint.address_v6 = Some(endpoint.address);
+        endpoint.address = IpAddr::from([10, 77, 0, u8::try_from(number).unwrap()]);
+    }
+    let later = planned_for(&fabric, &endpoints, &options, &jobs, &plan.flows);
+    assert!(later.flows.iter().all(|flow| flow.flow.source.is_ipv4()));
+    let others: BTreeSet<_> =
+        plan.flows.iter().filter(|flow| flow.job.is_some() && flow.flow.source.is_ipv4()).map(|flow| flow.id).collect();
+    assert!(others.is_subset(&ids(&later)));
+}
+
+#[test]
+fn a_size_that_is_another_when_shorter_stays_itself() {
+    let options = Options { sizes_bytes: vec![64, 84, 1438, 1458], ..Options::default() };
+    let v6 = IpAddr::from([0; 16]);
+    let payloads: Vec<_> = (0..4).map(|size| options.payload_bytes(size, v6)).collect();
+    assert_eq!(payloads, [64, 84, 1418, 1458]);
+    assert!((0..4).all(|size| options.size_of(payloads[size], v6) == Some(size)));
+    assert_eq!(options.size_of(1438, v6), None);
+}

@@ -164,7 +164,8 @@ impl Builder<'_> {
     }
 
     pub(super) fn by_address(&self) -> HashMap<IpAddr, usize> {
-        self.world.endpoints.iter().enumerate().map(|(at, endpoint)| (endpoint.address, at)).collect()
+        let endpoints = self.world.endpoints.iter().enumerate();
+        endpoints.flat_map(|(at, endpoint)| endpoint.addresses().map(move |address| (address, at))).collect()
     }
 }
 
