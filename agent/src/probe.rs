@@ -15,7 +15,7 @@ use railwatch_probe::{
     TraceSpec,
 };
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -27,12 +27,22 @@ const TOS: u8 = 0;
 /// Port of responders where the target names none.
 const PORT: u16 = 7704;
 
-/// The responder, on a thread of its own.
+/// The responder, on a thread of its own for each family of addresses.
 pub struct ResponderRoom {
-    thread: JoinHandle<()>,
+    threads: Vec<(JoinHandle<()>, SocketAddr)>,
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
-    port: u16,
+}
+
+/// Where probes are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// UDP port; 0: nowhere.
+    pub port: u16,
+    /// Over IPv4.
+    pub over_v4: bool,
+    /// Over IPv6.
+    pub over_v6: bool,
 }
 
 impl ResponderRoom {
@@ -53,24 +63,47 @@ impl ResponderRoom {
 
     fn try_start(config: &Config, shared: &Arc<Shared>) -> Result<Self> {
         let key = Key::read(&config.key_file)?;
-        let listen = config.listen;
+        let mut room = Self { threads: Vec::new(), stop: Arc::default(), counts: Arc::default() };
+        let listen = room.answer_at(config.listen, &key, config, shared)?;
+        // All addresses of the host are those of both families, which have a socket each.
+        let other: Option<IpAddr> = match listen.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv6Addr::UNSPECIFIED.into()),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(Ipv4Addr::UNSPECIFIED.into()),
+            _ => None,
+        };
+        if let Some(other) = other
+            && let Err(error) = room.answer_at(SocketAddr::new(other, listen.port()), &key, config, shared)
+        {
+            let family = if other.is_ipv6() { "IPv6" } else { "IPv4" };
+            let what = format!("answers to probes over {family}");
+            shared.set_limitations("probe.family", vec![Limitation::new(what, format!("{error:#}"))]);
+        }
+        Ok(room)
+    }
+
+    fn answer_at(
+        &mut self,
+        listen: SocketAddr,
+        key: &Key,
+        config: &Config,
+        shared: &Arc<Shared>,
+    ) -> Result<SocketAddr> {
         let socket = StampedSocket::bind(listen, TOS).with_context(|| format!("listen for probes on {listen}"))?;
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
-        let responder = Responder::new(socket, key, Limits { per_source_per_s, ..Limits::default() });
-        let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
-        let thread = {
-            let (stop, shared) = (Arc::clone(&stop), Arc::clone(shared));
-            let run = move || {
-                if let Err(error) = responder.run(&stop) {
-                    let why = format!("its socket can be used no more: {error}");
-                    shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
-                }
-            };
-            std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?
+        let responder = Responder::new(socket, key.clone(), Limits { per_source_per_s, ..Limits::default() })
+            .counted_with(Arc::clone(&self.counts));
+        let (stop, shared) = (Arc::clone(&self.stop), Arc::clone(shared));
+        let run = move || {
+            if let Err(error) = responder.run(&stop) {
+                let why = format!("its socket at {listen} can be used no more: {error}");
+                shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
+            }
         };
+        let thread = std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?;
+        self.threads.push((thread, listen));
         tracing::info!("probes are answered at {listen}");
-        Ok(Self { thread, stop, counts, port: listen.port() })
+        Ok(listen)
     }
 
     /// For the page.
@@ -78,16 +111,23 @@ impl ResponderRoom {
         Arc::clone(&self.counts)
     }
 
-    /// Where it listens; `None` once it has ended.
-    pub fn port(&self) -> Option<u16> {
-        (!self.thread.is_finished()).then_some(self.port)
+    /// Where it answers now.
+    pub fn answers(&self) -> Answers {
+        let alive = self.threads.iter().filter(|(thread, _)| !thread.is_finished());
+        alive.fold(Answers::default(), |answers, (_, listen)| Answers {
+            port: listen.port(),
+            over_v4: answers.over_v4 || listen.is_ipv4(),
+            over_v6: answers.over_v6 || listen.is_ipv6(),
+        })
     }
 
     /// Ends it.
     pub fn stop(self) {
         self.stop.store(true, Relaxed);
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that answers probes had ended by a defect of its own");
+        for (thread, _) in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread that answers probes had ended by a defect of its own");
+            }
         }
     }
 }
@@ -207,7 +247,7 @@ pub struct TraceHandOptions {
     tcp: bool,
     /// Own address
     #[arg(long, value_name = "ADDRESS")]
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
     /// Own NIC [default: what the routes say]
     #[arg(long, value_name = "NIC", default_value = "", hide_default_value = true)]
     interface: String,
@@ -230,24 +270,20 @@ pub struct TraceHandOptions {
 
 /// Traces, and prints the way; whether it is known whole.
 pub fn trace_by_hand(options: &TraceHandOptions, out: &mut dyn Write) -> Result<bool> {
-    let SocketAddr::V4(to) = target(&options.target, Some([0; 4].into()))? else {
-        bail!("{} has no IPv4 address: traces are of IPv4 alone", options.target)
-    };
+    let to = target(&options.target, options.source)?;
     let source = match options.source {
         Some(source) => source,
         None => {
-            let asked = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
+            let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let asked = UdpSocket::bind((any, 0)).context("open a socket")?;
             asked.connect(to).with_context(|| format!("find a way to {to}"))?;
-            match asked.local_addr().context("find the own address")?.ip() {
-                IpAddr::V4(source) => source,
-                IpAddr::V6(_) => bail!("the way to {to} begins with no IPv4 address"),
-            }
+            asked.local_addr().context("find the own address")?.ip()
         }
     };
     let flow = TraceSpec {
         interface: options.interface.clone(),
-        source: SocketAddrV4::new(source, options.sport),
-        destination: SocketAddrV4::new(*to.ip(), options.dport.unwrap_or(to.port())),
+        source: SocketAddr::new(source, options.sport),
+        destination: SocketAddr::new(to.ip(), options.dport.unwrap_or(to.port())),
         protocol: if options.tcp { Protocol::Tcp } else { Protocol::Udp },
         dscp: options.dscp,
     };

@@ -13,6 +13,7 @@
 mod alarm;
 mod flow;
 mod key;
+mod label;
 mod limit;
 mod mesh;
 mod packet;

@@ -426,6 +426,7 @@ mod tests {
             placements: &BTreeMap::new(),
             suspects: &suspects,
             before: &[],
+            jobs: &[],
         };
         let planned = plan(world, &options);
         if placed {
