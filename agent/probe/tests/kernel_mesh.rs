@@ -9,33 +9,17 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use railwatch_probe::{
-    Counts, FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Outlet, ProbeSignal, Protocol, Quiet, TraceOptions,
-    TraceSpec, trace,
+    Counts, FlowResult, FlowSpec, Limits, Mesh, MeshPlan, ProbeSignal, Protocol, Quiet, TraceOptions, TraceSpec, trace,
 };
 use railwatch_sampling::Severity;
 use railwatch_sampling::clock::realtime_ns;
 use std::net::{TcpListener, UdpSocket};
-use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
 /// All that a mesh told.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<(Vec<FlowResult>, Vec<ProbeSignal>)>>);
-
-impl Outlet for Told {
-    fn results(&mut self, _: u64, from_ns: u64, to_ns: u64, flows: Vec<FlowResult>) {
-        assert!(from_ns < to_ns);
-        self.0.lock().unwrap().0.extend(flows);
-    }
-
-    fn signal(&mut self, signal: ProbeSignal) {
-        self.0.lock().unwrap().1.push(signal);
-    }
-}
-
 impl Told {
     fn sum(&self, of: impl Fn(&FlowResult) -> u32) -> u32 {
         self.0.lock().unwrap().0.iter().map(of).sum()
@@ -85,24 +69,8 @@ fn plan(revision: u64, flows: Vec<FlowSpec>) -> MeshPlan {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < deadline, "this never came to be: {what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
 fn of(count: &AtomicU64) -> u64 {
     count.load(Relaxed)
-}
-
-/// Packets that left by an interface of this thread's namespace.
-fn left_by(interface: &str) -> u64 {
-    let output = Command::new("ip").args(["-s", "-s", "link", "show", interface]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("TX:"));
-    lines.nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]

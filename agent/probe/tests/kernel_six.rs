@@ -13,17 +13,15 @@ mod fabric;
 use fabric::*;
 use nix::libc;
 use railwatch_probe::{
-    FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Outlet, ProbeSignal, Protocol, StampedSocket, TraceOptions,
-    TraceSpec, trace,
+    FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Protocol, StampedSocket, TraceOptions, TraceSpec, trace,
 };
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
-use std::thread::{sleep, spawn};
-use std::time::{Duration, Instant};
+use std::thread::spawn;
+use std::time::Duration;
 
 /// The namespaces but `a`'s, in which this thread is.
 struct Six {
@@ -127,34 +125,6 @@ impl Six {
 fn in_six(test: impl FnOnce(&Six) + Send + 'static) {
     if let Err(panic) = spawn(move || test(&Six::new())).join() {
         std::panic::resume_unwind(panic);
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < deadline, "this never came to be: {what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
-fn left_by(interface: &str) -> u64 {
-    let output = Command::new("ip").args(["-s", "-s", "link", "show", interface]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("TX:"));
-    lines.nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<(Vec<FlowResult>, Vec<ProbeSignal>)>>);
-
-impl Outlet for Told {
-    fn results(&mut self, _: u64, _: u64, _: u64, flows: Vec<FlowResult>) {
-        self.0.lock().unwrap().0.extend(flows);
-    }
-
-    fn signal(&mut self, signal: ProbeSignal) {
-        self.0.lock().unwrap().1.push(signal);
     }
 }
 

@@ -2,13 +2,14 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use nix::sched::{CloneFlags, setns, unshare};
-use railwatch_probe::{Counts, Key, Limits, Responder, StampedSocket};
+use railwatch_probe::{Counts, FlowResult, Key, Limits, Outlet, ProbeSignal, Responder, StampedSocket};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread::spawn;
+use std::sync::{Arc, Mutex};
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
 
 pub const KEY: &[u8] = b"the key of the cluster under test";
 pub const RESPONDER: &str = "10.9.2.2:7704";
@@ -153,4 +154,36 @@ pub fn answer_as_a_process() {
     setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
     let socket = StampedSocket::bind(RESPONDER.parse::<SocketAddr>().unwrap(), 0).unwrap();
     Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
+}
+
+/// What a mesh tells.
+#[derive(Clone, Default)]
+pub struct Told(pub Arc<Mutex<(Vec<FlowResult>, Vec<ProbeSignal>)>>);
+
+impl Outlet for Told {
+    fn results(&mut self, _: u64, from_ns: u64, to_ns: u64, flows: Vec<FlowResult>) {
+        assert!(from_ns < to_ns);
+        self.0.lock().unwrap().0.extend(flows);
+    }
+
+    fn signal(&mut self, signal: ProbeSignal) {
+        self.0.lock().unwrap().1.push(signal);
+    }
+}
+
+/// Waits for it, a minute at most.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "this never came to be: {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// Packets that left by an interface of this thread's namespace.
+pub fn left_by(interface: &str) -> u64 {
+    let output = Command::new("ip").args(["-s", "-s", "link", "show", interface]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("TX:"));
+    lines.nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }
