@@ -130,7 +130,7 @@ fn a_process_that_waits_for_its_processor_is_told_with_who_else_wants_it() {
     );
     assert!(starved.summary.contains("processor 3 is wanted by hog (pid 20), too"), "{}", starved.summary);
     let waited = host.watch.waited().next().unwrap();
-    assert_eq!(waited, (7, 14 * SECOND_NS), "all that was waited is counted");
+    assert_eq!(waited, (7, 14 * SECOND_NS), "process.cpu.wait: all that was waited is counted");
 }
 
 #[test]
