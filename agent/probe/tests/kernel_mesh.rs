@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use railwatch_probe::{
     Counts, FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Outlet, ProbeSignal, Protocol, Quiet, TraceOptions,
-    TraceSpec, trace,
+    TraceSpec, Transport, trace,
 };
 use railwatch_sampling::Severity;
 use railwatch_sampling::clock::realtime_ns;
@@ -64,6 +64,7 @@ fn flow(id: u64) -> FlowSpec {
         target_host: "b".into(),
         target_interface: "b0".into(),
         destination: RESPONDER.parse().unwrap(),
+        transport: Transport::Udp,
         size_bytes: 64,
         dscp: 26,
         interval: Duration::from_millis(20),

@@ -2,13 +2,15 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use nix::sched::{CloneFlags, setns, unshare};
-use railwatch_probe::{Counts, Key, Limits, Responder, StampedSocket};
+use railwatch_probe::{
+    ConnectionCounts, Counts, Key, Limits, PER_SOURCE_MAX, Responder, StampedSocket, StreamResponder,
+};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread::spawn;
+use std::thread::{JoinHandle, spawn};
 
 pub const KEY: &[u8] = b"the key of the cluster under test";
 pub const RESPONDER: &str = "10.9.2.2:7704";
@@ -98,6 +100,27 @@ impl Fabric {
     }
 }
 
+impl Fabric {
+    /// One that answers over TCP, likewise; it has let go of its port once the thread is joined.
+    pub fn stream_responder(
+        &self,
+        limits: Limits,
+        per_source_max: usize,
+        stop: &Arc<AtomicBool>,
+    ) -> (Arc<Counts>, Arc<ConnectionCounts>, JoinHandle<()>) {
+        let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = spawn(move || {
+            setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
+            let responder = StreamResponder::listen(RESPONDER.parse().unwrap(), key(), limits, per_source_max).unwrap();
+            tell.send((responder.counts(), responder.connections())).unwrap();
+            responder.run(&stop).unwrap();
+        });
+        let (counts, connections) = told.recv().unwrap();
+        (counts, connections, thread)
+    }
+}
+
 /// On a thread of its own, in namespaces of its own.
 pub fn in_fabric(test: impl FnOnce(&Fabric) + Send + 'static) {
     if let Err(panic) = spawn(move || test(&Fabric::new())).join() {
@@ -130,6 +153,9 @@ impl Process {
 pub fn answer_as_a_process() {
     let Some(namespace) = std::env::var_os(AS_RESPONDER) else { return };
     setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-    let socket = StampedSocket::bind(RESPONDER.parse::<SocketAddr>().unwrap(), 0).unwrap();
+    let at = RESPONDER.parse::<SocketAddr>().unwrap();
+    let streams = StreamResponder::listen(at, key(), Limits::default(), PER_SOURCE_MAX).unwrap();
+    spawn(move || streams.run(&AtomicBool::new(false)).unwrap());
+    let socket = StampedSocket::bind(at, 0).unwrap();
     Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
 }
