@@ -11,8 +11,8 @@ use crate::shared::Shared;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use railwatch_probe::{
-    Counts, Key, Limits, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, TRACE_HOPS_MAX, TraceOptions,
-    TraceSpec,
+    Counts, Key, Limits, PER_SOURCE_MAX, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, StreamResponder,
+    TRACE_HOPS_MAX, TraceOptions, TraceSpec, Transport,
 };
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
@@ -33,6 +33,8 @@ pub struct ResponderRoom {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
     port: u16,
+    /// The one over TCP, at the same port.
+    streams: Option<JoinHandle<()>>,
 }
 
 impl ResponderRoom {
@@ -57,8 +59,17 @@ impl ResponderRoom {
         let socket = StampedSocket::bind(listen, TOS).with_context(|| format!("listen for probes on {listen}"))?;
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
-        let responder = Responder::new(socket, key, Limits { per_source_per_s, ..Limits::default() });
+        let limits = Limits { per_source_per_s, ..Limits::default() };
+        let responder = Responder::new(socket, key.clone(), limits);
         let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
+        let streams = match start_streams(listen, key, limits, shared, &stop) {
+            Ok(streams) => Some(streams),
+            Err(error) => {
+                let why = format!("{error:#}");
+                shared.set_limitations("probe.tcp", vec![Limitation::new("answers to probes over TCP", why)]);
+                None
+            }
+        };
         let thread = {
             let (stop, shared) = (Arc::clone(&stop), Arc::clone(shared));
             let run = move || {
@@ -70,7 +81,7 @@ impl ResponderRoom {
             std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?
         };
         tracing::info!("probes are answered at {listen}");
-        Ok(Self { thread, stop, counts, port: listen.port() })
+        Ok(Self { thread, stop, counts, port: listen.port(), streams })
     }
 
     /// For the page.
@@ -83,13 +94,40 @@ impl ResponderRoom {
         (!self.thread.is_finished()).then_some(self.port)
     }
 
+    /// Where it listens for connections; `None` where it does not.
+    pub fn tcp_port(&self) -> Option<u16> {
+        self.streams.as_ref().filter(|thread| !thread.is_finished()).map(|_| self.port)
+    }
+
     /// Ends it.
     pub fn stop(self) {
         self.stop.store(true, Relaxed);
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that answers probes had ended by a defect of its own");
+        for thread in [Some(self.thread), self.streams].into_iter().flatten() {
+            if thread.join().is_err() {
+                tracing::error!("a thread that answers probes had ended by a defect of its own");
+            }
         }
     }
+}
+
+/// The responder over TCP, on a thread of its own.
+fn start_streams(
+    listen: SocketAddr,
+    key: Key,
+    limits: Limits,
+    shared: &Arc<Shared>,
+    stop: &Arc<AtomicBool>,
+) -> Result<JoinHandle<()>> {
+    let responder = StreamResponder::listen(listen, key, limits, PER_SOURCE_MAX)
+        .with_context(|| format!("listen for probes over TCP on {listen}"))?;
+    let (stop, shared) = (Arc::clone(stop), Arc::clone(shared));
+    let run = move || {
+        if let Err(error) = responder.run(&stop) {
+            let why = format!("its connections can be used no more: {error}");
+            shared.set_limitations("probe.tcp", vec![Limitation::new("answers to probes over TCP", why)]);
+        }
+    };
+    std::thread::Builder::new().name("probe-streams".into()).spawn(run).context("start a thread")
 }
 
 /// What became of the probes that came in, for the page.
@@ -111,6 +149,15 @@ pub fn show(page: &mut Page, counts: &Counts) {
     );
 }
 
+/// What carries probes, as people say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Carrier {
+    /// A datagram each
+    Udp,
+    /// Frames of a connection; what the kernel has to send again is lost
+    Tcp,
+}
+
 /// Probe a host by hand.
 #[derive(Debug, Args)]
 pub struct ProbeOptions {
@@ -126,7 +173,10 @@ pub struct ProbeOptions {
     /// Milliseconds between two probes
     #[arg(long, value_name = "MS", default_value_t = 10.0)]
     interval_ms: f64,
-    /// UDP payload of a probe, bytes
+    /// What carries the probes
+    #[arg(long, value_enum, default_value_t = Carrier::Udp)]
+    transport: Carrier,
+    /// Payload of a probe, bytes
     #[arg(long, value_name = "BYTES", default_value_t = railwatch_probe::HEAD_BYTES)]
     size: usize,
     /// Flows by source port, by turns: equal-cost paths are chosen by it
@@ -156,6 +206,10 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
     };
     let key = Key::read(&options.key_file)?;
     let plan = Plan {
+        transport: match options.transport {
+            Carrier::Udp => Transport::Udp,
+            Carrier::Tcp => Transport::Tcp,
+        },
         target: target(&options.target, options.source)?,
         source: options.source,
         source_port: options.source_port,
@@ -171,7 +225,7 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
         Output::Table => table(&plan, &report, out)?,
     }
-    Ok(report.answered == plan.count)
+    Ok(report.answered == plan.count && report.lost == 0)
 }
 
 /// The first address of the target that is of the source's family.
@@ -296,6 +350,11 @@ fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<(
     let Report { sent, answered, lost, unsent, unsent_reason, timed, .. } = report;
     let size = plan.size_bytes;
     writeln!(out, "{}: {sent} probes of {size} bytes, {answered} answered, {lost} lost", plan.target)?;
+    if let (Some(there), Some(back)) = (report.lost_there, report.lost_back)
+        && *lost > 0
+    {
+        writeln!(out, "of those lost, {there} on the way there, {back} on the way back")?;
+    }
     if let Some(reason) = unsent_reason {
         writeln!(out, "{unsent} were not sent: {reason}")?;
     }

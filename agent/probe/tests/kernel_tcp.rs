@@ -78,7 +78,8 @@ fn every_probe_is_answered_and_its_time_has_parts() {
             }
         }
         assert_eq!((of(&connections.accepted), of(&connections.proved), of(&connections.strangers)), (12, 12, 0));
-        assert_eq!(of(&counts.received), of(&counts.answered));
+        // Whoever has all its answers leaves, and may leave the last one, which closes a flow, behind.
+        eventually("each is answered", || of(&counts.received) == of(&counts.answered) + of(&counts.unsent));
         stop.store(true, Relaxed);
     });
 }
@@ -91,12 +92,12 @@ fn probes_and_answers_have_the_flows_class_and_ports() {
         // The router lets nothing through that is not of the class, either way.
         within(
             &fabric.router,
-            "ip rule add pref 10 dsfield 0x68 lookup main; ip rule add pref 20 from 10.9.1.2 blackhole
+            "ip rule add pref 10 tos 0x10 lookup main; ip rule add pref 20 from 10.9.1.2 blackhole
              ip rule add pref 21 from 10.9.2.2 blackhole",
         );
         for turn in 0..3 {
             // The same ports at once again: no connection lingers.
-            let (report, _) = probe(&Plan { source_port: 41_000, flows: 2, ..plan(20) });
+            let (report, _) = probe(&Plan { source_port: 41_000, flows: 2, dscp: 4, ..plan(20) });
             assert_eq!((report.answered, report.lost, report.unsent), (20, 0, 0), "turn {turn}: {report:?}");
             assert_eq!(report.flows.iter().map(|flow| flow.source_port).collect::<Vec<_>>(), [41_000, 41_001]);
         }
@@ -151,9 +152,8 @@ fn one_source_holds_no_more_connections_than_its_share_and_asks_no_more_than_its
         let (report, _) = probe(&Plan { flows: 5, ..plan(100) });
         assert_eq!((of(&connections.proved), report.lost), (3, 0), "{report:?}");
         assert!(of(&connections.over_source) >= 2 && report.answered >= 40, "{report:?}");
-        assert_eq!(of(&counts.received), of(&counts.answered));
+        eventually("each is answered", || of(&counts.received) == of(&counts.answered) + of(&counts.unsent));
         stop.store(true, Relaxed);
-        within(&fabric.b, "ip addr add 10.9.2.3/24 dev b0");
     });
     in_fabric(|fabric| {
         let stop = Arc::default();
@@ -285,7 +285,9 @@ fn what_is_lost_is_told_with_its_way_though_tcp_mends_it() {
             eventually("answers again", || told.sum(|flow| flow.answered) > answered + 50);
             let there = told.sum(|flow| flow.lost_there_back.map_or(0, |(there, _)| there));
             let back = told.sum(|flow| flow.lost_there_back.map_or(0, |(_, back)| back));
-            assert_eq!((there > 0, back > 0), (way == "there", way == "back"), "{there} there, {back} back");
+            // Acknowledgements that are lost with the answers make the prober's kernel repeat what had come.
+            let is_there = way == "there";
+            assert!(if is_there { there > 0 && back == 0 } else { back > there }, "{there} there, {back} back");
             let slowest = told.0.lock().unwrap().0.iter().map(|flow| flow.fabric.max_ns).max().unwrap();
             let waited = told.0.lock().unwrap().0.iter().map(|flow| flow.round_trip.max_ns).max().unwrap();
             println!("{way}: {there} there, {back} back; the slowest that counts {slowest} ns of {waited} ns");
@@ -494,7 +496,7 @@ fn exact_a_delay_of_200_us_is_told_within_20_us() {
 }
 
 #[test]
-fn a_connection_from_elsewhere_to_a_port_of_ours_is_nothing_to_a_flow() {
+fn a_refused_connection_is_no_loss_and_an_unanswered_one_is() {
     in_fabric(|fabric| {
         // Nobody listens: refused, and so no loss.
         let (report, _) = probe(&plan(5));

@@ -84,11 +84,14 @@ pub(crate) fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -
             if now_ns >= sweep_ns {
                 flow.link.sweep(flow.alive_ns);
             }
+            let mut unsent = u64::from(flow.link.unsent());
             // What is still to be learned of the last answer comes with one more.
             if !is_sending && !flow.is_closed && !flow.link.waits() {
                 flow.is_closed = !flow.link.is_up() || matches!(flow.link.turn(key), Turn::Sent);
+                // That one counts for nothing.
                 let _ = flow.link.unsent();
             }
+            unsent += u64::from(flow.link.unsent());
             // The first packet of a connection that is not made stands for the probe that waited for it.
             next += u64::from(flow.is_being_made && flow.link.watched().is_none());
             flow.is_being_made = flow.link.is_being_made();
@@ -102,7 +105,6 @@ pub(crate) fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -
                     take(flow, &verdict, &mut report, &mut sums, &mut each);
                 }
             }
-            let unsent = u64::from(flow.link.unsent());
             report.unsent += unsent;
             if unsent > 0
                 && let Some(why) = flow.link.why()

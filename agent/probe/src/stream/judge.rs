@@ -11,6 +11,9 @@
 //! - a segment sent again because the first took long, not because it was lost, is told by the receiver (D-SACK, RFC 2883), before
 //!   anything that is sent later is answered. So an answered probe is judged once one is answered that was sent after its
 //!   answer had been read. That answer tells, too, what of the one before had to be sent again on the way back;
+//! - a probe of which both kernels sent their part again was lost on the way back: its request was repeated for want of the acknowledgement
+//!   that was lost with the answer. Where the way back is gone for longer, such repeats may outnumber the answers, and some are
+//!   told as lost on the way there;
 //! - where the connection ends by the other's word, nothing is said of what was on its way: it was the host, not the fabric.
 //!
 //! Never: more than [`IN_FLIGHT_MAX`] probes remembered; a time by clocks of two hosts as if they were one.
@@ -209,13 +212,16 @@ impl Judge {
     /// By so many, and of answers before this one.
     fn theirs_changed(&mut self, by: i16, sequence: u64) {
         let is_of_it = |tracked: &&mut Tracked| {
-            tracked.probe.answer.is_some() && tracked.probe.sequence < sequence && tracked.again_ns.is_none()
+            tracked.probe.answer.is_some() && tracked.probe.sequence < sequence
         };
         let count = u32::from(by.unsigned_abs()).div_ceil(self.segments) as usize;
         if by > 0 {
             for (place, tracked) in self.probes.iter_mut().filter(is_of_it).enumerate() {
                 tracked.is_behind = true;
-                tracked.is_back_again |= place < count;
+                if place < count {
+                    // With the answer the acknowledgement of its request was lost: for want of it that was sent again, too.
+                    (tracked.is_back_again, tracked.again_ns) = (true, None);
+                }
             }
         } else if by < 0 {
             let marked = self.probes.iter_mut().filter(|tracked| tracked.is_back_again);
