@@ -398,7 +398,11 @@ mod tests {
             collector_epoch: 3,
             revision: 9,
             lease_ms: 5000,
-            flows: [flow(1)].into_iter().chain(bad).chain([v1::ProbeFlow { transport: v1::ProbeTransport::Tcp.into(), ..flow(6) }]).collect(),
+            flows: [flow(1)]
+                .into_iter()
+                .chain(bad)
+                .chain([v1::ProbeFlow { transport: v1::ProbeTransport::Tcp.into(), ..flow(6) }])
+                .collect(),
             ..v1::ProbePlan::default()
         };
         let read = read_plan(&plan);

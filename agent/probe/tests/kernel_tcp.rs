@@ -89,12 +89,10 @@ fn probes_and_answers_have_the_flows_class_and_ports() {
     in_fabric(|fabric| {
         let stop = Arc::default();
         fabric.stream_responder(unlimited(), PER_SOURCE_MAX, &stop);
-        // The router lets nothing through that is not of the class, either way.
-        within(
-            &fabric.router,
-            "ip rule add pref 10 tos 0x10 lookup main; ip rule add pref 20 from 10.9.1.2 blackhole
-             ip rule add pref 21 from 10.9.2.2 blackhole",
-        );
+        // The router lets nothing through that is not of the class: there, and back once the flow is connected, because the answer
+        // to the first packet of a connection has the class of the listener.
+        let only = |from: &str| format!("ip rule add pref 20 from {from} blackhole");
+        within(&fabric.router, &format!("ip rule add pref 10 tos 0x10 lookup main; {}", only("10.9.1.2")));
         for turn in 0..3 {
             // The same ports at once again: no connection lingers.
             let (report, _) = probe(&Plan { source_port: 41_000, flows: 2, dscp: 4, ..plan(20) });
@@ -103,6 +101,14 @@ fn probes_and_answers_have_the_flows_class_and_ports() {
         }
         let (report, _) = probe(&Plan { dscp: 0, timeout: Duration::from_millis(50), ..plan(3) });
         assert_eq!((report.answered, report.lost), (0, 3), "another class: {report:?}");
+        let (mesh, told) = start();
+        mesh.plan(mesh_plan(1, vec![FlowSpec { dscp: 4, ..flow(1, Transport::Tcp) }]));
+        eventually("answers", || told.sum(|flow| flow.answered) > 10);
+        within(&fabric.router, &only("10.9.2.2"));
+        let answered = told.sum(|flow| flow.answered);
+        eventually("answers of the class", || told.sum(|flow| flow.answered) > answered + 20);
+        assert_eq!(told.sum(|flow| flow.lost), 0);
+        mesh.stop();
         stop.store(true, Relaxed);
     });
 }

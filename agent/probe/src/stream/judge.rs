@@ -211,9 +211,7 @@ impl Judge {
 
     /// By so many, and of answers before this one.
     fn theirs_changed(&mut self, by: i16, sequence: u64) {
-        let is_of_it = |tracked: &&mut Tracked| {
-            tracked.probe.answer.is_some() && tracked.probe.sequence < sequence
-        };
+        let is_of_it = |tracked: &&mut Tracked| tracked.probe.answer.is_some() && tracked.probe.sequence < sequence;
         let count = u32::from(by.unsigned_abs()).div_ceil(self.segments) as usize;
         if by > 0 {
             for (place, tracked) in self.probes.iter_mut().filter(is_of_it).enumerate() {
@@ -445,7 +443,7 @@ mod tests {
     fn what_was_sent_again_was_lost_and_what_waited_behind_it_has_no_times() {
         use Step::{Answer, End, Kernel, Send, Wait};
         type Case = (&'static str, &'static [Step], &'static [(u64, &'static str)]);
-        let cases: [Case; 13] = [
+        let cases: [Case; 14] = [
             ("none", &[Send, Answer(0, 0), Send, Answer(1, 0)], &[(0, "answered")]),
             (
                 "there, and sent again by a time-out",
@@ -461,6 +459,11 @@ mod tests {
                 "back, with one behind it",
                 &[Send, Send, Answer(0, 0), Answer(1, 0), Send, Answer(2, 1), Send, Answer(3, 1)],
                 &[(0, "back"), (1, "behind"), (2, "answered")],
+            ),
+            (
+                "back, and its request was sent again for want of the acknowledgement",
+                &[Send, Wait(200), Kernel(1, 0, 1), Answer(0, 0), Send, Answer(1, 1), Send, Answer(2, 1)],
+                &[(0, "back"), (1, "answered")],
             ),
             (
                 "there for nothing: it only took long",
