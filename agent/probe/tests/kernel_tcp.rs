@@ -280,10 +280,16 @@ fn what_is_lost_is_told_with_its_way_though_tcp_mends_it() {
             mesh.plan(mesh_plan(1, vec![flow(1, Transport::Tcp)]));
             eventually("answers", || told.sum(|flow| flow.answered) > 20);
             assert_eq!(told.sum(|flow| flow.lost), 0);
-            within(
-                &fabric.router,
-                &format!("ip route add blackhole {blackhole}; sleep 0.06; ip route del blackhole {blackhole}"),
-            );
+            // On a slow machine no probe may be on its way meanwhile: again, until one was.
+            eventually("a probe is lost", || {
+                let for_a_while = "sleep 0.06";
+                within(
+                    &fabric.router,
+                    &format!("ip route add blackhole {blackhole}; {for_a_while}; ip route del blackhole {blackhole}"),
+                );
+                sleep(Duration::from_secs(1));
+                told.named("probe.loss")
+            });
             eventually("it is told", || told.named("probe.loss"));
             eventually("with its way", || told.sum(|f| f.lost_there_back.map_or(0, |(there, back)| there + back)) > 0);
             // All of it is reported by the time that so many more are answered.
