@@ -15,7 +15,7 @@ use railwatch_probe::{
     TRACE_HOPS_MAX, TraceOptions, TraceSpec, Transport,
 };
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -27,14 +27,26 @@ const TOS: u8 = 0;
 /// Port of responders where the target names none.
 const PORT: u16 = 7704;
 
-/// The responder, on a thread of its own.
+/// The responder, on a thread of its own for each family of addresses.
 pub struct ResponderRoom {
-    thread: JoinHandle<()>,
+    threads: Vec<(JoinHandle<()>, SocketAddr)>,
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
-    port: u16,
-    /// The one over TCP, at the same port.
-    streams: Option<JoinHandle<()>>,
+    /// Those over TCP, at the same port and addresses.
+    streams: Vec<(JoinHandle<()>, SocketAddr)>,
+}
+
+/// Where probes are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// UDP port; 0: nowhere.
+    pub port: u16,
+    /// Over IPv4.
+    pub over_v4: bool,
+    /// Over IPv6.
+    pub over_v6: bool,
+    /// TCP port, of each family that has one; 0: nowhere.
+    pub tcp_port: u16,
 }
 
 impl ResponderRoom {
@@ -55,33 +67,51 @@ impl ResponderRoom {
 
     fn try_start(config: &Config, shared: &Arc<Shared>) -> Result<Self> {
         let key = Key::read(&config.key_file)?;
-        let listen = config.listen;
+        let mut room = Self { threads: Vec::new(), stop: Arc::default(), counts: Arc::default(), streams: Vec::new() };
+        let listen = room.answer_at(config.listen, &key, config, shared)?;
+        // All addresses of the host are those of both families, which have a socket each.
+        let other: Option<IpAddr> = match listen.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv6Addr::UNSPECIFIED.into()),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(Ipv4Addr::UNSPECIFIED.into()),
+            _ => None,
+        };
+        if let Some(other) = other
+            && let Err(error) = room.answer_at(SocketAddr::new(other, listen.port()), &key, config, shared)
+        {
+            let family = if other.is_ipv6() { "IPv6" } else { "IPv4" };
+            let what = format!("answers to probes over {family}");
+            shared.set_limitations("probe.family", vec![Limitation::new(what, format!("{error:#}"))]);
+        }
+        Ok(room)
+    }
+
+    fn answer_at(
+        &mut self,
+        listen: SocketAddr,
+        key: &Key,
+        config: &Config,
+        shared: &Arc<Shared>,
+    ) -> Result<SocketAddr> {
         let socket = StampedSocket::bind(listen, TOS).with_context(|| format!("listen for probes on {listen}"))?;
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
         let limits = Limits { per_source_per_s, ..Limits::default() };
-        let responder = Responder::new(socket, key.clone(), limits);
-        let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
-        let streams = match start_streams(listen, key, limits, shared, &stop) {
-            Ok(streams) => Some(streams),
-            Err(error) => {
-                let why = format!("{error:#}");
-                shared.set_limitations("probe.tcp", vec![Limitation::new("answers to probes over TCP", why)]);
-                None
+        let responder = Responder::new(socket, key.clone(), limits).counted_with(Arc::clone(&self.counts));
+        match start_streams(listen, key.clone(), limits, shared, &self.stop) {
+            Ok(thread) => self.streams.push((thread, listen)),
+            Err(error) => tcp_is_off(listen, format!("{error:#}"), shared),
+        }
+        let (stop, shared) = (Arc::clone(&self.stop), Arc::clone(shared));
+        let run = move || {
+            if let Err(error) = responder.run(&stop) {
+                let why = format!("its socket at {listen} can be used no more: {error}");
+                shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
             }
         };
-        let thread = {
-            let (stop, shared) = (Arc::clone(&stop), Arc::clone(shared));
-            let run = move || {
-                if let Err(error) = responder.run(&stop) {
-                    let why = format!("its socket can be used no more: {error}");
-                    shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
-                }
-            };
-            std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?
-        };
+        let thread = std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?;
+        self.threads.push((thread, listen));
         tracing::info!("probes are answered at {listen}");
-        Ok(Self { thread, stop, counts, port: listen.port(), streams })
+        Ok(listen)
     }
 
     /// For the page.
@@ -89,25 +119,38 @@ impl ResponderRoom {
         Arc::clone(&self.counts)
     }
 
-    /// Where it listens; `None` once it has ended.
-    pub fn port(&self) -> Option<u16> {
-        (!self.thread.is_finished()).then_some(self.port)
-    }
-
-    /// Where it listens for connections; `None` where it does not.
-    pub fn tcp_port(&self) -> Option<u16> {
-        self.streams.as_ref().filter(|thread| !thread.is_finished()).map(|_| self.port)
+    /// Where it answers now.
+    pub fn answers(&self) -> Answers {
+        let tcp_port = alive(&self.streams).next().map_or(0, |listen| listen.port());
+        let (over_v4, over_v6) =
+            (alive(&self.threads).any(|at| at.is_ipv4()), alive(&self.threads).any(|at| at.is_ipv6()));
+        let port = alive(&self.threads).next().map_or(0, |listen| listen.port());
+        Answers { port, over_v4, over_v6, tcp_port }
     }
 
     /// Ends it.
     pub fn stop(self) {
         self.stop.store(true, Relaxed);
-        for thread in [Some(self.thread), self.streams].into_iter().flatten() {
+        for (thread, _) in self.threads.into_iter().chain(self.streams) {
             if thread.join().is_err() {
                 tracing::error!("a thread that answers probes had ended by a defect of its own");
             }
         }
     }
+}
+
+/// Where those answer that still run.
+fn alive(threads: &[(JoinHandle<()>, SocketAddr)]) -> impl Iterator<Item = SocketAddr> {
+    threads.iter().filter(|(thread, _)| !thread.is_finished()).map(|(_, listen)| *listen)
+}
+
+/// Says why connections are not answered at an address, by its family.
+fn tcp_is_off(listen: SocketAddr, why: String, shared: &Shared) {
+    let (room, what) = match listen {
+        SocketAddr::V4(_) => ("probe.tcp", "answers to probes over TCP"),
+        SocketAddr::V6(_) => ("probe.tcp.v6", "answers to probes over TCP and IPv6"),
+    };
+    shared.set_limitations(room, vec![Limitation::new(what, why)]);
 }
 
 /// The responder over TCP, on a thread of its own.
@@ -123,8 +166,7 @@ fn start_streams(
     let (stop, shared) = (Arc::clone(stop), Arc::clone(shared));
     let run = move || {
         if let Err(error) = responder.run(&stop) {
-            let why = format!("its connections can be used no more: {error}");
-            shared.set_limitations("probe.tcp", vec![Limitation::new("answers to probes over TCP", why)]);
+            tcp_is_off(listen, format!("its connections can be used no more: {error}"), &shared);
         }
     };
     std::thread::Builder::new().name("probe-streams".into()).spawn(run).context("start a thread")
@@ -261,7 +303,7 @@ pub struct TraceHandOptions {
     tcp: bool,
     /// Own address
     #[arg(long, value_name = "ADDRESS")]
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
     /// Own NIC [default: what the routes say]
     #[arg(long, value_name = "NIC", default_value = "", hide_default_value = true)]
     interface: String,
@@ -284,24 +326,20 @@ pub struct TraceHandOptions {
 
 /// Traces, and prints the way; whether it is known whole.
 pub fn trace_by_hand(options: &TraceHandOptions, out: &mut dyn Write) -> Result<bool> {
-    let SocketAddr::V4(to) = target(&options.target, Some([0; 4].into()))? else {
-        bail!("{} has no IPv4 address: traces are of IPv4 alone", options.target)
-    };
+    let to = target(&options.target, options.source)?;
     let source = match options.source {
         Some(source) => source,
         None => {
-            let asked = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
+            let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let asked = UdpSocket::bind((any, 0)).context("open a socket")?;
             asked.connect(to).with_context(|| format!("find a way to {to}"))?;
-            match asked.local_addr().context("find the own address")?.ip() {
-                IpAddr::V4(source) => source,
-                IpAddr::V6(_) => bail!("the way to {to} begins with no IPv4 address"),
-            }
+            asked.local_addr().context("find the own address")?.ip()
         }
     };
     let flow = TraceSpec {
         interface: options.interface.clone(),
-        source: SocketAddrV4::new(source, options.sport),
-        destination: SocketAddrV4::new(*to.ip(), options.dport.unwrap_or(to.port())),
+        source: SocketAddr::new(source, options.sport),
+        destination: SocketAddr::new(to.ip(), options.dport.unwrap_or(to.port())),
         protocol: if options.tcp { Protocol::Tcp } else { Protocol::Udp },
         dscp: options.dscp,
     };

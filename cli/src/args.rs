@@ -403,6 +403,9 @@ pub struct Probes {
     /// Only those that this host sends or answers
     #[arg(long, value_name = "HOST")]
     pub host: Option<String>,
+    /// Only those between hosts of this job, with their lowest ranks
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
     /// Over this time, at most 2m; windows of 10 s are shown whole
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub last: Duration,
@@ -474,6 +477,9 @@ pub enum ProbesInstead {
         /// Only flows that this host sends or answers
         #[arg(long, value_name = "HOST")]
         host: Option<String>,
+        /// Only flows between hosts of this job
+        #[arg(long, value_name = "NAME")]
+        job: Option<String>,
         #[command(flatten)]
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,

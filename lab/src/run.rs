@@ -18,7 +18,7 @@ use crate::{
     routing,
     scenario::{Act, Injection, Scenario},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     sys::signal::Signal,
@@ -26,6 +26,8 @@ use nix::{
 };
 use serde::Serialize;
 use std::{
+    fs,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -34,6 +36,9 @@ use std::{
 const TICK: Duration = Duration::from_millis(10);
 /// What the report waits for after the last second: signals on their way, rows on their way to the store.
 const SETTLE: Duration = Duration::from_millis(500);
+
+/// Nice value of a rank whose processor others take: each of them weighs as nine of it.
+const ROBBED_NICE: i32 = 10;
 
 /// What a run found. Instants are ms after the injection.
 #[derive(Debug, Serialize)]
@@ -364,6 +369,7 @@ impl<'a> Active<'a> {
                     all.set(cpu)?;
                 }
                 sched_setaffinity(daemons.ranks[*rank].pid(), &all)?;
+                set_nice(daemons.ranks[*rank].pid(), 0)?;
             }
             Act::CollectorRestart => {}
         }
@@ -403,11 +409,26 @@ fn pressure(lab: &Lab, link: &Link, victim: &str) -> Anomalies {
         .collect()
 }
 
-/// Starts processes that do nothing but work, on the one processor that the rank may use from now on.
+/// Sets the nice value of a process, and of its session where the kernel schedules by sessions (sched(7), autogroup), which is every
+/// daemon's own here.
+fn set_nice(pid: Pid, nice: i32) -> Result<()> {
+    let status =
+        Command::new("renice").args(["-n", &nice.to_string(), "-p", &pid.to_string()]).stdout(Stdio::null()).status();
+    ensure!(status.context("start `renice`")?.success(), "renice does not set {pid} to {nice}");
+    let autogroup = format!("/proc/{pid}/autogroup");
+    if Path::new(&autogroup).exists() {
+        fs::write(&autogroup, nice.to_string()).with_context(|| format!("write {autogroup}"))?;
+    }
+    Ok(())
+}
+
+/// Starts processes that do nothing but work, on the one processor that the rank may use from now on. They go before it: of the same
+/// weight they change little, as the scheduler lets a process that mostly sleeps go first.
 fn hog(lab: &Lab, rank: &Daemon, count: u32) -> Result<Vec<Child>> {
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
     sched_setaffinity(rank.pid(), &cpus).context("bind the rank to one processor")?;
+    set_nice(rank.pid(), ROBBED_NICE)?;
     (0..count)
         .map(|_| {
             let mut command = Command::new("sh");

@@ -102,7 +102,7 @@ fn main() -> Result<()> {
             let perftest = packages::perftest()?;
             let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
             let clock = if exact_time { vm::Clock::Exact } else { vm::Clock::Host };
-            std::process::exit(vm::run(&kernel, memory_mib, clock, &command, &environment)?)
+            std::process::exit(vm::run(&kernel, memory_mib, clock, &command, &environment, &mut std::io::stdout())?)
         }
     }
 }

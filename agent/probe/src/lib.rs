@@ -14,6 +14,7 @@
 mod alarm;
 mod flow;
 mod key;
+mod label;
 mod limit;
 mod mesh;
 mod packet;

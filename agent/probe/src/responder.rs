@@ -110,6 +110,13 @@ impl Responder {
         }
     }
 
+    /// Counts together with another one, of another socket.
+    #[must_use]
+    pub fn counted_with(mut self, other: Arc<Counts>) -> Self {
+        self.counts = other;
+        self
+    }
+
     /// What became of datagrams so far.
     #[must_use]
     pub fn counts(&self) -> Arc<Counts> {

@@ -6,6 +6,7 @@
 //! driver gives them; what a queueing discipline of this host holds up is before them, and so is counted as host delay.
 //! Never fragments: a datagram beyond the path's MTU is refused (EMSGSIZE), because a probe of fragments measures something else.
 
+use crate::label::flow_label;
 use crate::stamps::{self, Sent, stamp, stamping};
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -17,6 +18,9 @@ use nix::sys::socket::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// IPV6_FLOWINFO_SEND of linux/in6.h: labels are those of the address that is sent to.
+const FLOWINFO_SEND: libc::c_int = 33;
 
 /// A datagram that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub struct Received {
 pub struct StampedSocket {
     fd: OwnedFd,
     is_v6: bool,
+    /// Of IPv6, its own end, whose datagrams carry labels; none of a socket of IPv4.
+    labels: Option<SocketAddrV6>,
     /// What datagrams carry unless told otherwise.
     tos: u8,
     next_id: u32,
@@ -59,6 +65,7 @@ impl StampedSocket {
             setsockopt(&fd, sockopt::Ipv6TClass, &i32::from(tos))?;
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+            set(&fd, libc::IPPROTO_IPV6, FLOWINFO_SEND, 1)?;
         } else {
             setsockopt(&fd, sockopt::Ipv4Tos, &i32::from(tos))?;
             setsockopt(&fd, sockopt::IpRecvTos, &true)?;
@@ -67,7 +74,12 @@ impl StampedSocket {
         setsockopt(&fd, sockopt::Timestamping, &(stamping() | TimestampingFlag::SOF_TIMESTAMPING_OPT_ID))?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(local))?;
         let control = cmsg_space!(Timestamps, libc::sock_extended_err, libc::sockaddr_in6, i32, i32, libc::in6_pktinfo);
-        Ok(Self { fd, is_v6, tos, next_id: 0, control })
+        let mut socket = Self { fd, is_v6, labels: None, tos, next_id: 0, control };
+        socket.labels = match socket.local()? {
+            SocketAddr::V6(own) => Some(own),
+            SocketAddr::V4(_) => None,
+        };
+        Ok(socket)
     }
 
     /// From now on datagrams tell to which own address they came: a socket of all addresses answers from that one then, and so
@@ -120,12 +132,15 @@ impl StampedSocket {
         socket_address(&address).ok_or_else(|| io::Error::other("bound to no IP address"))
     }
 
-    /// How many hops what is sent from now on may go (IPv4).
+    /// How many hops what is sent from now on may go.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn set_time_to_live(&self, hops: u8) -> io::Result<()> {
-        set(&self.fd, libc::IPPROTO_IP, libc::IP_TTL, hops.into())
+        match self.is_v6 {
+            true => set(&self.fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops.into()),
+            false => set(&self.fd, libc::IPPROTO_IP, libc::IP_TTL, hops.into()),
+        }
     }
 
     /// The most payload that the way to `to` takes in one datagram, as this host's routes and path MTU discovery have it.
@@ -189,8 +204,16 @@ impl StampedSocket {
             (true, true) => &all[1..],
             (false, true) => &all[..],
         };
-        let to = SockaddrStorage::from(to);
-        match sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, MsgFlags::MSG_DONTWAIT, Some(&to)) {
+        let send = |to: SocketAddr| {
+            let to = SockaddrStorage::from(to);
+            sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, MsgFlags::MSG_DONTWAIT, Some(&to))
+        };
+        let mut sent = send(self.labelled(from, to));
+        if sent == Err(Errno::EINVAL) && self.labels.take().is_some() {
+            // Labels are for those alone who lease them, where anybody on the host does so (ipv6_flowlabel_exclusive): the kernel draws ours then.
+            sent = send(to);
+        }
+        match sent {
             Ok(_) => {
                 let id = self.next_id;
                 self.next_id = self.next_id.wrapping_add(1);
@@ -205,6 +228,18 @@ impl StampedSocket {
                 Err(errno.into())
             }
         }
+    }
+
+    /// The same destination, over IPv6 with the flow's own label, as traces have it: see `label`.
+    fn labelled(&self, from: Option<IpAddr>, to: SocketAddr) -> SocketAddr {
+        let (SocketAddr::V6(mut to), Some(own)) = (to, self.labels) else { return to };
+        let own = match from {
+            Some(IpAddr::V6(from)) => SocketAddrV6::new(from, own.port(), 0, 0),
+            _ => own,
+        };
+        // As it is on the wire: the kernel does not turn it (struct sockaddr_in6).
+        to.set_flowinfo(flow_label(own, to).to_be());
+        to.into()
     }
 
     /// The next datagram, if there is one.

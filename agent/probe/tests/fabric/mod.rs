@@ -38,32 +38,48 @@ pub fn shell(command: &str) {
 
 /// Runs a command in a namespace, on a thread of its own.
 pub fn within(namespace: &File, command: &str) {
-    let (namespace, command) = (namespace.try_clone().unwrap(), command.to_owned());
+    let command = command.to_owned();
+    at(namespace, move || shell(&command));
+}
+
+/// Does something in a namespace, on a thread of its own.
+pub fn at<T: Send + 'static>(namespace: &File, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = namespace.try_clone().unwrap();
     spawn(move || {
         setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        shell(&command);
+        act()
     })
     .join()
-    .unwrap();
+    .unwrap()
+}
+
+/// A namespace of nobody yet.
+pub fn made() -> File {
+    spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
+        shell("ip link set lo up");
+        namespace()
+    })
+    .join()
+    .unwrap()
+}
+
+/// A namespace's name for `ip`: a descriptor of this process.
+pub fn of(file: &File) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+}
+
+/// From now on this thread is in a namespace of its own.
+pub fn enter_a_new_one() {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let _ = Command::new("modprobe").arg("veth").status();
 }
 
 impl Fabric {
     fn new() -> Self {
-        let made = || {
-            spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
-                shell("ip link set lo up");
-                namespace()
-            })
-            .join()
-            .unwrap()
-        };
         let (router, b) = (made(), made());
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let _ = Command::new("modprobe").arg("veth").status();
-        // A namespace is named for `ip` by the descriptor of this process.
-        use std::os::fd::AsRawFd;
-        let of = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        enter_a_new_one();
         shell(&format!(
             "ip link add a0 type veth peer name r1 netns {router}; ip link set a0 up; ip addr add 10.9.1.2/24 dev a0
              ip route add default via 10.9.1.1",
@@ -88,15 +104,7 @@ impl Fabric {
     }
 
     pub fn responder_at(&self, at: &'static str, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
-        let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
-        let (tell, told) = std::sync::mpsc::channel();
-        spawn(move || {
-            setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
-            let responder = Responder::new(StampedSocket::bind(at.parse().unwrap(), 0).unwrap(), key(), limits);
-            tell.send(responder.counts()).unwrap();
-            responder.run(&stop).unwrap();
-        });
-        told.recv().unwrap()
+        responder_in(&self.b, at, limits, stop)
     }
 }
 
@@ -119,6 +127,19 @@ impl Fabric {
         let (counts, connections) = told.recv().unwrap();
         (counts, connections, thread)
     }
+}
+
+/// A responder in a namespace, on a thread of its own, until `stop`.
+pub fn responder_in(namespace: &File, at: &'static str, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
+    let (namespace, stop) = (namespace.try_clone().unwrap(), Arc::clone(stop));
+    let (tell, told) = std::sync::mpsc::channel();
+    spawn(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        let responder = Responder::new(StampedSocket::bind(at.parse().unwrap(), 0).unwrap(), key(), limits);
+        tell.send(responder.counts()).unwrap();
+        responder.run(&stop).unwrap();
+    });
+    told.recv().unwrap()
 }
 
 /// On a thread of its own, in namespaces of its own.

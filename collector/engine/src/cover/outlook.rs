@@ -339,7 +339,11 @@ impl<'a> View<'a> {
 
     fn rank(&self, host: &str) -> OutlookRow {
         let seen = self.senses.sources.contains_key(host);
-        let by = if seen { vec!["collective.stalled, job.stalled".to_owned()] } else { Vec::new() };
+        let stopped = self.source(host, "process.sched");
+        let by = seen.then(|| "collective.stalled, job.stalled".to_owned()).into_iter();
+        let by =
+            by.chain(stopped.map(|_| "process.stopped of process.sched, sooner, where it does not run".to_owned()));
+        let by = by.collect();
         let expected_ms = seen.then_some(COLLECTIVE_STALL_MS);
         row(host.to_owned(), "host", FaultMode::RankHang, expected_ms, 0.0, by, alone(host.to_owned()))
     }
@@ -422,6 +426,7 @@ mod tests {
             placements: &BTreeMap::new(),
             suspects: &suspects,
             before: &[],
+            jobs: &[],
         };
         let planned = plan(world, &options);
         if placed {

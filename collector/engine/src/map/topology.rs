@@ -121,8 +121,8 @@ pub struct Topology {
     pub(super) traces: BTreeMap<Flow, Trace>,
     /// Of each address that is known, the port that has it.
     pub(super) port_of: BTreeMap<IpAddr, PortName>,
-    /// Of each node, whether all its ports with a cable have known addresses.
-    pub(super) all_addresses: BTreeMap<String, bool>,
+    /// Of each node, whether all its ports with a cable have known addresses, of IPv4 and of IPv6.
+    pub(super) all_addresses: BTreeMap<String, [bool; 2]>,
 }
 
 impl Map {
@@ -384,11 +384,14 @@ fn heights<'m>(
     height
 }
 
-fn all_addresses(fabric: &Fabric, port_of: &BTreeMap<IpAddr, PortName>) -> BTreeMap<String, bool> {
-    let with_address: BTreeSet<&PortName> = port_of.values().collect();
+fn all_addresses(fabric: &Fabric, port_of: &BTreeMap<IpAddr, PortName>) -> BTreeMap<String, [bool; 2]> {
+    let of_family =
+        |is_v6: bool| port_of.iter().filter(move |(address, _)| address.is_ipv6() == is_v6).map(|(_, port)| port);
+    let with_address: [BTreeSet<&PortName>; 2] = [false, true].map(|is_v6| of_family(is_v6).collect());
     let mut all = BTreeMap::new();
     for port in fabric.links().iter().flat_map(|link| [&link.a, &link.b]) {
-        *all.entry(port.node.clone()).or_insert(true) &= with_address.contains(port);
+        let of_node: &mut [bool; 2] = all.entry(port.node.clone()).or_insert([true; 2]);
+        of_node.iter_mut().zip(&with_address).for_each(|(all, with)| *all &= with.contains(port));
     }
     all
 }

@@ -260,6 +260,17 @@ fn a_fresh_trace_of_the_flow_itself_makes_its_path_exact() {
         ("only the middle answered", true, words(&["?", "10.128.0.0", "?"]), true, second, 5, true, "s0"),
         ("nobody answered", true, words(&["?", "?", "?"]), true, second, 5, false, "s0 s1"),
         ("an address that is not s0's, whose addresses are all known", false, over(1), true, second, 5, true, "s1"),
+        (
+            "one of IPv6, of which no spine's are known",
+            true,
+            words(&["10.0.0.0", "fd00::9", "10.0.1.0"]),
+            true,
+            second,
+            5,
+            false,
+            "s0 s1",
+        ),
+        ("one of a cable alone", false, words(&["10.0.0.0", "fe80::1", "10.0.1.0"]), true, second, 5, false, "s0 s1"),
         ("it got stuck after the spine", true, words(&["10.0.0.0", "10.128.1.0"]), false, second, 5, true, "s1"),
         ("a way that is not on the map", true, words(&["10.0.0.0", "10.0.1.0"]), true, second, 5, false, "s0 s1"),
     ];
