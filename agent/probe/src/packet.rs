@@ -3,7 +3,8 @@
 //! ```text
 //!  0  magic "RWP1"          4  kind            5  flags           8  session
 //!                                               6  requests of this session that came to the answerer, modulo 2^16 (flag 1);
-//!                                                  or segments that its kernel sent again on this stream, likewise (flag 2)
+//!                                                  or (flag 2) segments that its kernel sent again on this stream, and of those how
+//!                                                  many had come all the same, a byte each, modulo 2^8
 //! 16  sequence             24  stamp, Unix ns of the answerer's kernel (a request: 0)
 //! 32  two earlier answers: low half of the sequence, nanoseconds that the answerer's host held it
 //! 48  HMAC-SHA256 over bytes 0 to 48 and the length of the datagram, its first 16 bytes
@@ -72,6 +73,16 @@ pub struct Held {
     pub held_ns: u32,
 }
 
+/// What an answerer's kernel sent again on a stream so far, segments modulo 2^8. Two numbers: while one more is sent again as
+/// another turns out to have come, their difference stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// All of them.
+    pub again: u8,
+    /// Of those, how many the prober's kernel said had come all the same.
+    pub undone: u8,
+}
+
 /// An answer to a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -87,7 +98,7 @@ pub struct Answer {
     pub requests: Option<u16>,
     /// On a stream, in place of those: segments that the answerer's kernel had sent again, less those that had come all the same,
     /// modulo 2^16.
-    pub resent: Option<u16>,
+    pub resent: Option<Resent>,
 }
 
 /// Either.
@@ -147,7 +158,7 @@ pub(crate) fn decode_head(bytes: &[u8], length: usize, key: &Key) -> Result<Pack
                 (held.held_ns != UNKNOWN).then_some(held)
             }),
             requests: (bytes[5] & COUNTS != 0).then(|| u16::from_be_bytes([bytes[6], bytes[7]])),
-            resent: (bytes[5] & RESENT != 0).then(|| u16::from_be_bytes([bytes[6], bytes[7]])),
+            resent: (bytes[5] & RESENT != 0).then(|| Resent { again: bytes[6], undone: bytes[7] }),
         }),
     })
 }
@@ -176,10 +187,10 @@ pub(crate) fn encode_head(packet: &Packet, bytes: &mut [u8], length: usize, key:
     bytes[8..16].copy_from_slice(&session.to_be_bytes());
     bytes[16..24].copy_from_slice(&sequence.to_be_bytes());
     if let Packet::Answer(answer) = packet {
-        let counted = answer.resent.map(|count| (RESENT, count)).or(answer.requests.map(|count| (COUNTS, count)));
-        if let Some((flag, count)) = counted {
+        let resent = answer.resent.map(|Resent { again, undone }| (RESENT, [again, undone]));
+        if let Some((flag, counts)) = resent.or(answer.requests.map(|count| (COUNTS, count.to_be_bytes()))) {
             bytes[5] = flag;
-            bytes[6..8].copy_from_slice(&count.to_be_bytes());
+            bytes[6..8].copy_from_slice(&counts);
         }
         bytes[24..32].copy_from_slice(&answer.received_unix_ns.to_be_bytes());
         for (at, held) in [32, 40].into_iter().zip(answer.held) {
@@ -236,7 +247,8 @@ mod tests {
         });
         let Packet::Answer(counted) = answer else { unreachable!("it is one") };
         let of_an_older_answerer = Packet::Answer(Answer { requests: None, ..counted });
-        let of_a_stream = Packet::Answer(Answer { requests: None, resent: Some(7), ..counted });
+        let of_a_stream =
+            Packet::Answer(Answer { requests: None, resent: Some(Resent { again: 7, undone: 3 }), ..counted });
         for packet in [request, answer, of_an_older_answerer, of_a_stream] {
             for size in [HEAD_BYTES, 1458, SIZE_MAX] {
                 let mut bytes = vec![0xee; size];

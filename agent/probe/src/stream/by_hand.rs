@@ -16,17 +16,20 @@ use std::time::Duration;
 
 /// How often time-outs are looked at.
 const SWEEP_NS: u64 = 10_000_000;
+/// More probes at most, one after the other, that tell what is still to be learned of a flow's last: what was sent again on the way back
+/// comes with the first, and whether it was for nothing with the second.
+const CLOSING_MAX: u8 = 3;
 /// How often a flow whose connection is being made is asked again.
 const RETRY_NS: u64 = 1_000_000;
 
 struct Flow {
     link: Link,
     port: u16,
-    /// Probes given to a connection; the one after them closes the flow, and counts for nothing.
+    /// Probes given to a connection; those after them close the flow, and count for nothing.
     probes: u64,
     /// A turn waits for its connection.
     is_being_made: bool,
-    is_closed: bool,
+    closing: u8,
     alive_ns: u64,
     sent: u64,
     lost: u64,
@@ -85,10 +88,14 @@ pub(crate) fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -
                 flow.link.sweep(flow.alive_ns);
             }
             let mut unsent = u64::from(flow.link.unsent());
-            // What is still to be learned of the last answer comes with one more.
-            if !is_sending && !flow.is_closed && !flow.link.waits() {
-                flow.is_closed = !flow.link.is_up() || matches!(flow.link.turn(key), Turn::Sent);
-                // That one counts for nothing.
+            // What is still to be learned of the last answer comes with more.
+            if !is_sending && flow.closing < CLOSING_MAX && !flow.link.waits() && !flow.is_done() {
+                if !flow.link.is_up() {
+                    flow.closing = CLOSING_MAX;
+                } else if matches!(flow.link.turn(key), Turn::Sent) {
+                    flow.closing += 1;
+                }
+                // They count for nothing.
                 let _ = flow.link.unsent();
             }
             unsent += u64::from(flow.link.unsent());
@@ -189,7 +196,7 @@ fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
     let link = Link::new(route, session, Arc::default());
     let fabric = Times::new()?;
     let port = route.local.port();
-    Ok(Flow { link, port, probes: 0, is_being_made: false, is_closed: false, alive_ns: 0, sent: 0, lost: 0, fabric })
+    Ok(Flow { link, port, probes: 0, is_being_made: false, closing: 0, alive_ns: 0, sent: 0, lost: 0, fabric })
 }
 
 fn wait(flows: &[Flow], time: Duration) -> Result<(), Failure> {

@@ -8,7 +8,7 @@
 //! another, as where the kernel has joined what came while nobody read.
 
 use super::frame::{Frame, Frames, NotAFrame, Outgoing};
-use crate::packet::{Key, Packet};
+use crate::packet::{Key, Packet, Resent};
 use crate::socket::socket_address;
 use crate::stamps::{self, Sent, stamp, stamping};
 use nix::cmsg_space;
@@ -43,9 +43,10 @@ pub(crate) struct Info {
 }
 
 impl Info {
-    /// Segments that were lost on their way from here, as far as the kernel knows by now.
-    pub(crate) fn lost(&self) -> u32 {
-        self.resent.saturating_sub(self.undone)
+    /// As an answer tells it.
+    pub(crate) fn told(&self) -> Resent {
+        // Modulo 2^8, as the prober takes it.
+        Resent { again: self.resent as u8, undone: self.undone as u8 }
     }
 }
 

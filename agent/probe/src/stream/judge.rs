@@ -10,7 +10,9 @@
 //! - what waited behind a lost segment has no times: it was neither the fabric nor a host that held it up;
 //! - a segment sent again because the first took long, not because it was lost, is told by the receiver (D-SACK, RFC 2883), before
 //!   anything that is sent later is answered. So an answered probe is judged once one is answered that was sent after its
-//!   answer had been read. That answer tells, too, what of the one before had to be sent again on the way back;
+//!   answer had been read. That answer tells, too, what of the one before had to be sent again on the way back. This host's word
+//!   that it had come all the same may not have reached the answerer by then: such a loss is told once one is answered that was
+//!   sent after it was heard of, and still says so. What nothing tells any more, as of the last of a connection, is not lost;
 //! - a probe of which both kernels sent their part again was lost on the way back: its request was repeated for want of the acknowledgement
 //!   that was lost with the answer. Where the way back is gone for longer, such repeats may outnumber the answers, and some are
 //!   told as lost on the way there;
@@ -20,7 +22,7 @@
 
 use super::connection::Info;
 use crate::flow::PATIENCE;
-use crate::packet::Answer;
+use crate::packet::{Answer, Resent};
 use crate::session::{Came, Instant, Parts, Probe, parts};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -68,8 +70,8 @@ struct Tracked {
     probe: Probe,
     /// The own kernel sent it again: when that was seen.
     again_ns: Option<u64>,
-    /// The other kernel sent its answer again.
-    is_back_again: bool,
+    /// The other kernel sent its answer again: when that was heard.
+    back_again_ns: Option<u64>,
     /// It waited behind what was lost.
     is_behind: bool,
     /// Once one from this on is answered, nothing more will be learned of it.
@@ -87,7 +89,7 @@ pub(crate) struct Judge {
     probes: VecDeque<Tracked>,
     is_stamped: bool,
     own: Info,
-    theirs: Option<u16>,
+    theirs: Option<Resent>,
     /// The latest that was answered.
     through: Option<u64>,
 }
@@ -144,7 +146,7 @@ impl Judge {
     /// The next probe was handed to the kernel at `sent`.
     pub(crate) fn sent(&mut self, sent: Instant) {
         let probe = Probe { sequence: self.next, sent, left_unix_ns: None, answer: None };
-        let tracked = Tracked { probe, again_ns: None, is_back_again: false, is_behind: false, settles: u64::MAX };
+        let tracked = Tracked { probe, again_ns: None, back_again_ns: None, is_behind: false, settles: u64::MAX };
         self.probes.push_back(tracked);
         self.next += 1;
     }
@@ -189,8 +191,9 @@ impl Judge {
     /// An answer came. Returns when its probe was sent (CLOCK_MONOTONIC), where that was awaited.
     pub(crate) fn answered(&mut self, answer: &Answer, received_unix_ns: Option<u64>, read: Instant) -> Option<u64> {
         if let Some(now) = answer.resent {
-            let before = self.theirs.replace(now);
-            self.theirs_changed(now.wrapping_sub(before.unwrap_or(now)).cast_signed(), answer.sequence);
+            let before = self.theirs.replace(now).unwrap_or(now);
+            self.theirs_again(now.again.wrapping_sub(before.again), answer.sequence, read.mono_ns);
+            self.theirs_undone(now.undone.wrapping_sub(before.undone));
         }
         for held in answer.held.into_iter().flatten() {
             let first = self.probes.front()?.probe.sequence as u32;
@@ -209,28 +212,43 @@ impl Judge {
         Some(sent_ns)
     }
 
-    /// By so many, and of answers before this one.
-    fn theirs_changed(&mut self, by: i16, sequence: u64) {
-        let is_of_it = |tracked: &&mut Tracked| tracked.probe.answer.is_some() && tracked.probe.sequence < sequence;
-        let count = u32::from(by.unsigned_abs()).div_ceil(self.segments) as usize;
-        if by > 0 {
-            for (place, tracked) in self.probes.iter_mut().filter(is_of_it).enumerate() {
-                tracked.is_behind = true;
-                if place < count {
-                    // With the answer the acknowledgement of its request was lost: for want of it that was sent again, too.
-                    (tracked.is_back_again, tracked.again_ns) = (true, None);
-                }
+    /// The other kernel sent so many segments again, of answers before this one.
+    fn theirs_again(&mut self, segments: u8, sequence: u64, heard_ns: u64) {
+        let count = u32::from(segments).div_ceil(self.segments) as usize;
+        if count == 0 {
+            return;
+        }
+        let (through, next) = (self.through, self.next);
+        // The answers before the latest told of those that it was to settle, whatever they wait for now.
+        let is_open = |tracked: &&mut Tracked| {
+            let is_settled = through.is_some_and(|through| through >= tracked.settles);
+            tracked.probe.answer.is_some() && tracked.probe.sequence < sequence && !is_settled
+        };
+        let of_them = self.probes.iter_mut().filter(is_open).filter(|tracked| tracked.back_again_ns.is_none());
+        for (place, tracked) in of_them.enumerate() {
+            tracked.is_behind = true;
+            if place < count {
+                // With the answer the acknowledgement of its request was lost: for want of it that was sent again, too.
+                (tracked.back_again_ns, tracked.again_ns) = (Some(heard_ns), None);
+                // What came twice was acknowledged as such before this answer was read: a probe sent from now on follows that.
+                tracked.settles = next;
             }
-        } else if by < 0 {
-            let marked = self.probes.iter_mut().filter(|tracked| tracked.is_back_again);
-            marked.take(count).for_each(|tracked| tracked.is_back_again = false);
+        }
+    }
+
+    /// Of what the other kernel sent again, so many segments had come all the same.
+    fn theirs_undone(&mut self, segments: u8) {
+        let count = u32::from(segments).div_ceil(self.segments) as usize;
+        if count > 0 {
+            let marked = self.probes.iter_mut().filter(|tracked| tracked.back_again_ns.is_some());
+            marked.take(count).for_each(|tracked| tracked.back_again_ns = None);
             self.nothing_was_lost_after_all();
         }
     }
 
     /// Where no probe is marked as lost any more, none waited for one.
     fn nothing_was_lost_after_all(&mut self) {
-        if !self.probes.iter().any(|tracked| tracked.again_ns.is_some() || tracked.is_back_again) {
+        if !self.probes.iter().any(|tracked| tracked.again_ns.is_some() || tracked.back_again_ns.is_some()) {
             self.probes.iter_mut().for_each(|tracked| tracked.is_behind = false);
         }
     }
@@ -242,11 +260,12 @@ impl Judge {
         while let Some(tracked) = self.probes.front() {
             let fate = match tracked.probe.answer {
                 Some(came) => {
-                    let is_old = now_ns.saturating_sub(came.read.mono_ns) >= self.keep_ns;
-                    if !is_old && self.through.is_none_or(|through| through < tracked.settles) {
+                    let since_ns = tracked.back_again_ns.unwrap_or(came.read.mono_ns);
+                    let is_settled = self.is_settled(tracked);
+                    if !is_settled && now_ns.saturating_sub(since_ns) < self.keep_ns {
                         return;
                     }
-                    fate_of_answered(tracked, &came)
+                    fate_of_answered(tracked, &came, is_settled)
                 }
                 None => {
                     let waited_ns = now_ns.saturating_sub(tracked.probe.sent.mono_ns);
@@ -265,7 +284,7 @@ impl Judge {
     pub(crate) fn ended(&mut self, by_other: bool, alive_through_ns: u64, mut each: impl FnMut(Verdict)) {
         while let Some(tracked) = self.probes.front() {
             let fate = match tracked.probe.answer {
-                Some(came) => fate_of_answered(tracked, &came),
+                Some(came) => fate_of_answered(tracked, &came, self.is_settled(tracked)),
                 None if by_other => Fate::Unsent,
                 None => self.fate_of_unanswered(tracked, alive_through_ns),
             };
@@ -279,6 +298,11 @@ impl Judge {
             let Probe { sequence, sent, .. } = tracked.probe;
             each(Verdict { sequence: Some(sequence), sent, fate });
         }
+    }
+
+    /// Whether all is known of it that the kernels will tell.
+    fn is_settled(&self, tracked: &Tracked) -> bool {
+        self.through.is_some_and(|through| through >= tracked.settles)
     }
 
     fn fate_of_unanswered(&self, tracked: &Tracked, alive_through_ns: u64) -> Fate {
@@ -305,12 +329,13 @@ impl Judge {
     }
 }
 
-fn fate_of_answered(tracked: &Tracked, came: &Came) -> Fate {
-    let Tracked { probe, again_ns, is_back_again, is_behind, .. } = tracked;
-    match (again_ns, is_back_again) {
-        (Some(_), _) => Fate::Lost { way: Some(Way::There), is_certain: true },
-        (None, true) => Fate::Lost { way: Some(Way::Back), is_certain: true },
-        (None, false) => Fate::Answered {
+/// A loss is told where it is settled alone: one that is in doubt was answered, without times.
+fn fate_of_answered(tracked: &Tracked, came: &Came, is_settled: bool) -> Fate {
+    let Tracked { probe, again_ns, back_again_ns, is_behind, .. } = tracked;
+    match (again_ns, back_again_ns) {
+        (Some(_), _) if is_settled => Fate::Lost { way: Some(Way::There), is_certain: true },
+        (None, Some(_)) if is_settled => Fate::Lost { way: Some(Way::Back), is_certain: true },
+        _ => Fate::Answered {
             round_trip_ns: came.read.mono_ns.saturating_sub(probe.sent.mono_ns),
             parts: parts(probe, came).filter(|_| !is_behind),
             is_clean: !is_behind,
@@ -345,7 +370,11 @@ mod tests {
     }
 
     /// The fabric takes 60 µs each way, the answerer 40 µs; what it held of the one before rides with it.
-    fn answer(judge: &mut Judge, sequence: u64, ms: u64, resent: u16) {
+    fn answer(judge: &mut Judge, sequence: u64, ms: u64, again: u8) {
+        answer_that_tells(judge, sequence, ms, Resent { again, undone: 0 });
+    }
+
+    fn answer_that_tells(judge: &mut Judge, sequence: u64, ms: u64, resent: Resent) {
         let before = sequence.checked_sub(1);
         let held = before.map(|before| Held { sequence_low: before as u32, held_ns: 40_000 });
         let received_unix_ns = at(ms * MS).unix_ns - 120_000;
@@ -408,8 +437,10 @@ mod tests {
         Send,
         /// The own kernel sent so many again so far, so many of them for nothing, after so many time-outs.
         Kernel(u32, u32, u8),
-        /// An answer to it, with what the other kernel sent again.
-        Answer(u64, u16),
+        /// An answer to it, with what the other kernel sent again, none of it for nothing.
+        Answer(u64, u8),
+        /// Likewise, so many of them for nothing.
+        Undone(u64, u8, u8),
         /// Milliseconds.
         Wait(u64),
         /// The connection ends: by the other's word?
@@ -425,7 +456,10 @@ mod tests {
                 Step::Kernel(resent, undone, backoff) => {
                     judge.observed(Info { resent, undone, backoff, ..Info::default() }, ms * MS);
                 }
-                Step::Answer(sequence, resent) => answer(&mut judge, sequence, ms, resent),
+                Step::Answer(sequence, again) => answer(&mut judge, sequence, ms, again),
+                Step::Undone(sequence, again, undone) => {
+                    answer_that_tells(&mut judge, sequence, ms, Resent { again, undone });
+                }
                 Step::Wait(more) => ms += more,
                 Step::End(by_other) => {
                     judge.ended(by_other, 0, |verdict| {
@@ -441,9 +475,9 @@ mod tests {
 
     #[test]
     fn what_was_sent_again_was_lost_and_what_waited_behind_it_has_no_times() {
-        use Step::{Answer, End, Kernel, Send, Wait};
+        use Step::{Answer, End, Kernel, Send, Undone, Wait};
         type Case = (&'static str, &'static [Step], &'static [(u64, &'static str)]);
-        let cases: [Case; 14] = [
+        let cases: [Case; 19] = [
             ("none", &[Send, Answer(0, 0), Send, Answer(1, 0)], &[(0, "answered")]),
             (
                 "there, and sent again by a time-out",
@@ -471,9 +505,71 @@ mod tests {
                 &[(0, "answered")],
             ),
             (
-                "back for nothing: what was sent again is less by the next but one",
-                &[Send, Send, Answer(0, 0), Answer(1, 1), Send, Answer(2, 0)],
+                "back for nothing: the next but one tells",
+                &[Send, Send, Answer(0, 0), Answer(1, 1), Send, Undone(2, 1, 1)],
                 &[(0, "answered"), (1, "answered")],
+            ),
+            (
+                "back for nothing, and that is heard after answers that could not tell it yet: they were on their way before",
+                &[
+                    Send,
+                    Answer(0, 0),
+                    Send,
+                    Send,
+                    Send,
+                    Answer(1, 1),
+                    Answer(2, 1),
+                    Answer(3, 1),
+                    Send,
+                    Undone(4, 1, 1),
+                    Send,
+                    Undone(5, 1, 1),
+                ],
+                &[(0, "answered"), (1, "answered"), (2, "answered"), (3, "answered"), (4, "answered")],
+            ),
+            (
+                "two back for nothing, the second sent again as the first is known to be: what is told is as many as before",
+                &[
+                    Send,
+                    Answer(0, 0),
+                    Send,
+                    Send,
+                    Answer(1, 1),
+                    Answer(2, 1),
+                    Send,
+                    Undone(3, 2, 1),
+                    Send,
+                    Undone(4, 2, 2),
+                ],
+                &[(0, "behind"), (1, "answered"), (2, "answered"), (3, "answered")],
+            ),
+            (
+                "back indeed, and told once an answer could tell otherwise and does not",
+                &[Send, Answer(0, 0), Send, Send, Answer(1, 1), Answer(2, 1), Send, Answer(3, 1)],
+                &[(0, "back"), (1, "answered"), (2, "answered")],
+            ),
+            (
+                "two back, the second while the first is open: what was settled between them is not taken for it",
+                &[
+                    Send,
+                    Send,
+                    Answer(0, 0),
+                    Answer(1, 0),
+                    Send,
+                    Send,
+                    Send,
+                    Answer(2, 1),
+                    Answer(3, 2),
+                    Send,
+                    Answer(4, 2),
+                    Answer(5, 2),
+                ],
+                &[(0, "back"), (1, "behind"), (2, "back"), (3, "answered")],
+            ),
+            (
+                "back, and nothing more comes that could tell whether it was for nothing",
+                &[Send, Answer(0, 0), Send, Send, Answer(1, 1), Answer(2, 1), End(true)],
+                &[(0, "behind"), (1, "answered"), (2, "answered")],
             ),
             (
                 "the same one again and again is one",
@@ -504,9 +600,9 @@ mod tests {
             ("nothing comes, and nothing is sent again", &[Send, Wait(498), Wait(1)], &[(0, "late")]),
             ("the other ends it", &[Send, Answer(0, 0), Send, End(true)], &[(0, "answered"), (1, "unsent")]),
             (
-                "the other ends it, and one was lost before",
+                "the other ends it before it could say whether what was sent again had come",
                 &[Send, Kernel(1, 0, 0), Answer(0, 0), Send, Kernel(2, 0, 1), End(true)],
-                &[(0, "there"), (1, "unsent")],
+                &[(0, "behind"), (1, "unsent")],
             ),
             ("this host gives it up", &[Send, Kernel(1, 0, 1), Send, End(false)], &[(0, "late"), (1, "late")]),
         ];

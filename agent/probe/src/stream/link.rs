@@ -7,6 +7,7 @@
 //! last probe is not whole in the kernel.
 
 use super::connection::{Connection, Info};
+use super::frame::Frame;
 use super::judge::{Fate, Judge, Verdict};
 use crate::packet::{HEAD_BYTES, Key, Packet, Request};
 use crate::session::Instant;
@@ -256,21 +257,23 @@ impl Link {
         let State::Up { connection } = &mut self.state else { return None };
         let flushed = connection.flush();
         let info = connection.info();
-        let (judge, session) = (&mut self.judge, self.session);
+        let mut came: Vec<(Frame, Option<u64>, Instant)> = Vec::new();
+        let read = flushed
+            .and_then(|()| connection.read(buffer, |frame, stamp_unix_ns| came.push((*frame, stamp_unix_ns, now()))));
+        if let Some((.., first)) = came.first() {
+            // What was sent again until these were read was of those without an answer; that it had come all the same was said before
+            // these answers came, but maybe after the first look.
+            let undone = connection.info().undone.max(info.undone);
+            self.judge.observed(Info { undone, ..info }, first.mono_ns);
+        }
         let mut latest = None;
-        let mut is_first = true;
-        let read = flushed.and_then(|()| {
-            connection.read(buffer, |frame, stamp_unix_ns| {
-                let read = now();
-                if std::mem::take(&mut is_first) {
-                    judge.observed(info, read.mono_ns);
-                }
-                let Ok(Packet::Answer(answer)) = frame.packet(key) else { return };
-                if answer.session == session {
-                    latest = latest.max(judge.answered(&answer, stamp_unix_ns, read));
-                }
-            })
-        });
+        for (frame, stamp_unix_ns, read) in came {
+            if let Ok(Packet::Answer(answer)) = frame.packet(key)
+                && answer.session == self.session
+            {
+                latest = latest.max(self.judge.answered(&answer, stamp_unix_ns, read));
+            }
+        }
         if latest.is_some() {
             self.failures = 0;
         }

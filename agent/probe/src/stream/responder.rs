@@ -322,8 +322,7 @@ impl StreamResponder {
                 received_unix_ns,
                 held: *held,
                 requests: None,
-                // Modulo 2^16, as the prober takes it.
-                resent: Some(connection.info().lost() as u16),
+                resent: Some(connection.info().told()),
             };
             match connection.send(&Packet::Answer(answer), frame.length, key) {
                 Ok(id) => {
