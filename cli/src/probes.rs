@@ -131,6 +131,7 @@ pub static COVERAGE: Listing = Listing {
         "located_to",
         "located_to_count",
         "split_by",
+        "reported_as",
     ],
     fixed: false,
     heads: &["ELEMENT", "FAULT", "WITHIN 1 s", "EXPECTED", "CHANCE", "BY", "LOCATED TO", "SPLIT BY"],
@@ -250,10 +251,18 @@ pub fn probes(client: &Client, asked: &Probes, out: &mut Output) -> Result<(), F
     show(listing, &rows, asked.shape.output, out)
 }
 
-/// What can be sensed.
-pub fn coverage(client: &Client, element: Option<&str>, format: Format, out: &mut Output) -> Result<(), Failure> {
-    let query = element.map(|element| format!("?element={}", percent_encoded(element))).unwrap_or_default();
-    let rows = Row::list(client.get(&format!("{}{query}", COVERAGE.path))?, COVERAGE.path)?;
+/// What can be sensed; where a loss is asked for, of so many of 100 packets.
+pub fn coverage(
+    client: &Client,
+    element: Option<&str>,
+    loss_percent: Option<f64>,
+    format: Format,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let element = element.map(|element| format!("element={}", percent_encoded(element)));
+    let loss = loss_percent.map(|percent| format!("loss={}", percent / 100.0));
+    let query = element.into_iter().chain(loss).collect::<Vec<_>>().join("&");
+    let rows = Row::list(client.get(&format!("{}?{query}", COVERAGE.path))?, COVERAGE.path)?;
     show(&COVERAGE, &rows, format, out)
 }
 

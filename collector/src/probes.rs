@@ -318,13 +318,17 @@ impl Probes {
         running.clone()
     }
 
-    /// What would be sensed, of elements with this in their name.
-    pub fn outlook(&self, containing: &str, rows_max: usize) -> Vec<OutlookRow> {
+    /// What would be sensed, of elements with this in their name; where a loss is asked for, of so much of 1.
+    pub fn outlook(&self, containing: &str, loss: Option<f64>, rows_max: usize) -> Vec<OutlookRow> {
         let planned = self.planned();
         let options = lock(&self.0.options).clone();
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a configuration")]
         let senses = Senses {
             sources: view::sources(&self.0.live),
+            series: view::telling(&self.0.live),
+            switches: view::said_by_switches(&self.0.live),
+            loss: loss.unwrap_or(cover::SILENT_LOSS),
+            large_loss: loss.unwrap_or(cover::LARGE_LOSS),
             timeout_ms: f64::from(options.timeout_ms),
             silent_after_ms: self.0.silent_after_ms.load(Relaxed) as f64,
         };

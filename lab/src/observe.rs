@@ -227,7 +227,7 @@ fn name(plan: &Plan, element: &Value) -> String {
 }
 
 /// Whether two names mean one element: a direction is part of its link and of its cable, a NIC an end of it.
-fn same(at_fault: &str, blamed: &str) -> bool {
+pub(crate) fn same(at_fault: &str, blamed: &str) -> bool {
     let ends = |name: &str| name.split(['-', '>']).map(str::to_owned).collect::<BTreeSet<_>>();
     at_fault == blamed
         || (at_fault.contains('>') != blamed.contains('>') && ends(at_fault) == ends(blamed))

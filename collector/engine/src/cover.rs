@@ -17,7 +17,9 @@ mod shape;
 mod shares;
 mod ways;
 
-pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
+pub use outlook::{
+    CONGESTION_SERIES, ERROR_SERIES, FaultMode, LARGE_LOSS, OutlookRow, PAUSE_SERIES, SILENT_LOSS, Senses, outlook,
+};
 pub use plan::{
     Covered, Endpoint, Job, JobPlan, Options, Plan, PlannedFlow, Scope, Suspects, Uncovered, World, addresses_between,
     plan,

@@ -248,6 +248,8 @@ fn plan_row(planned: &Planned, only: Only<'_>) -> PlanRow {
 pub(super) struct CoverageQuery {
     /// Part of an element's name.
     element: Option<String>,
+    /// What a loss takes, of 1.
+    loss: Option<f64>,
 }
 
 /// What would be sensed, and located to what.
@@ -255,8 +257,11 @@ pub(super) async fn coverage(
     State(api): State<ApiState>,
     query: Result<Query<CoverageQuery>, QueryRejection>,
 ) -> Result<Json<Vec<OutlookRow>>, Problem> {
-    let Query(CoverageQuery { element }) = query.map_err(bad_query)?;
-    let made =
-        tokio::task::spawn_blocking(move || api.0.probes.outlook(element.as_deref().unwrap_or_default(), ROWS_MAX));
+    let Query(CoverageQuery { element, loss }) = query.map_err(bad_query)?;
+    if loss.is_some_and(|loss| !(loss > 0.0 && loss <= 1.0)) {
+        return Err(Problem::bad_request("loss is above 0 and at most 1: the part of its packets that a link loses"));
+    }
+    let element = element.unwrap_or_default();
+    let made = tokio::task::spawn_blocking(move || api.0.probes.outlook(&element, loss, ROWS_MAX));
     made.await.map(Json).map_err(|_| Problem::unavailable("the collector is stopping"))
 }

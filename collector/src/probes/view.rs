@@ -5,7 +5,8 @@
 //! has such; else all that are up with an address of their own, but the one by which its agent speaks to the collector.
 
 use crate::live::{Host, Live};
-use railwatch_engine::cover::{Claim, Endpoint, Prefix, Rails, rails};
+use crate::switches::Switch;
+use railwatch_engine::cover::{CONGESTION_SERIES, Claim, ERROR_SERIES, Endpoint, PAUSE_SERIES, Prefix, Rails, rails};
 use railwatch_engine::map::{Fabric, Flow, Link, Nic, Node, NodeKind, Path, PortName};
 use railwatch_wire::v1;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -210,6 +211,32 @@ pub fn sources(live: &Live) -> BTreeMap<String, BTreeMap<String, f64>> {
         .map(|cell| of_host(&cell.lock()))
         .filter(|(_, on): &(String, BTreeMap<_, _>)| !on.is_empty())
         .collect()
+}
+
+/// Of each host, which of the series it has that tell of pause, of congestion and of errors.
+pub fn telling(live: &Live) -> BTreeMap<String, BTreeSet<String>> {
+    let is_telling = |name: &str| {
+        PAUSE_SERIES.contains(&name)
+            || name == CONGESTION_SERIES
+            || ERROR_SERIES.iter().any(|(series, _)| *series == name)
+    };
+    let of_host = |host: &Host| {
+        let names = host.series.iter().map(|series| series.definition.name.as_str());
+        (host.name.clone(), names.filter(|name| is_telling(name)).map(str::to_owned).collect())
+    };
+    live.cells().iter().map(|cell| of_host(&cell.lock())).collect()
+}
+
+/// Of each switch that speaks, what it says, with the time between two words, ms; 0: on change.
+pub fn said_by_switches(live: &Live) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let says = |switch: &Switch| {
+        let is_silent = |what: &str| switch.silent.iter().any(|limitation| limitation.what == what);
+        let told = switch.offer.told.iter().filter(|(what, _)| !is_silent(what));
+        (switch.state.name.clone(), told.map(|(what, every)| (what.clone(), every.as_secs_f64() * 1e3)).collect())
+    };
+    let cells = live.switches().cells();
+    let switches = cells.iter().map(|cell| cell.lock());
+    switches.filter(|switch| switch.connected_since.is_some()).map(|switch| says(&switch)).collect()
 }
 
 #[cfg(test)]

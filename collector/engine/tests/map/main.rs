@@ -194,6 +194,31 @@ fn a_cable_outlives_the_word_of_one_end_with_less_confidence_and_of_both_for_a_w
 }
 
 #[test]
+fn a_cable_of_who_left_goes_with_the_port_of_a_switch_that_speaks() {
+    use Source::{Host, Lldp, Switch};
+    let with = &["switch l0", "port l0:e0 up", "cable l0:e0 h0:e0"][..];
+    let mut map = map(&[("h0", Host, H0), ("h0", Lldp, H0_HEARD), ("l0", Switch, with)]);
+    let links = |map: &Map| shown(&map.topology()).0;
+    let says = |map: &mut Map, lines: &[&str], at| {
+        map.report("l0", Switch, lines.iter().map(|line| statement(line)).collect(), Timestamp(at));
+    };
+    // The port is there, dark: the cable may be, too.
+    says(&mut map, &["switch l0", "port l0:e0 down"], 10);
+    map.gone("h0", Timestamp(11));
+    assert_eq!(links(&map), "h0:e0-l0:e0!");
+    says(&mut map, &["switch l0", "port l0:e1 up"], 12);
+    assert_eq!(links(&map), "");
+    // Whoever is there is believed.
+    map.report("h0", Lldp, H0_HEARD.iter().map(|line| statement(line)).collect(), Timestamp(13));
+    assert_eq!(links(&map), "h0:e0-l0:e0");
+    // A switch that does not speak takes nothing back.
+    map.gone("h0", Timestamp(14));
+    assert_eq!(links(&map), "");
+    map.gone("l0", Timestamp(15));
+    assert_eq!(links(&map), "h0:e0-l0:e0");
+}
+
+#[test]
 fn who_comes_back_counts_whole_and_who_says_less_loses_the_rest() {
     let mut map = map(&[("h0", Source::Host, H0), ("h0", Source::Lldp, H0_HEARD)]);
     let whole = map.topology().links[0].standing.clone();
