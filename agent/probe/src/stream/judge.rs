@@ -65,13 +65,22 @@ pub(crate) struct Verdict {
     pub(crate) fate: Fate,
 }
 
+/// Sent again.
+#[derive(Clone, Copy, Debug)]
+struct Again {
+    /// When that was seen, or heard.
+    at_ns: u64,
+    /// So many of its segments.
+    segments: u32,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Tracked {
     probe: Probe,
-    /// The own kernel sent it again: when that was seen.
-    again_ns: Option<u64>,
-    /// The other kernel sent its answer again: when that was heard.
-    back_again_ns: Option<u64>,
+    /// The own kernel sent it again, as far as is known not for nothing.
+    again: Option<Again>,
+    /// The other kernel sent its answer again, likewise.
+    back_again: Option<Again>,
     /// It waited behind what was lost.
     is_behind: bool,
     /// Once one from this on is answered, nothing more will be learned of it.
@@ -146,7 +155,7 @@ impl Judge {
     /// The next probe was handed to the kernel at `sent`.
     pub(crate) fn sent(&mut self, sent: Instant) {
         let probe = Probe { sequence: self.next, sent, left_unix_ns: None, answer: None };
-        let tracked = Tracked { probe, again_ns: None, back_again_ns: None, is_behind: false, settles: u64::MAX };
+        let tracked = Tracked { probe, again: None, back_again: None, is_behind: false, settles: u64::MAX };
         self.probes.push_back(tracked);
         self.next += 1;
     }
@@ -159,31 +168,27 @@ impl Judge {
         }
     }
 
-    /// What the own kernel says of the connection at `now_ns`, before the answers that came since are handed in: what it sent again
-    /// meanwhile was of probes without an answer.
+    /// What the own kernel says of the connection at `now_ns`, no earlier than the answers that came since were read, and before they are
+    /// handed in: what it sent again meanwhile was of probes without an answer.
     pub(crate) fn observed(&mut self, own: Info, now_ns: u64) {
         let before = std::mem::replace(&mut self.own, own);
-        let again = own.resent.saturating_sub(before.resent).div_ceil(self.segments);
-        if again > 0 {
-            let mut left = again;
+        let mut left = own.resent.saturating_sub(before.resent);
+        if left > 0 {
             // A time-out sends the oldest again, whether it was before or not: once more is no second loss.
-            let mut once_more = u32::from(own.backoff.saturating_sub(before.backoff));
+            let mut once_more = if own.backoff > before.backoff { self.segments } else { 0 };
             for tracked in self.probes.iter_mut().filter(|tracked| tracked.probe.answer.is_none()) {
                 tracked.is_behind = true;
-                match tracked.again_ns {
-                    Some(_) => left = left.saturating_sub(std::mem::take(&mut once_more)),
-                    None if left > 0 => {
-                        tracked.again_ns = Some(now_ns);
-                        (left, once_more) = (left - 1, 0);
-                    }
-                    None => {}
+                if tracked.again.is_some() {
+                    left = left.saturating_sub(std::mem::take(&mut once_more));
+                } else if left > 0 {
+                    let segments = left.min(self.segments);
+                    tracked.again = Some(Again { at_ns: now_ns, segments });
+                    (left, once_more) = (left - segments, 0);
                 }
             }
         }
-        let undone = own.undone.saturating_sub(before.undone).div_ceil(self.segments) as usize;
-        if undone > 0 {
-            let marked = self.probes.iter_mut().filter(|tracked| tracked.again_ns.is_some());
-            marked.take(undone).for_each(|tracked| tracked.again_ns = None);
+        let undone = own.undone.saturating_sub(before.undone);
+        if undo(self.probes.iter_mut().map(|tracked| &mut tracked.again), undone) {
             self.nothing_was_lost_after_all();
         }
     }
@@ -214,8 +219,8 @@ impl Judge {
 
     /// The other kernel sent so many segments again, of answers before this one.
     fn theirs_again(&mut self, segments: u8, sequence: u64, heard_ns: u64) {
-        let count = u32::from(segments).div_ceil(self.segments) as usize;
-        if count == 0 {
+        let mut left = u32::from(segments);
+        if left == 0 {
             return;
         }
         let (through, next) = (self.through, self.next);
@@ -224,31 +229,29 @@ impl Judge {
             let is_settled = through.is_some_and(|through| through >= tracked.settles);
             tracked.probe.answer.is_some() && tracked.probe.sequence < sequence && !is_settled
         };
-        let of_them = self.probes.iter_mut().filter(is_open).filter(|tracked| tracked.back_again_ns.is_none());
-        for (place, tracked) in of_them.enumerate() {
+        for tracked in self.probes.iter_mut().filter(is_open).filter(|tracked| tracked.back_again.is_none()) {
             tracked.is_behind = true;
-            if place < count {
+            let segments = left.min(self.segments);
+            if segments > 0 {
                 // With the answer the acknowledgement of its request was lost: for want of it that was sent again, too.
-                (tracked.back_again_ns, tracked.again_ns) = (Some(heard_ns), None);
+                (tracked.back_again, tracked.again) = (Some(Again { at_ns: heard_ns, segments }), None);
                 // What came twice was acknowledged as such before this answer was read: a probe sent from now on follows that.
                 tracked.settles = next;
+                left -= segments;
             }
         }
     }
 
     /// Of what the other kernel sent again, so many segments had come all the same.
     fn theirs_undone(&mut self, segments: u8) {
-        let count = u32::from(segments).div_ceil(self.segments) as usize;
-        if count > 0 {
-            let marked = self.probes.iter_mut().filter(|tracked| tracked.back_again_ns.is_some());
-            marked.take(count).for_each(|tracked| tracked.back_again_ns = None);
+        if undo(self.probes.iter_mut().map(|tracked| &mut tracked.back_again), segments.into()) {
             self.nothing_was_lost_after_all();
         }
     }
 
     /// Where no probe is marked as lost any more, none waited for one.
     fn nothing_was_lost_after_all(&mut self) {
-        if !self.probes.iter().any(|tracked| tracked.again_ns.is_some() || tracked.back_again_ns.is_some()) {
+        if !self.probes.iter().any(|tracked| tracked.again.is_some() || tracked.back_again.is_some()) {
             self.probes.iter_mut().for_each(|tracked| tracked.is_behind = false);
         }
     }
@@ -260,7 +263,7 @@ impl Judge {
         while let Some(tracked) = self.probes.front() {
             let fate = match tracked.probe.answer {
                 Some(came) => {
-                    let since_ns = tracked.back_again_ns.unwrap_or(came.read.mono_ns);
+                    let since_ns = tracked.back_again.map_or(came.read.mono_ns, |again| again.at_ns);
                     let is_settled = self.is_settled(tracked);
                     if !is_settled && now_ns.saturating_sub(since_ns) < self.keep_ns {
                         return;
@@ -269,7 +272,8 @@ impl Judge {
                 }
                 None => {
                     let waited_ns = now_ns.saturating_sub(tracked.probe.sent.mono_ns);
-                    let is_again = tracked.again_ns.is_some_and(|at| now_ns.saturating_sub(at) >= self.timeout_ns);
+                    let is_again =
+                        tracked.again.is_some_and(|again| now_ns.saturating_sub(again.at_ns) >= self.timeout_ns);
                     if !is_again && waited_ns < self.grace_ns() {
                         return;
                     }
@@ -331,8 +335,8 @@ impl Judge {
 
 /// A loss is told where it is settled alone: one that is in doubt was answered, without times.
 fn fate_of_answered(tracked: &Tracked, came: &Came, is_settled: bool) -> Fate {
-    let Tracked { probe, again_ns, back_again_ns, is_behind, .. } = tracked;
-    match (again_ns, back_again_ns) {
+    let Tracked { probe, again, back_again, is_behind, .. } = tracked;
+    match (again, back_again) {
         (Some(_), _) if is_settled => Fate::Lost { way: Some(Way::There), is_certain: true },
         (None, Some(_)) if is_settled => Fate::Lost { way: Some(Way::Back), is_certain: true },
         _ => Fate::Answered {
@@ -341,6 +345,22 @@ fn fate_of_answered(tracked: &Tracked, came: &Came, is_settled: bool) -> Fate {
             is_clean: !is_behind,
         },
     }
+}
+
+/// So many segments of what was sent again had come all the same: of the oldest first. Whether there were any.
+fn undo<'a>(marks: impl Iterator<Item = &'a mut Option<Again>>, mut segments: u32) -> bool {
+    let were_any = segments > 0;
+    for mark in marks {
+        if let Some(again) = mark {
+            let undone = again.segments.min(segments);
+            segments -= undone;
+            again.segments -= undone;
+            if again.segments == 0 {
+                *mark = None;
+            }
+        }
+    }
+    were_any
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -621,6 +641,27 @@ mod tests {
         send(&mut judge, 20);
         answer(&mut judge, 3, 21, 0);
         assert_eq!(fates(&mut judge, 21), [(0, "there"), (1, "behind"), (2, "behind")]);
+    }
+
+    #[test]
+    fn of_probes_of_many_segments_each_that_was_sent_again_for_nothing_is_none_lost() {
+        let told = |undone: u32| {
+            let mut judge = judge();
+            judge.connected(Info::default(), 14);
+            send(&mut judge, 0);
+            send(&mut judge, 1);
+            // One segment of each is sent again, at different times, and what is known of both comes at once.
+            judge.observed(resent(1), 5 * MS);
+            judge.observed(resent(2), 6 * MS);
+            (0..2).for_each(|n| answer(&mut judge, n, 10, 0));
+            send(&mut judge, 20);
+            judge.observed(Info { undone, ..resent(2) }, 21 * MS);
+            answer(&mut judge, 2, 21, 0);
+            fates(&mut judge, 21)
+        };
+        assert_eq!(told(2), [(0, "answered"), (1, "answered")]);
+        assert_eq!(told(1), [(0, "behind"), (1, "there")]);
+        assert_eq!(told(0), [(0, "there"), (1, "there")]);
     }
 
     #[test]

@@ -256,15 +256,12 @@ impl Link {
         self.take_stamps(usize::MAX);
         let State::Up { connection } = &mut self.state else { return None };
         let flushed = connection.flush();
-        let info = connection.info();
         let mut came: Vec<(Frame, Option<u64>, Instant)> = Vec::new();
         let read = flushed
             .and_then(|()| connection.read(buffer, |frame, stamp_unix_ns| came.push((*frame, stamp_unix_ns, now()))));
         if let Some((.., first)) = came.first() {
-            // What was sent again until these were read was of those without an answer; that it had come all the same was said before
-            // these answers came, but maybe after the first look.
-            let undone = connection.info().undone.max(info.undone);
-            self.judge.observed(Info { undone, ..info }, first.mono_ns);
+            // Both counts of one look, and after the answers: that what was sent again had come all the same was said before them.
+            self.judge.observed(connection.info(), first.mono_ns);
         }
         let mut latest = None;
         for (frame, stamp_unix_ns, read) in came {
