@@ -13,7 +13,7 @@ use crate::probe::{Answers, ResponderRoom};
 use crate::shared::Shared;
 use railwatch_probe::{
     FlowResult, FlowSpec, Key, Mesh, MeshPlan, MeshState, Outlet, ProbeSignal, Protocol, Quiet, TRACE_HOPS_MAX,
-    TimesResult, TraceOptions, TraceSpec, Way,
+    TimesResult, TraceOptions, TraceSpec, Transport, Way,
 };
 use railwatch_sampling::Severity;
 use railwatch_uplink::Probes;
@@ -98,7 +98,7 @@ fn probe_state(state: &MeshState, lapsed: u64, answers: Answers, off: &[Limitati
     v1::ProbeState {
         answers: answers.over_v4,
         port: answers.port.into(),
-        tcp_port: 0,
+        tcp_port: answers.tcp_port.into(),
         off: off.iter().map(Into::into).chain(failed).chain(named).chain(more).collect(),
         plan_revision: *revision,
         lapsed_plans: lapsed,
@@ -290,11 +290,11 @@ fn read_plan(plan: &v1::ProbePlan) -> MeshPlan {
 }
 
 fn read_flow<'a>(flow: &'a v1::ProbeFlow, name: &mut impl FnMut(&'a str) -> Arc<str>) -> Result<FlowSpec, String> {
-    match flow.transport() {
-        v1::ProbeTransport::Udp => {}
-        v1::ProbeTransport::Tcp => return Err("this version of the agent sends no probes over TCP".into()),
+    let transport = match flow.transport() {
+        v1::ProbeTransport::Udp => Transport::Udp,
+        v1::ProbeTransport::Tcp => Transport::Tcp,
         v1::ProbeTransport::Unspecified => return Err("its transport is not known to this version".into()),
-    }
+    };
     for text in [&flow.interface, &flow.target_host, &flow.target_interface] {
         if text.is_empty() || text.len() > limits::NAME_BYTES_MAX {
             return Err(format!("a name of it has not 1 to {} bytes", limits::NAME_BYTES_MAX));
@@ -309,6 +309,7 @@ fn read_flow<'a>(flow: &'a v1::ProbeFlow, name: &mut impl FnMut(&'a str) -> Arc<
         target_host: name(&flow.target_host),
         target_interface: name(&flow.target_interface),
         destination: SocketAddr::new(address(&flow.destination)?, port(flow.destination_port)?),
+        transport,
         size_bytes: flow.size_bytes as usize,
         dscp: u8::try_from(flow.dscp).unwrap_or(u8::MAX),
         interval: microseconds(flow.interval_us),
@@ -385,14 +386,18 @@ mod tests {
         let bad = [
             v1::ProbeFlow { source: "eth0".into(), ..flow(2) },
             v1::ProbeFlow { destination_port: 70_000, ..flow(3) },
-            v1::ProbeFlow { transport: v1::ProbeTransport::Tcp.into(), ..flow(4) },
+            v1::ProbeFlow { transport: 0, ..flow(4) },
             v1::ProbeFlow { target_host: String::new(), ..flow(5) },
         ];
         let plan = v1::ProbePlan {
             collector_epoch: 3,
             revision: 9,
             lease_ms: 5000,
-            flows: [flow(1)].into_iter().chain(bad).chain([flow(6)]).collect(),
+            flows: [flow(1)]
+                .into_iter()
+                .chain(bad)
+                .chain([v1::ProbeFlow { transport: v1::ProbeTransport::Tcp.into(), ..flow(6) }])
+                .collect(),
             ..v1::ProbePlan::default()
         };
         let read = read_plan(&plan);
@@ -401,9 +406,10 @@ mod tests {
         assert_eq!(read.flows[0].destination, SocketAddr::from(([10, 0, 0, 2], 7704)));
         assert_eq!(read.flows[0].offset, Duration::from_micros(1500));
         assert_eq!(read.flows[0].fault(), None);
+        assert_eq!(read.flows.iter().map(|f| f.transport).collect::<Vec<_>>(), [Transport::Udp, Transport::Tcp]);
         assert_eq!(read.malformed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 3, 4, 5]);
         let said: Vec<_> = read.malformed.iter().map(|(_, why)| why.as_str()).collect();
-        for (why, expected) in said.iter().zip(["is no address", "is no port", "over TCP", "a name of it"]) {
+        for (why, expected) in said.iter().zip(["is no address", "is no port", "transport", "a name of it"]) {
             assert!(why.contains(expected), "{said:?}");
         }
     }
@@ -417,13 +423,13 @@ mod tests {
             off_count: 9,
             failed: None,
         };
-        let answers = Answers { port: 7704, over_v4: true, over_v6: false };
+        let answers = Answers { port: 7704, over_v4: true, over_v6: false, tcp_port: 7704 };
         let told = probe_state(&state, 2, answers, &[]);
         let off: Vec<_> = told.off.iter().map(|off| (off.what.as_str(), off.why.as_str())).collect();
         assert_eq!(off[..2], [("probe flow 2", "bad"), ("probe flow 3", "worse")]);
         assert!(off.len() == 3 && off[2].1.starts_with("7 more flows"), "{off:?}");
         assert_eq!((told.answers, told.port, told.plan_revision, told.lapsed_plans), (true, 7704, 7, 2));
-        assert!(!told.answers_v6);
+        assert_eq!((told.tcp_port, told.answers_v6), (7704, false));
         let off = [Limitation::new("probes", "off")];
         let told = probe_state(&MeshState::default(), 0, Answers::default(), &off);
         assert_eq!((told.answers, told.port, told.off.len()), (false, 0, 1));

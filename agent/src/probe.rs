@@ -11,8 +11,8 @@ use crate::shared::Shared;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use railwatch_probe::{
-    Counts, Key, Limits, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, TRACE_HOPS_MAX, TraceOptions,
-    TraceSpec,
+    Counts, Key, Limits, PER_SOURCE_MAX, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, StreamResponder,
+    TRACE_HOPS_MAX, TraceOptions, TraceSpec, Transport,
 };
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -32,6 +32,8 @@ pub struct ResponderRoom {
     threads: Vec<(JoinHandle<()>, SocketAddr)>,
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
+    /// Those over TCP, at the same port and addresses.
+    streams: Vec<(JoinHandle<()>, SocketAddr)>,
 }
 
 /// Where probes are answered.
@@ -43,6 +45,8 @@ pub struct Answers {
     pub over_v4: bool,
     /// Over IPv6.
     pub over_v6: bool,
+    /// TCP port, of each family that has one; 0: nowhere.
+    pub tcp_port: u16,
 }
 
 impl ResponderRoom {
@@ -63,7 +67,7 @@ impl ResponderRoom {
 
     fn try_start(config: &Config, shared: &Arc<Shared>) -> Result<Self> {
         let key = Key::read(&config.key_file)?;
-        let mut room = Self { threads: Vec::new(), stop: Arc::default(), counts: Arc::default() };
+        let mut room = Self { threads: Vec::new(), stop: Arc::default(), counts: Arc::default(), streams: Vec::new() };
         let listen = room.answer_at(config.listen, &key, config, shared)?;
         // All addresses of the host are those of both families, which have a socket each.
         let other: Option<IpAddr> = match listen.ip() {
@@ -91,8 +95,12 @@ impl ResponderRoom {
         let socket = StampedSocket::bind(listen, TOS).with_context(|| format!("listen for probes on {listen}"))?;
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
-        let responder = Responder::new(socket, key.clone(), Limits { per_source_per_s, ..Limits::default() })
-            .counted_with(Arc::clone(&self.counts));
+        let limits = Limits { per_source_per_s, ..Limits::default() };
+        let responder = Responder::new(socket, key.clone(), limits).counted_with(Arc::clone(&self.counts));
+        match start_streams(listen, key.clone(), limits, shared, &self.stop) {
+            Ok(thread) => self.streams.push((thread, listen)),
+            Err(error) => tcp_is_off(listen, format!("{error:#}"), shared),
+        }
         let (stop, shared) = (Arc::clone(&self.stop), Arc::clone(shared));
         let run = move || {
             if let Err(error) = responder.run(&stop) {
@@ -113,23 +121,55 @@ impl ResponderRoom {
 
     /// Where it answers now.
     pub fn answers(&self) -> Answers {
-        let alive = self.threads.iter().filter(|(thread, _)| !thread.is_finished());
-        alive.fold(Answers::default(), |answers, (_, listen)| Answers {
-            port: listen.port(),
-            over_v4: answers.over_v4 || listen.is_ipv4(),
-            over_v6: answers.over_v6 || listen.is_ipv6(),
-        })
+        let tcp_port = alive(&self.streams).next().map_or(0, |listen| listen.port());
+        let (over_v4, over_v6) =
+            (alive(&self.threads).any(|at| at.is_ipv4()), alive(&self.threads).any(|at| at.is_ipv6()));
+        let port = alive(&self.threads).next().map_or(0, |listen| listen.port());
+        Answers { port, over_v4, over_v6, tcp_port }
     }
 
     /// Ends it.
     pub fn stop(self) {
         self.stop.store(true, Relaxed);
-        for (thread, _) in self.threads {
+        for (thread, _) in self.threads.into_iter().chain(self.streams) {
             if thread.join().is_err() {
                 tracing::error!("a thread that answers probes had ended by a defect of its own");
             }
         }
     }
+}
+
+/// Where those answer that still run.
+fn alive(threads: &[(JoinHandle<()>, SocketAddr)]) -> impl Iterator<Item = SocketAddr> {
+    threads.iter().filter(|(thread, _)| !thread.is_finished()).map(|(_, listen)| *listen)
+}
+
+/// Says why connections are not answered at an address, by its family.
+fn tcp_is_off(listen: SocketAddr, why: String, shared: &Shared) {
+    let (room, what) = match listen {
+        SocketAddr::V4(_) => ("probe.tcp", "answers to probes over TCP"),
+        SocketAddr::V6(_) => ("probe.tcp.v6", "answers to probes over TCP and IPv6"),
+    };
+    shared.set_limitations(room, vec![Limitation::new(what, why)]);
+}
+
+/// The responder over TCP, on a thread of its own.
+fn start_streams(
+    listen: SocketAddr,
+    key: Key,
+    limits: Limits,
+    shared: &Arc<Shared>,
+    stop: &Arc<AtomicBool>,
+) -> Result<JoinHandle<()>> {
+    let responder = StreamResponder::listen(listen, key, limits, PER_SOURCE_MAX)
+        .with_context(|| format!("listen for probes over TCP on {listen}"))?;
+    let (stop, shared) = (Arc::clone(stop), Arc::clone(shared));
+    let run = move || {
+        if let Err(error) = responder.run(&stop) {
+            tcp_is_off(listen, format!("its connections can be used no more: {error}"), &shared);
+        }
+    };
+    std::thread::Builder::new().name("probe-streams".into()).spawn(run).context("start a thread")
 }
 
 /// What became of the probes that came in, for the page.
@@ -151,6 +191,15 @@ pub fn show(page: &mut Page, counts: &Counts) {
     );
 }
 
+/// What carries probes, as people say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Carrier {
+    /// A datagram each
+    Udp,
+    /// Frames of a connection; what the kernel has to send again is lost
+    Tcp,
+}
+
 /// Probe a host by hand.
 #[derive(Debug, Args)]
 pub struct ProbeOptions {
@@ -166,7 +215,10 @@ pub struct ProbeOptions {
     /// Milliseconds between two probes
     #[arg(long, value_name = "MS", default_value_t = 10.0)]
     interval_ms: f64,
-    /// UDP payload of a probe, bytes
+    /// What carries the probes
+    #[arg(long, value_enum, default_value_t = Carrier::Udp)]
+    transport: Carrier,
+    /// Payload of a probe, bytes
     #[arg(long, value_name = "BYTES", default_value_t = railwatch_probe::HEAD_BYTES)]
     size: usize,
     /// Flows by source port, by turns: equal-cost paths are chosen by it
@@ -196,6 +248,10 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
     };
     let key = Key::read(&options.key_file)?;
     let plan = Plan {
+        transport: match options.transport {
+            Carrier::Udp => Transport::Udp,
+            Carrier::Tcp => Transport::Tcp,
+        },
         target: target(&options.target, options.source)?,
         source: options.source,
         source_port: options.source_port,
@@ -211,7 +267,7 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
         Output::Table => table(&plan, &report, out)?,
     }
-    Ok(report.answered == plan.count)
+    Ok(report.answered == plan.count && report.lost == 0)
 }
 
 /// The first address of the target that is of the source's family.
@@ -332,6 +388,11 @@ fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<(
     let Report { sent, answered, lost, unsent, unsent_reason, timed, .. } = report;
     let size = plan.size_bytes;
     writeln!(out, "{}: {sent} probes of {size} bytes, {answered} answered, {lost} lost", plan.target)?;
+    if let (Some(there), Some(back)) = (report.lost_there, report.lost_back)
+        && *lost > 0
+    {
+        writeln!(out, "of those lost, {there} on the way there, {back} on the way back")?;
+    }
     if let Some(reason) = unsent_reason {
         writeln!(out, "{unsent} were not sent: {reason}")?;
     }

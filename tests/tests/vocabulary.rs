@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::UdpSocket,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");

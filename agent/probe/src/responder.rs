@@ -199,6 +199,7 @@ impl Responder {
             received_unix_ns,
             held: session.held,
             requests: Some(session.requests),
+            resent: None,
         };
         packet::encode(&Packet::Answer(answer), bytes, &self.key);
         let id = self.socket.send_from(received.to, bytes, received.from, received.tos);

@@ -7,6 +7,7 @@
 //! Never fragments: a datagram beyond the path's MTU is refused (EMSGSIZE), because a probe of fragments measures something else.
 
 use crate::label::flow_label;
+use crate::stamps::{self, Sent, stamp, stamping};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
@@ -14,13 +15,10 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage,
     TimestampingFlag, Timestamps, bind, getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeSpec;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// SO_EE_ORIGIN_TIMESTAMPING of linux/errqueue.h: the error is a stamp.
-const ORIGIN_TIMESTAMPING: u8 = 4;
 /// IPV6_FLOWINFO_SEND of linux/in6.h: labels are those of the address that is sent to.
 const FLOWINFO_SEND: libc::c_int = 33;
 
@@ -37,15 +35,6 @@ pub struct Received {
     pub tos: u8,
     /// The own address it came to, where that was asked for ([`StampedSocket::tell_own_address`]).
     pub to: Option<IpAddr>,
-}
-
-/// When the driver took a datagram that was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// What [`StampedSocket::send_to`] returned for it.
-    pub id: u32,
-    /// Unix nanoseconds.
-    pub stamp_unix_ns: u64,
 }
 
 /// The socket. Nothing blocks.
@@ -293,35 +282,8 @@ impl StampedSocket {
     ///
     /// # Errors
     /// What the kernel said; stamps so far were handed over.
-    pub fn stamps(&mut self, most: usize, mut each: impl FnMut(Sent)) -> io::Result<()> {
-        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let fd = self.fd.as_raw_fd();
-        for _ in 0..most {
-            let mut none = [0; 0];
-            let mut slices = [IoSliceMut::new(&mut none)];
-            let received = match recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut self.control), flags) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            let (mut stamp_unix_ns, mut id) = (None, None);
-            for message in received.cmsgs()? {
-                match message {
-                    ControlMessageOwned::ScmTimestampsns(stamps) => stamp_unix_ns = stamp(&stamps),
-                    ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)
-                        if error.ee_origin == ORIGIN_TIMESTAMPING =>
-                    {
-                        id = Some(error.ee_data);
-                    }
-                    _ => {}
-                }
-            }
-            if let (Some(id), Some(stamp_unix_ns)) = (id, stamp_unix_ns) {
-                each(Sent { id, stamp_unix_ns });
-            }
-        }
-        Ok(())
+    pub fn stamps(&mut self, most: usize, each: impl FnMut(Sent)) -> io::Result<()> {
+        stamps::take(&self.fd, &mut self.control, most, each)
     }
 }
 
@@ -331,23 +293,7 @@ impl AsFd for StampedSocket {
     }
 }
 
-fn stamping() -> TimestampingFlag {
-    TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
-        | TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE
-        | TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE
-        | TimestampingFlag::SOF_TIMESTAMPING_OPT_TSONLY
-}
-
-fn stamp(stamps: &Timestamps) -> Option<u64> {
-    Some(nanoseconds(stamps.system)).filter(|ns| *ns > 0)
-}
-
-fn nanoseconds(time: TimeSpec) -> u64 {
-    let whole = u64::try_from(time.tv_sec()).unwrap_or(0);
-    whole.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
-}
-
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     match address.family()? {
         AddressFamily::Inet => address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into()),
         AddressFamily::Inet6 => address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()),
@@ -356,7 +302,7 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
 }
 
 /// An option that nix has no name for.
-fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(crate) fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the pointer and length are those of a live c_int, which is what all options here take (ip(7), ipv6(7)).
     let result = unsafe {
         libc::setsockopt(

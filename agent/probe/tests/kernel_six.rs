@@ -13,7 +13,7 @@ mod fabric;
 use fabric::*;
 use nix::libc;
 use railwatch_probe::{
-    FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Protocol, StampedSocket, TraceOptions, TraceSpec, trace,
+    FlowResult, FlowSpec, Limits, MeshPlan, Protocol, StampedSocket, TraceOptions, TraceSpec, Transport, trace,
 };
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -137,6 +137,7 @@ fn flow(id: u64, size_bytes: usize) -> FlowSpec {
         target_host: "b".into(),
         target_interface: "b0".into(),
         destination: "[fd00:2::2]:7704".parse().unwrap(),
+        transport: Transport::Udp,
         size_bytes,
         dscp: 26,
         interval: Duration::from_millis(20),
@@ -150,8 +151,7 @@ fn a_plan_is_carried_out_over_ipv6_with_every_stamp() {
     in_six(|six| {
         let stop = Arc::default();
         let answered = responder_in(&six.b, "[::]:7704", Limits::default(), &stop);
-        let told = Told::default();
-        let mesh = Mesh::start(key(), 1000, Box::new(told.clone())).unwrap();
+        let (mesh, told) = start();
         let counts = mesh.counts();
         // The largest that fits; one that is a train of three.
         let flows = [flow(1, 64), flow(2, 1452), flow(3, 4000)];
@@ -292,6 +292,7 @@ fn a_flow_is_traced_on_the_very_way_of_its_probes_and_of_their_answers() {
 /// Sends probes of a flow as a mesh does; returns how many were answered.
 fn probed(flow: &TraceSpec, key: &railwatch_probe::Key) -> u64 {
     let plan = railwatch_probe::Plan {
+        transport: Transport::Udp,
         target: flow.destination,
         source: Some(flow.source.ip()),
         source_port: flow.source.port(),

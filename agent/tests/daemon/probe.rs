@@ -87,10 +87,12 @@ fn all_addresses_of_a_host_are_those_of_both_families() {
     let port = log.split_once("probes are answered at 0.0.0.0:").unwrap().1.split_whitespace().next().unwrap();
     assert!(log.contains(&format!("probes are answered at [::]:{port}")), "{log}");
     let member = site.dir.path().join("probe.key").display().to_string();
-    for target in ["127.0.0.1", "[::1]"] {
-        let output = probe(&format!("{target}:{port}"), &member, &["--count", "20"]);
+    for (target, transport) in ["127.0.0.1", "[::1]"].into_iter().flat_map(|at| [(at, "udp"), (at, "tcp")]) {
+        let more = ["--count", "20", "--transport", transport];
+        let output = probe(&format!("{target}:{port}"), &member, &more);
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(output.status.success() && report["answered"] == 20, "{target}: {report}");
+        assert!(output.status.success() && report["answered"] == 20, "{target} over {transport}: {report}");
+        assert_eq!(report["transport"], transport, "{report}");
     }
     agent.end();
 }

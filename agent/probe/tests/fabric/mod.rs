@@ -2,13 +2,16 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use nix::sched::{CloneFlags, setns, unshare};
-use railwatch_probe::{Counts, FlowResult, Key, Limits, Outlet, ProbeSignal, Responder, StampedSocket};
+use railwatch_probe::{
+    ConnectionCounts, Counts, FlowResult, Key, Limits, Mesh, Outlet, PER_SOURCE_MAX, ProbeSignal, Responder,
+    StampedSocket, StreamResponder,
+};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::thread::{sleep, spawn};
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 pub const KEY: &[u8] = b"the key of the cluster under test";
@@ -107,6 +110,27 @@ impl Fabric {
     }
 }
 
+impl Fabric {
+    /// One that answers over TCP, likewise; it has let go of its port once the thread is joined.
+    pub fn stream_responder(
+        &self,
+        limits: Limits,
+        per_source_max: usize,
+        stop: &Arc<AtomicBool>,
+    ) -> (Arc<Counts>, Arc<ConnectionCounts>, JoinHandle<()>) {
+        let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = spawn(move || {
+            setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
+            let responder = StreamResponder::listen(RESPONDER.parse().unwrap(), key(), limits, per_source_max).unwrap();
+            tell.send((responder.counts(), responder.connections())).unwrap();
+            responder.run(&stop).unwrap();
+        });
+        let (counts, connections) = told.recv().unwrap();
+        (counts, connections, thread)
+    }
+}
+
 /// A responder in a namespace, on a thread of its own, until `stop`.
 pub fn responder_in(namespace: &File, at: &'static str, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
     let (namespace, stop) = (namespace.try_clone().unwrap(), Arc::clone(stop));
@@ -152,7 +176,10 @@ impl Process {
 pub fn answer_as_a_process() {
     let Some(namespace) = std::env::var_os(AS_RESPONDER) else { return };
     setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-    let socket = StampedSocket::bind(RESPONDER.parse::<SocketAddr>().unwrap(), 0).unwrap();
+    let at = RESPONDER.parse::<SocketAddr>().unwrap();
+    let streams = StreamResponder::listen(at, key(), Limits::default(), PER_SOURCE_MAX).unwrap();
+    spawn(move || streams.run(&AtomicBool::new(false)).unwrap());
+    let socket = StampedSocket::bind(at, 0).unwrap();
     Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
 }
 
@@ -169,6 +196,31 @@ impl Outlet for Told {
     fn signal(&mut self, signal: ProbeSignal) {
         self.0.lock().unwrap().1.push(signal);
     }
+}
+
+impl Told {
+    pub fn sum(&self, of: impl Fn(&FlowResult) -> u32) -> u32 {
+        self.0.lock().unwrap().0.iter().map(of).sum()
+    }
+
+    pub fn signals(&self) -> Vec<ProbeSignal> {
+        self.0.lock().unwrap().1.clone()
+    }
+
+    pub fn named(&self, name: &str) -> bool {
+        self.signals().iter().any(|signal| signal.name == name)
+    }
+}
+
+/// A mesh of up to 1,000 flows, and what it tells.
+pub fn start() -> (Mesh, Told) {
+    let told = Told::default();
+    (Mesh::start(key(), 1000, Box::new(told.clone())).unwrap(), told)
+}
+
+/// What is counted so far.
+pub fn counted(count: &AtomicU64) -> u64 {
+    count.load(Relaxed)
 }
 
 /// Waits for it, a minute at most.
