@@ -5,7 +5,7 @@
 //! link that is down.
 
 use crate::map::{Direction, Fabric, NodeKind};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Directions by number ([`number`]) and how likely each is crossed.
@@ -32,7 +32,7 @@ pub struct Shares<'f> {
     /// Of each switch, the ways that are up to other switches.
     ways: Vec<Vec<(usize, usize)>>,
     distances: BTreeMap<usize, Vec<u32>>,
-    known: BTreeMap<(usize, usize), Option<Likely>>,
+    known: HashMap<(usize, usize), Option<Likely>>,
 }
 
 impl<'f> Shares<'f> {
@@ -49,7 +49,7 @@ impl<'f> Shares<'f> {
                 ways[b].push((number(towards(false)), a));
             }
         }
-        Self { fabric, ways, distances: BTreeMap::new(), known: BTreeMap::new() }
+        Self { fabric, ways, distances: BTreeMap::new(), known: HashMap::new() }
     }
 
     /// Between two nodes by number; none where there is no way, or where one is no switch.

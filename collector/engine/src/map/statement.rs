@@ -73,6 +73,11 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Udp, Self::Tcp];
+}
+
 /// A 5-tuple.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Flow {
