@@ -19,7 +19,7 @@ use crate::live::Live;
 use options::ProbeOptions;
 use railwatch_engine::Timestamp;
 use railwatch_engine::cover::{self, Endpoint, Job, OutlookRow, Plan, PlannedFlow, Senses, Suspects, World};
-use railwatch_engine::map::{Direction, Fabric, Flow, Path, PortName};
+use railwatch_engine::map::{Direction, Fabric, Flow, Path, PortName, Transport};
 use railwatch_wire::v1;
 use recent::Recent;
 use results::{Kept, Only, ProbeRow};
@@ -247,9 +247,11 @@ impl Probes {
         let Some((own, target)) = own.zip(target) else { return };
         let planned = self.planned();
         let sent = text("source_port").and_then(|port| port.parse::<u16>().ok());
+        let carried = text("transport").and_then(|name| Transport::ALL.into_iter().find(|it| it.name() == name));
         let of_it = |flow: &&PlannedFlow| {
             [&planned.endpoints[flow.from].port, &planned.endpoints[flow.to].port] == [&own, &target]
                 && sent.is_none_or(|port| flow.flow.source_port == port)
+                && carried.is_none_or(|transport| flow.flow.transport == transport)
         };
         let lossy: Vec<_> = planned.plan.flows.iter().filter(of_it).collect();
         let crossed = cover::crossed(&planned.fabric, &planned.endpoints, &planned.placements, &lossy, LIKELY_MIN);
@@ -436,7 +438,7 @@ impl Probes {
         let (fabric, placements) = (self.0.view.fabric(), self.0.view.placements());
         let wanted = options.planner();
         let Running { jobs, beyond: jobs_beyond, .. } = self.running(options, now);
-        let mut found = view::endpoints(&self.0.live, &peers, &fabric);
+        let mut found = view::endpoints(&self.0.live, &peers, &fabric, &wanted.transports);
         if !options.enabled {
             (found.endpoints, found.left_out) = (Vec::new(), BTreeMap::new());
         }
@@ -527,7 +529,11 @@ fn message(options: &ProbeOptions, planned: &Planned, flow: &PlannedFlow) -> v1:
         target_interface: to.port.clone(),
         destination: flow.flow.destination.to_string(),
         destination_port: flow.flow.destination_port.into(),
-        transport: v1::ProbeTransport::Udp.into(),
+        transport: match flow.flow.transport {
+            Transport::Udp => v1::ProbeTransport::Udp,
+            Transport::Tcp => v1::ProbeTransport::Tcp,
+        }
+        .into(),
         size_bytes: flow.size_bytes,
         dscp: options.dscp.into(),
         interval_us: flow.interval_us,

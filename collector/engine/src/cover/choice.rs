@@ -13,7 +13,7 @@ use super::shares::{direction, number};
 use super::ways::Ways;
 use crate::map::{Flow, Transport};
 use jobs::Room;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Rounds of a shape that are gone through for NICs' own links and for rails that nothing is known of.
@@ -75,7 +75,7 @@ pub(super) struct Builder<'a> {
     /// Flows not taken because of a budget.
     pub(super) refused: usize,
     blind_pairs: usize,
-    by_id: BTreeSet<u64>,
+    by_id: HashSet<u64>,
 }
 
 impl<'a> Builder<'a> {
@@ -121,7 +121,7 @@ impl<'a> Builder<'a> {
             jobs: Vec::new(),
             refused: 0,
             blind_pairs: 0,
-            by_id: BTreeSet::new(),
+            by_id: HashSet::new(),
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Tally {
     pub throws: u32,
     /// Of those, expected to cross.
     pub hits: f64,
+    /// Below so many hits it is not enough, as it was found when it was looked at last.
+    look_at_hits: f64,
 }
 
 impl Tally {
@@ -130,8 +132,11 @@ impl Ledger {
     /// A flow of this kind crosses it, with this likelihood.
     pub fn add(&mut self, direction: usize, kind: usize, likely: f64, per_s: f64) {
         let at = self.at(direction, kind);
-        self.tallies[at].add(likely, per_s);
-        if !self.enough[at] && self.is_enough(at) {
+        let tally = &mut self.tallies[at];
+        tally.add(likely, per_s);
+        // Flows are many, and each crosses many directions: mostly nothing more is to be done than this.
+        let may_be_enough = likely >= SURE || tally.hits >= tally.look_at_hits;
+        if may_be_enough && !self.enough[at] && self.is_enough(at) {
             self.enough[at] = true;
             self.lacking -= 1;
         }
@@ -151,14 +156,17 @@ impl Ledger {
             return true;
         }
         let needed = needed(rest, self.each_per_s);
-        // The mean must lie above what is needed; said first, as it is cheap and mostly so.
+        // The mean must lie above what is needed.
         if tally.hits <= f64::from(needed) && tally.throws > needed || tally.throws < needed {
+            self.tallies[at].look_at_hits = if tally.throws < needed { 0.0 } else { f64::from(needed) };
             return false;
         }
         // Rounded down: rarer hits scatter more, so more of them are needed.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below STEPS")]
         let step = ((tally.hits / f64::from(tally.throws) * STEPS as f64) as usize).min(STEPS - 1);
-        tally.hits >= self.hits_needed(needed, step)
+        let hits_needed = self.hits_needed(needed, step);
+        self.tallies[at].look_at_hits = hits_needed;
+        tally.hits >= hits_needed
     }
 
     /// Expected hits with which fewer than `needed` come as rarely as allowed.

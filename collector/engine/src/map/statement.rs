@@ -76,6 +76,15 @@ pub enum Transport {
 impl Transport {
     /// All.
     pub const ALL: [Self; 2] = [Self::Udp, Self::Tcp];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// A 5-tuple.
