@@ -441,16 +441,17 @@ mod tests {
             off_count: 9,
             failed: None,
         };
-        let answers = Answers { port: 7704, over_v4: true, over_v6: false, tcp_port: 7704 };
-        let told = probe_state(&state, 2, answers, &[]);
+        let answers = Answers { port: 7704, over_v4: true, tcp_port: 7704, tcp_v4: true, ..Answers::default() };
+        let told = probe_state(&state, true, 2, answers, &[]);
         let off: Vec<_> = told.off.iter().map(|off| (off.what.as_str(), off.why.as_str())).collect();
         assert_eq!(off[..2], [("probe flow 2", "bad"), ("probe flow 3", "worse")]);
         assert!(off.len() == 3 && off[2].1.starts_with("7 more flows"), "{off:?}");
         assert_eq!((told.answers, told.port, told.plan_revision, told.lapsed_plans), (true, 7704, 7, 2));
         assert_eq!((told.tcp_port, told.answers_v6), (7704, false));
+        assert_eq!((told.answers_tcp, told.answers_tcp_v6, told.probes_tcp), (true, false, true));
         let off = [Limitation::new("probes", "off")];
-        let told = probe_state(&MeshState::default(), 0, Answers::default(), &off);
-        assert_eq!((told.answers, told.port, told.off.len()), (false, 0, 1));
+        let told = probe_state(&MeshState::default(), false, 0, Answers::default(), &off);
+        assert_eq!((told.answers, told.port, told.off.len(), told.probes_tcp), (false, 0, 1, false));
     }
 
     #[test]

@@ -57,9 +57,12 @@ pub struct Answers {
 #[derive(Clone, Debug, Default)]
 pub struct AnswerCounts {
     datagrams: Arc<Counts>,
-    /// Of the responder of each family: frames, and connections.
-    streams: Vec<(Arc<Counts>, Arc<ConnectionCounts>)>,
+    /// Of the responder of each family.
+    streams: Vec<StreamCounts>,
 }
+
+/// Of one that answers over TCP: frames, and connections.
+type StreamCounts = (Arc<Counts>, Arc<ConnectionCounts>);
 
 impl ResponderRoom {
     /// Starts it, where it is wanted and can be; why not otherwise is among the limitations.
@@ -178,7 +181,7 @@ fn start_streams(
     limits: Limits,
     shared: &Arc<Shared>,
     stop: &Arc<AtomicBool>,
-) -> Result<(JoinHandle<()>, (Arc<Counts>, Arc<ConnectionCounts>))> {
+) -> Result<(JoinHandle<()>, StreamCounts)> {
     let responder = StreamResponder::listen(listen, key, limits, PER_SOURCE_MAX)
         .with_context(|| format!("listen for probes over TCP on {listen}"))?;
     let counts = (responder.counts(), responder.connections());

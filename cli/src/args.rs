@@ -506,6 +506,9 @@ pub enum ProbesInstead {
         /// Only flows between hosts of this job
         #[arg(long, value_name = "NAME")]
         job: Option<String>,
+        /// Only flows that this carries
+        #[arg(long, value_enum, value_name = "udp|tcp", hide_possible_values = true)]
+        transport: Option<Carrier>,
         #[command(flatten)]
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
