@@ -397,9 +397,9 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     const CASES: [(Sizes, usize, usize, usize); 4] = [
-        (Sizes::default(), 8, 16, 8),
+        (Sizes { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2, probe_tcp: false }, 8, 16, 8),
         (Sizes { rails: 1, leaves_per_rail: 1, hosts_per_leaf: 1, spines: 1, probe_tcp: true }, 1, 1, 1),
-        (Sizes { rails: 1, leaves_per_rail: 2, hosts_per_leaf: 1, ..Sizes::default() }, 2, 2, 4),
+        (Sizes { rails: 1, leaves_per_rail: 2, hosts_per_leaf: 1, spines: 2, probe_tcp: true }, 2, 2, 4),
         (Sizes { rails: 8, leaves_per_rail: 16, hosts_per_leaf: 64, spines: 64, probe_tcp: false }, 1024, 8192, 8192),
     ];
 

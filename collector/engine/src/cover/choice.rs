@@ -324,30 +324,32 @@ impl<'a> Builder<'a> {
 
     /// The one with the least of this kind, of those with room; with a source, of those that can answer it.
     fn least(&self, among: &[usize], first: usize, kind: usize, source: Option<usize>) -> Option<usize> {
-        let (count, kinds, transport) = (among.len(), self.kinds.len(), self.kinds[kind].transport);
+        let (kinds, transport) = (self.kinds.len(), self.kinds[kind].transport);
         let [packets, _] = self.packets[kind];
         let packets = packets.times(turns_per_s(self.each_per_s, packets));
         let most = self.options.packets_per_s_per_nic_max + 1e-9;
-        let order = (0..count).map(|at| among[(at + first) % count]);
-        let fit = order.filter(|endpoint| {
-            let load = self.load[*endpoint];
-            match source {
-                None => {
-                    load + packets.prober <= most
-                        && self.of_host[self.hosts[*endpoint]] < self.options.flows_per_host_max
-                        && self.probes[*endpoint].of(transport) != 0
-                }
-                Some(source) => {
-                    load + packets.answerer <= most
-                        && self.able(source, *endpoint, kind)
-                        && self.has_seat(*endpoint, kind)
-                }
+        let fits = |endpoint: usize| match source {
+            None => {
+                self.load[endpoint] + packets.prober <= most
+                    && self.of_host[self.hosts[endpoint]] < self.options.flows_per_host_max
+                    && self.probes[endpoint].of(transport) != 0
             }
-        });
-        let has = |endpoint: usize| (self.own_per_s[endpoint * kinds + kind], self.load[endpoint]);
-        fit.map(|endpoint| (has(endpoint), endpoint))
-            .min_by(|((a, all_a), _), ((b, all_b), _)| a.total_cmp(b).then(all_a.total_cmp(all_b)))
-            .map(|(_, endpoint)| endpoint)
+            Some(source) => {
+                self.load[endpoint] + packets.answerer <= most
+                    && self.able(source, endpoint, kind)
+                    && self.has_seat(endpoint, kind)
+            }
+        };
+        let (later, sooner) = among.split_at(first % among.len().max(1));
+        let mut best: Option<((f64, f64), usize)> = None;
+        for endpoint in sooner.iter().chain(later) {
+            let has = (self.own_per_s[endpoint * kinds + kind], self.load[*endpoint]);
+            // Whether it fits takes longer to say than whether it would matter.
+            if best.is_none_or(|(least, _)| has < least) && fits(*endpoint) {
+                best = Some((has, *endpoint));
+            }
+        }
+        best.map(|(_, endpoint)| endpoint)
     }
 
     /// NICs whose own link lacks probes, with others of their rail.
