@@ -84,8 +84,7 @@ fn loss_makes_what_shares_a_way_with_it_denser_at_once_and_a_quiet_minute_thins_
         let own = plan.flows.iter().filter(|flow| flow.interface == "eth0");
         own.map(|flow| 1e6 / f64::from(flow.interval_us)).sum::<f64>()
     };
-    let result =
-        v1::ProbeFlowResult { id: flow.id, sent: 5, answered: 4, lost: 1, ..v1::ProbeFlowResult::default() };
+    let result = v1::ProbeFlowResult { id: flow.id, sent: 5, answered: 4, lost: 1, ..v1::ProbeFlowResult::default() };
     let results = v1::ProbeResults { to_mono_ns: SECOND, flows: vec![result], ..v1::ProbeResults::default() };
     lab.probes.results("host0", &results, Timestamp(101 * SECOND));
     lab.look(101);
@@ -133,8 +132,7 @@ fn a_job_that_starts_is_probed_by_its_ranks_at_once_and_its_flows_end_with_it() 
     run(&lab, false);
     lab.look(101);
     assert_eq!(lab.sent("host0"), None, "rails alone are asked for");
-    let options =
-        ProbeOptions { scopes: vec![Scope::Rail, Scope::Job], shape: Shape::Ring, ..ProbeOptions::default() };
+    let options = ProbeOptions { scopes: vec![Scope::Rail, Scope::Job], shape: Shape::Ring, ..ProbeOptions::default() };
     lab.probes.configure(options.clone(), 1000);
     lab.look(102);
     let planned = lab.probes.planned();
