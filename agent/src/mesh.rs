@@ -12,8 +12,8 @@ use crate::privileges::Limitation;
 use crate::probe::{Answers, ResponderRoom};
 use crate::shared::Shared;
 use railwatch_probe::{
-    FlowResult, FlowSpec, Key, Mesh, MeshPlan, MeshState, Outlet, ProbeSignal, Protocol, Quiet, TRACE_HOPS_MAX,
-    TimesResult, TraceOptions, TraceSpec, Transport, Way,
+    FlowResult, FlowSpec, Key, Mesh, MeshPlan, MeshState, Outlet, PER_SOURCE_MAX, ProbeSignal, Protocol, Quiet,
+    TRACE_HOPS_MAX, TimesResult, TraceOptions, TraceSpec, Transport, Way, stream_seats_max,
 };
 use railwatch_sampling::Severity;
 use railwatch_uplink::Probes;
@@ -72,7 +72,7 @@ impl MeshRoom {
         let state = self.desk.as_ref().map(|desk| desk.mesh.state()).unwrap_or_default();
         let lapsed = self.desk.as_ref().map_or(0, |desk| desk.mesh.counts().plans_lapsed.load(Relaxed));
         let answers = responder.map(ResponderRoom::answers).unwrap_or_default();
-        shared.probe.set(probe_state(&state, lapsed, answers, &self.off));
+        shared.probe.set(probe_state(&state, self.desk.is_some(), lapsed, answers, &self.off));
     }
 
     /// For the page.
@@ -88,7 +88,7 @@ impl MeshRoom {
     }
 }
 
-fn probe_state(state: &MeshState, lapsed: u64, answers: Answers, off: &[Limitation]) -> v1::ProbeState {
+fn probe_state(state: &MeshState, probes: bool, lapsed: u64, answers: Answers, off: &[Limitation]) -> v1::ProbeState {
     let MeshState { revision, flows: _, off: flows_off, off_count, failed } = state;
     let limitation = |what: &str, why: String| convert::limitation(what.to_owned(), why);
     let named = flows_off.iter().map(|(id, why)| limitation(&format!("probe flow {id}"), why.clone()));
@@ -103,6 +103,11 @@ fn probe_state(state: &MeshState, lapsed: u64, answers: Answers, off: &[Limitati
         plan_revision: *revision,
         lapsed_plans: lapsed,
         answers_v6: answers.over_v6,
+        answers_tcp: answers.tcp_v4,
+        answers_tcp_v6: answers.tcp_v6,
+        probes_tcp: probes,
+        tcp_connections_max: u32::try_from(stream_seats_max()).unwrap_or(u32::MAX),
+        tcp_connections_per_source_max: u32::try_from(PER_SOURCE_MAX).unwrap_or(u32::MAX),
     }
 }
 
@@ -180,6 +185,19 @@ pub fn show(page: &mut Page, desk: &Desk) {
             one("result", "renewed", &counts.plans_renewed),
             one("result", "refused", &counts.plans_refused),
             one("result", "lapsed", &counts.plans_lapsed),
+        ],
+    );
+    let connects = &counts.connects;
+    page.counter(
+        "agent_probe_connects",
+        "Connections of planned flows over TCP, by what became of them: established, or unanswered, or refused by either host; of those established, ended by the other host, or given up by this one",
+        None,
+        [
+            one("result", "established", &connects.established),
+            one("result", "unanswered", &connects.unanswered),
+            one("result", "refused", &connects.refused),
+            one("result", "ended", &connects.ended),
+            one("result", "given_up", &connects.given_up),
         ],
     );
     let MeshState { flows, off_count, .. } = desk.mesh.state();
@@ -423,16 +441,17 @@ mod tests {
             off_count: 9,
             failed: None,
         };
-        let answers = Answers { port: 7704, over_v4: true, over_v6: false, tcp_port: 7704 };
-        let told = probe_state(&state, 2, answers, &[]);
+        let answers = Answers { port: 7704, over_v4: true, tcp_port: 7704, tcp_v4: true, ..Answers::default() };
+        let told = probe_state(&state, true, 2, answers, &[]);
         let off: Vec<_> = told.off.iter().map(|off| (off.what.as_str(), off.why.as_str())).collect();
         assert_eq!(off[..2], [("probe flow 2", "bad"), ("probe flow 3", "worse")]);
         assert!(off.len() == 3 && off[2].1.starts_with("7 more flows"), "{off:?}");
         assert_eq!((told.answers, told.port, told.plan_revision, told.lapsed_plans), (true, 7704, 7, 2));
         assert_eq!((told.tcp_port, told.answers_v6), (7704, false));
+        assert_eq!((told.answers_tcp, told.answers_tcp_v6, told.probes_tcp), (true, false, true));
         let off = [Limitation::new("probes", "off")];
-        let told = probe_state(&MeshState::default(), 0, Answers::default(), &off);
-        assert_eq!((told.answers, told.port, told.off.len()), (false, 0, 1));
+        let told = probe_state(&MeshState::default(), false, 0, Answers::default(), &off);
+        assert_eq!((told.answers, told.port, told.off.len(), told.probes_tcp), (false, 0, 1, false));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use crate::usage::Usage;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
-use railwatch_probe::Counts;
 use railwatch_sampling::{ErrorReason, Kind, SeriesDef, SourceReport, SourceState};
 use railwatch_tape::Tape;
 use railwatch_uplink::UplinkState;
@@ -30,7 +29,7 @@ pub struct Exposition {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
     tape: Option<(Tape, Option<Dump>)>,
-    answers: Option<Arc<Counts>>,
+    answers: Option<probe::AnswerCounts>,
     mesh: Option<Arc<mesh::Desk>>,
     reports: Box<dyn Fn() -> Vec<SourceReport> + Send + Sync>,
 }
@@ -41,7 +40,7 @@ impl Exposition {
         shared: Arc<Shared>,
         outbox: Arc<Outbox>,
         tape: Option<(Tape, Option<Dump>)>,
-        (answers, mesh): (Option<Arc<Counts>>, Option<Arc<mesh::Desk>>),
+        (answers, mesh): (Option<probe::AnswerCounts>, Option<Arc<mesh::Desk>>),
         reports: impl Fn() -> Vec<SourceReport> + Send + Sync + 'static,
     ) -> Self {
         Self { shared, outbox, tape, answers, mesh, reports: Box::new(reports) }

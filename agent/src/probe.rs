@@ -11,8 +11,8 @@ use crate::shared::Shared;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use railwatch_probe::{
-    Counts, Key, Limits, PER_SOURCE_MAX, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, StreamResponder,
-    TRACE_HOPS_MAX, TraceOptions, TraceSpec, Transport,
+    ConnectionCounts, Counts, Key, Limits, PER_SOURCE_MAX, Plan, Protocol, Quantiles, Report, Responder, StampedSocket,
+    StreamResponder, TRACE_HOPS_MAX, TraceOptions, TraceSpec, Transport,
 };
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -31,7 +31,7 @@ const PORT: u16 = 7704;
 pub struct ResponderRoom {
     threads: Vec<(JoinHandle<()>, SocketAddr)>,
     stop: Arc<AtomicBool>,
-    counts: Arc<Counts>,
+    counts: AnswerCounts,
     /// Those over TCP, at the same port and addresses.
     streams: Vec<(JoinHandle<()>, SocketAddr)>,
 }
@@ -47,7 +47,22 @@ pub struct Answers {
     pub over_v6: bool,
     /// TCP port, of each family that has one; 0: nowhere.
     pub tcp_port: u16,
+    /// Over TCP and IPv4.
+    pub tcp_v4: bool,
+    /// Over TCP and IPv6.
+    pub tcp_v6: bool,
 }
+
+/// What became of the probes that came in.
+#[derive(Clone, Debug, Default)]
+pub struct AnswerCounts {
+    datagrams: Arc<Counts>,
+    /// Of the responder of each family.
+    streams: Vec<StreamCounts>,
+}
+
+/// Of one that answers over TCP: frames, and connections.
+type StreamCounts = (Arc<Counts>, Arc<ConnectionCounts>);
 
 impl ResponderRoom {
     /// Starts it, where it is wanted and can be; why not otherwise is among the limitations.
@@ -67,7 +82,8 @@ impl ResponderRoom {
 
     fn try_start(config: &Config, shared: &Arc<Shared>) -> Result<Self> {
         let key = Key::read(&config.key_file)?;
-        let mut room = Self { threads: Vec::new(), stop: Arc::default(), counts: Arc::default(), streams: Vec::new() };
+        let mut room =
+            Self { threads: Vec::new(), stop: Arc::default(), counts: AnswerCounts::default(), streams: Vec::new() };
         let listen = room.answer_at(config.listen, &key, config, shared)?;
         // All addresses of the host are those of both families, which have a socket each.
         let other: Option<IpAddr> = match listen.ip() {
@@ -96,9 +112,12 @@ impl ResponderRoom {
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
         let limits = Limits { per_source_per_s, ..Limits::default() };
-        let responder = Responder::new(socket, key.clone(), limits).counted_with(Arc::clone(&self.counts));
+        let responder = Responder::new(socket, key.clone(), limits).counted_with(Arc::clone(&self.counts.datagrams));
         match start_streams(listen, key.clone(), limits, shared, &self.stop) {
-            Ok(thread) => self.streams.push((thread, listen)),
+            Ok((thread, counts)) => {
+                self.streams.push((thread, listen));
+                self.counts.streams.push(counts);
+            }
             Err(error) => tcp_is_off(listen, format!("{error:#}"), shared),
         }
         let (stop, shared) = (Arc::clone(&self.stop), Arc::clone(shared));
@@ -115,8 +134,8 @@ impl ResponderRoom {
     }
 
     /// For the page.
-    pub fn counts(&self) -> Arc<Counts> {
-        Arc::clone(&self.counts)
+    pub fn counts(&self) -> AnswerCounts {
+        self.counts.clone()
     }
 
     /// Where it answers now.
@@ -125,7 +144,9 @@ impl ResponderRoom {
         let (over_v4, over_v6) =
             (alive(&self.threads).any(|at| at.is_ipv4()), alive(&self.threads).any(|at| at.is_ipv6()));
         let port = alive(&self.threads).next().map_or(0, |listen| listen.port());
-        Answers { port, over_v4, over_v6, tcp_port }
+        let (tcp_v4, tcp_v6) =
+            (alive(&self.streams).any(|at| at.is_ipv4()), alive(&self.streams).any(|at| at.is_ipv6()));
+        Answers { port, over_v4, over_v6, tcp_port, tcp_v4, tcp_v6 }
     }
 
     /// Ends it.
@@ -160,20 +181,23 @@ fn start_streams(
     limits: Limits,
     shared: &Arc<Shared>,
     stop: &Arc<AtomicBool>,
-) -> Result<JoinHandle<()>> {
+) -> Result<(JoinHandle<()>, StreamCounts)> {
     let responder = StreamResponder::listen(listen, key, limits, PER_SOURCE_MAX)
         .with_context(|| format!("listen for probes over TCP on {listen}"))?;
+    let counts = (responder.counts(), responder.connections());
     let (stop, shared) = (Arc::clone(stop), Arc::clone(shared));
     let run = move || {
         if let Err(error) = responder.run(&stop) {
             tcp_is_off(listen, format!("its connections can be used no more: {error}"), &shared);
         }
     };
-    std::thread::Builder::new().name("probe-streams".into()).spawn(run).context("start a thread")
+    let thread = std::thread::Builder::new().name("probe-streams".into()).spawn(run).context("start a thread")?;
+    Ok((thread, counts))
 }
 
 /// What became of the probes that came in, for the page.
-pub fn show(page: &mut Page, counts: &Counts) {
+pub fn show(page: &mut Page, counts: &AnswerCounts) {
+    let AnswerCounts { datagrams: counts, streams } = counts;
     let result = |name, count: &AtomicU64| (labels([("result", name)]), count.load(Relaxed));
     page.counter(
         "agent_probe_datagrams",
@@ -189,6 +213,43 @@ pub fn show(page: &mut Page, counts: &Counts) {
             result("unsent", &counts.unsent),
         ],
     );
+    let of_frames = |name, count: fn(&Counts) -> &AtomicU64| {
+        let sum = streams.iter().map(|(frames, _)| count(frames).load(Relaxed)).sum::<u64>();
+        (labels([("result", name)]), sum)
+    };
+    page.counter(
+        "agent_probe_frames",
+        "Probes over TCP that came in for the responder, by what became of them",
+        None,
+        [
+            of_frames("answered", |counts| &counts.answered),
+            of_frames("not_a_probe", |counts| &counts.not_probes),
+            of_frames("wrong_code", |counts| &counts.wrong_code),
+            of_frames("answer", |counts| &counts.answers),
+            of_frames("over_rate", |counts| &counts.over_rate),
+            of_frames("over_checks", |counts| &counts.over_checks),
+            of_frames("unsent", |counts| &counts.unsent),
+        ],
+    );
+    let of_connections = |name, count: fn(&ConnectionCounts) -> &AtomicU64| {
+        let sum = streams.iter().map(|(_, connections)| count(connections).load(Relaxed)).sum::<u64>();
+        (labels([("result", name)]), sum)
+    };
+    page.counter(
+        "agent_probe_connections",
+        "Connections that came in for the responder, by what became of them: accepted are all; of those some proved the cluster's key, and the others were closed",
+        None,
+        [
+            of_connections("accepted", |counts| &counts.accepted),
+            of_connections("proved", |counts| &counts.proved),
+            of_connections("stranger", |counts| &counts.strangers),
+            of_connections("full", |counts| &counts.full),
+            of_connections("over_source", |counts| &counts.over_source),
+            of_connections("idle", |counts| &counts.idle),
+        ],
+    );
+    let open = streams.iter().map(|(_, connections)| connections.open.load(Relaxed)).sum::<u64>();
+    page.gauge("agent_probe_connections_open", "Connections that the responder holds", None, [(labels([]), open)]);
 }
 
 /// What carries probes, as people say it.

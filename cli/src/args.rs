@@ -409,6 +409,9 @@ pub struct Probes {
     /// Only those between hosts of this job, with their lowest ranks
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
+    /// Only what this carried
+    #[arg(long, value_enum, value_name = "udp|tcp", hide_possible_values = true)]
+    pub transport: Option<Carrier>,
     /// Over this time, at most 2m; windows of 10 s are shown whole
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub last: Duration,
@@ -419,6 +422,26 @@ pub struct Probes {
     #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
     pub shape: Shape,
 }
+/// What carries probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Carrier {
+    /// Datagrams
+    Udp,
+    /// Connections
+    Tcp,
+}
+
+impl Carrier {
+    /// As the API names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// The map.
 #[derive(Clone, Debug, Args)]
 pub struct Topology {
@@ -483,6 +506,9 @@ pub enum ProbesInstead {
         /// Only flows between hosts of this job
         #[arg(long, value_name = "NAME")]
         job: Option<String>,
+        /// Only flows that this carries
+        #[arg(long, value_enum, value_name = "udp|tcp", hide_possible_values = true)]
+        transport: Option<Carrier>,
         #[command(flatten)]
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,

@@ -4,7 +4,7 @@
 
 mod heatmap;
 
-use crate::args::{Format, Probes, ProbesInstead};
+use crate::args::{Carrier, Format, Probes, ProbesInstead};
 use crate::client::Client;
 use crate::failure::{Failure, Kind};
 use crate::listings::Listing;
@@ -40,6 +40,7 @@ pub static PROBES: Listing = Listing {
         "lost_there",
         "lost_back",
         "flows",
+        "transports",
         "scopes",
         "jobs",
         "source_rank",
@@ -61,6 +62,7 @@ pub static PROBES: Listing = Listing {
         "PROBER p99",
         "ANSWERER p99",
         "FLOWS",
+        "LOSS OVER",
     ],
     line: |row, _| {
         let lost = row.number("lost").unwrap_or(0);
@@ -81,6 +83,7 @@ pub static PROBES: Listing = Listing {
             us(row, "prober_us_p99"),
             us(row, "answerer_us_p99"),
             whole(row, "flows"),
+            Cell::text(by_transport(row)),
         ]
     },
     nothing: "No probes are planned. `railwatch probes plan` says which hosts take part, and why others do not.",
@@ -107,6 +110,7 @@ static PROBES_OF_JOB: Listing = Listing {
         "PROBER p99",
         "ANSWERER p99",
         "FLOWS",
+        "LOSS OVER",
     ],
     line: |row, now_ns| {
         let rank = |field| row.number(field).map_or("-".to_owned(), |rank| rank.to_string());
@@ -168,6 +172,7 @@ static DIRECTIONS: Listing = Listing {
             "down" => "its link is down",
             "no_way" => "on no known way between two NICs that probe",
             "budget" => "budget used up",
+            "transport" => "no agents at both ends of a way there speak TCP",
             other => other,
         };
         let tone = if why.is_empty() { Tone::Plain } else { Tone::Bad };
@@ -186,11 +191,12 @@ static FLOWS: Listing = Listing {
     path: "",
     fields: &[],
     fixed: false,
-    heads: &["FROM", "TO", "SOURCE PORT", "SIZE", "EVERY", "FOR", "PATH", ""],
+    heads: &["FROM", "TO", "OVER", "SOURCE PORT", "SIZE", "EVERY", "FOR", "PATH", ""],
     line: |row, _| {
         vec![
             Cell::text(row.text("source")),
             Cell::text(row.text("target")),
+            Cell::text(row.text("transport")),
             whole(row, "source_port"),
             Cell::number(format!("{} B", row.number("size_bytes").unwrap_or(0))),
             Cell::number(format!("{:.1} ms", row.number("interval_us").unwrap_or(0) as f64 / 1e3)),
@@ -226,20 +232,22 @@ static JOBS: Listing = Listing {
 
 /// Does what is asked.
 pub fn probes(client: &Client, asked: &Probes, out: &mut Output) -> Result<(), Failure> {
-    let only = |host: &Option<String>, job: &Option<String>| {
-        let named = [("host", host), ("job", job)].into_iter();
+    let only = |host: &Option<String>, job: &Option<String>, transport: Option<Carrier>| {
+        let transport = transport.map(|transport| transport.name().to_owned());
+        let named = [("host", host), ("job", job), ("transport", &transport)].into_iter();
         named
             .filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(value.as_ref()?))))
             .collect::<Vec<_>>()
     };
-    if let Some(ProbesInstead::Plan { host, job, shape }) = &asked.instead {
-        let only = only(host, job);
+    if let Some(ProbesInstead::Plan { host, job, transport, shape }) = &asked.instead {
+        let only = only(host, job, *transport);
         let query = if only.is_empty() { String::new() } else { format!("?{}", only.join("&")) };
         let row = Row::one(client.get(&format!("/v1/probes/plan{query}"))?, "/v1/probes/plan")?;
         return out.write(&shaped(shape.output, &row.0, || plan(&row, out.colour))?);
     }
     let last_s = asked.last.as_secs_f64().ceil();
-    let query: Vec<_> = std::iter::once(format!("last_s={last_s:.0}")).chain(only(&asked.host, &asked.job)).collect();
+    let only = only(&asked.host, &asked.job, asked.transport);
+    let query: Vec<_> = std::iter::once(format!("last_s={last_s:.0}")).chain(only).collect();
     let rows = Row::list(client.get(&format!("{}?{}", PROBES.path, query.join("&")))?, PROBES.path)?;
     if let Some(file) = &asked.heatmap {
         let picture = heatmap::picture(&rows).png();
@@ -288,7 +296,7 @@ fn plan(row: &Row, colour: bool) -> String {
         (
             "packets of a NIC",
             format!(
-                "{:.1}/s on average, {:.1}/s at most, of {:.0}/s allowed (its probes and its answers)",
+                "{:.1}/s on average, {:.1}/s at most, of {:.0}/s allowed (its probes, its answers, and acknowledgements)",
                 real("packets_per_s_per_nic"),
                 real("packets_per_s_per_nic_most"),
                 real("packets_per_s_per_nic_max")
@@ -296,6 +304,7 @@ fn plan(row: &Row, colour: bool) -> String {
         ),
         ("NICs", row.number("nics").unwrap_or(0).to_string()),
         ("pairs of", row.texts("scopes").join(", ")),
+        ("carried by", row.texts("transports").join(", ")),
         ("rails told apart by", row.text("rails").replace('_', " ")),
         ("planned in", format!("{:.1} ms", real("planned_in_ms"))),
     ];
@@ -336,6 +345,19 @@ fn plan(row: &Row, colour: bool) -> String {
     text
 }
 
+/// "udp 0.00 %, tcp 1.67 %", where there is more than one.
+fn by_transport(row: &Row) -> String {
+    let of = |row: &Row| {
+        let loss = row.real("loss").map_or("-".to_owned(), |loss| format!("{:.2} %", loss * 100.0));
+        format!("{} {loss}", row.text("transport"))
+    };
+    let transports = row.rows("transports");
+    if transports.len() < 2 && transports.first().is_none_or(|only| only.text("transport") == "udp") {
+        return String::new();
+    }
+    transports.iter().map(of).collect::<Vec<_>>().join(", ")
+}
+
 fn whole(row: &Row, field: &str) -> Cell {
     Cell::number(row.number(field).map_or("-".into(), |number| number.to_string()))
 }
@@ -362,7 +384,7 @@ mod tests {
         let line: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(
             line,
-            ["a:eth0", "b:eth0", "200", "200", "100.00", "%", "-", "-", "-", "-", "-", "-", "-", "-", "3"]
+            ["a:eth0", "b:eth0", "200", "200", "100.00", "%", "-", "-", "-", "-", "-", "-", "-", "-", "3", "-"]
         );
     }
 
@@ -372,6 +394,10 @@ mod tests {
             "sent": 200, "lost": 0, "loss": 0.0, "flows": 3, "source_rank": 8, "target_rank": null});
         let text = PROBES_OF_JOB.table(&[Row::one(row, "").unwrap()], 0, false);
         assert!(text.lines().nth(1).unwrap().starts_with("8 to -  a:eth0  b:eth0"), "{text}");
+        let row = json!({"sent": 20, "lost": 1, "flows": 2, "transports":
+            [{"transport": "udp", "loss": 0.0}, {"transport": "tcp", "loss": 0.1}]});
+        let text = PROBES.table(&[Row::one(row, "").unwrap()], 0, false);
+        assert!(text.contains("udp 0.00 %, tcp 10.00 %"), "{text}");
         assert_eq!(PROBES_OF_JOB.heads[1..], *PROBES.heads);
     }
 
@@ -381,9 +407,9 @@ mod tests {
             "packets_per_s_per_nic_max": 150.0, "nics": 16, "rails": "prefix", "planned_in_ms": 0.2, "blind_pairs": 28,
             "suspects": ["leaf1:eth4>spine0:eth1"], "left_out": {"host3": "it does not answer probes"},
             "directions": [{"direction": "leaf0:eth4>spine0:eth0", "per_s": 0.0, "sure_per_s": 0.0, "certainty": 0.0, "uncovered": "no_way"}],
-            "scopes": ["rail", "job"], "jobs_left_out": 2,
+            "scopes": ["rail", "job"], "transports": ["udp", "tcp"], "jobs_left_out": 2,
             "jobs": [{"job": "42", "nics": 128, "hosts_without": 1, "pairs": 8128, "pairs_probed": 640, "pairs_left_out": 7488}],
-            "flows": [{"scope": "job", "job": "42", "source": "a:eth0", "target": "b:eth0", "source_port": 20480, "size_bytes": 64, "interval_us": 1000000, "dense": true, "placed": false}]});
+            "flows": [{"scope": "job", "job": "42", "source": "a:eth0", "target": "b:eth0", "transport": "tcp", "source_port": 20480, "size_bytes": 64, "interval_us": 1000000, "dense": true, "placed": false}]});
         let text = plan(&Row::one(row, "").unwrap(), false);
         for part in [
             "50.0 %",
@@ -393,6 +419,8 @@ mod tests {
             "on no known way between two NICs that probe",
             "denser, for a suspect",
             "rail, job",
+            "udp, tcp",
+            "tcp         20480",
             "42    128              1   8128     640         7488",
             "2: too many run at a time",
             "job 42",

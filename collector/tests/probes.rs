@@ -24,8 +24,13 @@ async fn get(collector: &Collector, path: &str) -> Value {
     serde_json::from_str(body).unwrap()
 }
 
-/// A host with one NIC at a leaf that both share.
+/// A host with one NIC at a leaf that all share.
 async fn host(collector: &Collector, name: &str, number: u8) -> Agent {
+    let probe = v1::ProbeState { answers: true, port: 7704, ..v1::ProbeState::default() };
+    host_that(collector, name, number, probe).await
+}
+
+async fn host_that(collector: &Collector, name: &str, number: u8, probe: v1::ProbeState) -> Agent {
     let agent = collector.agent(name).await;
     let port = v1::PortState {
         name: "eth0".into(),
@@ -43,7 +48,6 @@ async fn host(collector: &Collector, name: &str, number: u8) -> Agent {
         ..v1::Neighbour::default()
     };
     let peers = v1::PeerState { neighbours: vec![neighbour], ..v1::PeerState::default() };
-    let probe = v1::ProbeState { answers: true, port: 7704, ..v1::ProbeState::default() };
     let (peers, probe) = (Some(peers), Some(probe));
     agent.say(Body::Snapshot(v1::Snapshot { ports: vec![port], peers, probe, ..v1::Snapshot::default() })).await;
     agent
@@ -169,6 +173,73 @@ async fn a_jobs_pairs_are_probed_while_it_runs_and_shown_with_their_ranks() {
     plan(&mut a, |plan| plan.flows.len() <= calm.flows.len()).await;
     let planned = get(&collector, "/v1/probes/plan").await;
     assert!(planned["flows"].as_array().unwrap().iter().all(|flow| flow["job"].is_null()), "{planned}");
+    drop(b);
+    collector.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn flows_over_tcp_go_to_hosts_that_know_of_them_and_have_their_own_figures() {
+    let directory = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let collector = Collector::start_in(directory, "[probes]\ntransports = [\"udp\", \"tcp\"]\n").await;
+    let of_both = v1::ProbeState {
+        answers: true,
+        port: 7704,
+        tcp_port: 7705,
+        answers_tcp: true,
+        probes_tcp: true,
+        tcp_connections_max: 64,
+        tcp_connections_per_source_max: 64,
+        ..v1::ProbeState::default()
+    };
+    let mut a = host_that(&collector, "a", 1, of_both.clone()).await;
+    let b = host_that(&collector, "b", 2, of_both).await;
+    let mut old = host(&collector, "old", 3).await;
+    let is_tcp = |flow: &&v1::ProbeFlow| flow.transport() == v1::ProbeTransport::Tcp;
+    let of_a = plan(&mut a, |plan| {
+        plan.flows.iter().any(|flow| is_tcp(&flow)) && plan.flows.iter().any(|flow| flow.target_host == "old")
+    })
+    .await;
+    for flow in &of_a.flows {
+        let expected = if is_tcp(&flow) { ("b", 7705) } else { (flow.target_host.as_str(), 7704) };
+        assert_eq!((flow.target_host.as_str(), flow.destination_port), expected);
+    }
+    let of_old = plan(&mut old, |plan| !plan.flows.is_empty()).await;
+    assert!(!of_old.flows.iter().any(|flow| is_tcp(&flow)), "an older agent sends none");
+    let planned = get(&collector, "/v1/probes/plan?transport=tcp").await;
+    assert_eq!(planned["transports"], serde_json::json!(["udp", "tcp"]));
+    assert!(planned["flows"].as_array().unwrap().iter().all(|flow| flow["transport"] == "tcp"), "{planned}");
+    let why = planned["left_out"]["old"].as_str().unwrap_or_default();
+    assert!(why.contains("over TCP, and its agent sends none"), "{planned}");
+
+    let of_transport = |wanted: bool| of_a.flows.iter().find(|flow| flow.target_host == "b" && is_tcp(flow) == wanted);
+    let result = |flow: &v1::ProbeFlow, sent, lost, us: u64| {
+        let (count, ns) = (sent - lost, us * 1000);
+        let times = v1::ProbeTimes { count, min_ns: ns, p50_ns: ns, p99_ns: ns, max_ns: ns, sum_ns: 1 };
+        let (id, answered, fabric) = (flow.id, sent - lost, Some(times));
+        v1::ProbeFlowResult { id, sent, answered, lost, fabric, ..v1::ProbeFlowResult::default() }
+    };
+    let flows = vec![result(of_transport(false).unwrap(), 10, 0, 20), result(of_transport(true).unwrap(), 30, 3, 50)];
+    a.say(Body::ProbeResults(v1::ProbeResults { to_mono_ns: 1_000_000_000, flows, ..v1::ProbeResults::default() }))
+        .await;
+    loop {
+        let rows = get(&collector, "/v1/probes?host=b").await;
+        let row = rows.as_array().unwrap().iter().find(|row| row["source_host"] == "a").unwrap().clone();
+        if row["sent"] != 40 {
+            continue;
+        }
+        let shown =
+            |of: &Value| (of["transport"].clone(), of["sent"].clone(), of["lost"].clone(), of["fabric_us_p50"].clone());
+        let transports: Vec<_> = row["transports"].as_array().unwrap().iter().map(shown).collect();
+        let expected = [("udp", 10, 0, 20.0), ("tcp", 30, 3, 50.0)];
+        assert_eq!(
+            transports,
+            expected.map(|(name, sent, lost, us)| (name.into(), sent.into(), lost.into(), us.into()))
+        );
+        let of_tcp = get(&collector, "/v1/probes?host=b&transport=tcp").await;
+        let of_tcp = of_tcp.as_array().unwrap().iter().find(|row| row["source_host"] == "a").unwrap().clone();
+        assert_eq!((&of_tcp["sent"], &of_tcp["loss"]), (&30.into(), &0.1.into()), "{of_tcp}");
+        break;
+    }
     drop(b);
     collector.daemon.stop().await;
 }

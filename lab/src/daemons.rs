@@ -211,8 +211,9 @@ fn collector_configuration(lab: &Lab) -> String {
         )
     };
     let switches: String = lab.plan.switches.iter().map(of).collect();
+    let transports = if lab.plan.sizes.probe_tcp { r#"["udp", "tcp"]"# } else { r#"["udp"]"# };
     format!(
-        "[probes]\nper_direction_per_s = {PER_DIRECTION_PER_S}.0\npackets_per_s_per_nic_max = {PACKETS_PER_S_PER_NIC}.0\nreport_every_ms = 500\n\n[map]\ninventory_file = {:?}\n\n{switches}",
+        "[probes]\nper_direction_per_s = {PER_DIRECTION_PER_S}.0\npackets_per_s_per_nic_max = {PACKETS_PER_S_PER_NIC}.0\ntransports = {transports}\nreport_every_ms = 500\n\n[map]\ninventory_file = {:?}\n\n{switches}",
         verify::inventory_file(lab)
     )
 }

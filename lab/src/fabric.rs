@@ -170,8 +170,10 @@ fn sysctls(is_switch: bool) -> Result<()> {
     if is_switch {
         settings.extend([
             ("ipv4/ip_forward", "1"),
-            // Ports and protocol count, not only addresses.
-            ("ipv4/fib_multipath_hash_policy", "1"),
+            // Addresses, protocol and ports count (1 + 2 + 4 + 16 + 32; include/net/ip_fib.h). Policy 1 would take the random number that the
+            // sender's kernel gives to each TCP connection (`skb->l4_hash`): no cable carries that, and a veth does.
+            ("ipv4/fib_multipath_hash_fields", "55"),
+            ("ipv4/fib_multipath_hash_policy", "3"),
             ("ipv4/conf/all/ignore_routes_with_linkdown", "1"),
             ("ipv4/conf/default/ignore_routes_with_linkdown", "1"),
         ]);

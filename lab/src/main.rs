@@ -216,7 +216,7 @@ fn give(results: &impl Serialize, json: Option<&Path>) -> Result<()> {
 
 /// What every run of a series is told as the series itself was.
 fn arguments(sizes: Sizes, places: &Places) -> Vec<String> {
-    let Sizes { rails, leaves_per_rail, hosts_per_leaf, spines } = sizes;
+    let Sizes { rails, leaves_per_rail, hosts_per_leaf, spines, probe_tcp } = sizes;
     let sizes = [
         ("--rails", rails),
         ("--leaves-per-rail", leaves_per_rail),
@@ -228,7 +228,8 @@ fn arguments(sizes: Sizes, places: &Places) -> Vec<String> {
     let places = [("--routing", path(&places.routing)), ("--libraries", path(&places.libraries))]
         .into_iter()
         .chain(places.programs.as_deref().map(|programs| ("--programs", path(programs))));
-    sizes.into_iter().chain(places).flat_map(|(name, value)| [name.to_owned(), value]).collect()
+    let values = sizes.into_iter().chain(places).flat_map(|(name, value)| [name.to_owned(), value]);
+    values.chain(probe_tcp.then(|| "--probe-tcp".to_owned())).collect()
 }
 
 fn print_plan(plan: &Plan) -> Result<()> {

@@ -6,6 +6,7 @@
 use crate::{daemons, interrupt, lab::Lab, plan::Plan, run::Blame, scenario::Injection, train::Iteration};
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+use serde::Serialize;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -125,6 +126,41 @@ pub fn probes_per_s_per_nic(lab: &Lab) -> Result<Option<f64>> {
     let rows = rows.as_array().map_or(&[][..], Vec::as_slice);
     let per_s: f64 = rows.iter().filter_map(|row| row["probes_per_s"].as_f64()).sum();
     Ok((per_s > 0.0).then(|| (per_s / nics as f64 * 10.0).round() / 10.0))
+}
+
+/// What became of probes, as agents told of the last seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Probed {
+    /// Probes that were judged.
+    pub sent: u64,
+    /// Of them, those lost.
+    pub lost: u64,
+    /// Flows.
+    pub flows: u64,
+    /// Of those, flows whose way is known, and that of their answers.
+    pub placed: u64,
+}
+
+/// By what carried them.
+///
+/// # Errors
+/// The collector does not answer.
+pub fn probed(lab: &Lab) -> Result<BTreeMap<String, Probed>> {
+    let mut probed: BTreeMap<String, Probed> = BTreeMap::new();
+    let rows = daemons::get(lab, "/v1/probes?last_s=20")?;
+    let rows = rows.as_array().map_or(&[][..], Vec::as_slice);
+    for of_transport in rows.iter().flat_map(|row| row["transports"].as_array().map_or(&[][..], Vec::as_slice)) {
+        let sum = probed.entry(of_transport["transport"].as_str().unwrap_or_default().to_owned()).or_default();
+        sum.sent += of_transport["sent"].as_u64().unwrap_or(0);
+        sum.lost += of_transport["lost"].as_u64().unwrap_or(0);
+    }
+    let plan = daemons::get(lab, "/v1/probes/plan")?;
+    for flow in plan["flows"].as_array().map_or(&[][..], Vec::as_slice) {
+        let sum = probed.entry(flow["transport"].as_str().unwrap_or_default().to_owned()).or_default();
+        sum.flows += 1;
+        sum.placed += u64::from(flow["placed"] == true);
+    }
+    Ok(probed)
 }
 
 /// What signals and incidents say about an injection.

@@ -26,11 +26,15 @@ pub struct Sizes {
     /// Spines, each joined to every leaf
     #[arg(long, default_value_t = 2)]
     pub spines: u32,
+    /// Probes go over TCP besides UDP, each with half of the rate
+    #[arg(long)]
+    #[serde(default)]
+    pub probe_tcp: bool,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2 }
+        Self { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2, probe_tcp: false }
     }
 }
 
@@ -204,7 +208,7 @@ impl Plan {
     /// # Errors
     /// Sizes that the address plan has no room for.
     pub fn new(sizes: Sizes) -> Result<Self> {
-        let Sizes { rails, leaves_per_rail, hosts_per_leaf, spines } = sizes;
+        let Sizes { rails, leaves_per_rail, hosts_per_leaf, spines, probe_tcp: _ } = sizes;
         ensure!((1..=RAILS_MAX).contains(&rails), "--rails is from 1 to {RAILS_MAX}");
         ensure!((1..=RAILS_MAX).contains(&spines), "--spines is from 1 to {RAILS_MAX}");
         ensure!((1..=64).contains(&hosts_per_leaf), "--hosts-per-leaf is from 1 to 64");
@@ -393,10 +397,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     const CASES: [(Sizes, usize, usize, usize); 4] = [
-        (Sizes { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2 }, 8, 16, 8),
-        (Sizes { rails: 1, leaves_per_rail: 1, hosts_per_leaf: 1, spines: 1 }, 1, 1, 1),
-        (Sizes { rails: 1, leaves_per_rail: 2, hosts_per_leaf: 1, spines: 2 }, 2, 2, 4),
-        (Sizes { rails: 8, leaves_per_rail: 16, hosts_per_leaf: 64, spines: 64 }, 1024, 8192, 8192),
+        (Sizes { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2, probe_tcp: false }, 8, 16, 8),
+        (Sizes { rails: 1, leaves_per_rail: 1, hosts_per_leaf: 1, spines: 1, probe_tcp: true }, 1, 1, 1),
+        (Sizes { rails: 1, leaves_per_rail: 2, hosts_per_leaf: 1, spines: 2, probe_tcp: true }, 2, 2, 4),
+        (Sizes { rails: 8, leaves_per_rail: 16, hosts_per_leaf: 64, spines: 64, probe_tcp: false }, 1024, 8192, 8192),
     ];
 
     #[test]

@@ -28,6 +28,7 @@ use nix::{
 };
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     process::{Child, Command, Stdio},
@@ -98,6 +99,8 @@ pub struct Report {
     pub agent_cpu_percent: Option<f64>,
     /// Probes sent, mean over all NICs; null while agents send none.
     pub probe_packets_per_s_per_nic: Option<f64>,
+    /// What became of probes in the last 20 s, by what carried them.
+    pub probed: BTreeMap<String, observe::Probed>,
     /// What was claimed to be seen of the fault before it was there, and whether that is true; null without a fault, or a claim.
     pub coverage: Option<Coverage>,
     /// The map beside the plan, at the end; null where that was not compared.
@@ -214,6 +217,7 @@ pub fn run(scenario: &str, seed: u64, options: &Options, sizes: Sizes, programs:
     daemons.connected(lab)?;
     let end_ns = observe::now_ns()?;
     let probe_packets_per_s_per_nic = observe::probes_per_s_per_nic(lab)?;
+    let probed = observe::probed(lab)?;
     step.done();
 
     let spent: Vec<f64> = daemons
@@ -252,6 +256,7 @@ pub fn run(scenario: &str, seed: u64, options: &Options, sizes: Sizes, programs:
         iteration_ms_after: span(removed_ns, end_ns),
         agent_cpu_percent: (!spent.is_empty()).then(|| spent.iter().sum::<f64>() / spent.len() as f64),
         probe_packets_per_s_per_nic,
+        probed,
         coverage,
         map: verdict.as_ref().map(verify::Verdict::map),
         paths: verdict.as_ref().map(verify::Verdict::paths),
@@ -364,7 +369,7 @@ impl<'a> Active<'a> {
                 let (_, light_mw, symbols, loses) = DIRT[stages - 1];
                 let mut received_mw = [CLEAN_MW; LANES];
                 received_mw[*lane] = light_mw;
-                let mut rising = std::collections::BTreeMap::new();
+                let mut rising = BTreeMap::new();
                 if symbols {
                     rising.insert("counters/symbol_error".to_owned(), 200.0);
                 }

@@ -492,7 +492,7 @@ mod tests {
 
     #[test]
     fn built_in_scenarios_fit_the_smallest_fabric_and_a_minute() -> Result<()> {
-        let plan = Plan::new(Sizes { rails: 1, leaves_per_rail: 1, hosts_per_leaf: 1, spines: 1 })?;
+        let plan = Plan::new(Sizes { rails: 1, leaves_per_rail: 1, hosts_per_leaf: 1, spines: 1, probe_tcp: false })?;
         for (name, _) in BUILT_IN {
             let (name, scenario) = Scenario::find(name)?;
             scenario.draw(&name, &plan, 1)?;

@@ -174,6 +174,7 @@ impl Alarm {
         let text = format!("lost {lost} of {judged} probes{way}");
         let counts = (there + back > 0).then(|| [("lost_there", there.to_string()), ("lost_back", back.to_string())]);
         let more = [
+            ("transport", spec.transport.name().to_owned()),
             ("source_port", spec.source_port.to_string()),
             ("size_bytes", spec.size_bytes.to_string()),
             ("lost", lost.to_string()),

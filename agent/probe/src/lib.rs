@@ -43,6 +43,7 @@ pub use socket::StampedSocket;
 pub use stamps::Sent;
 pub use stream::{
     ConnectCounts, ConnectionCounts, IDLE, PER_SOURCE_MAX, PROOF, SEATS_MAX, StreamResponder, UNPROVED_MAX,
+    seats_max as stream_seats_max,
 };
 pub use tally::FlowResult;
 pub use times::TimesResult;

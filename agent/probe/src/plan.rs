@@ -31,6 +31,17 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// Probes of one 5-tuple.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowSpec {

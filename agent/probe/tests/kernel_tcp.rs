@@ -236,6 +236,29 @@ fn a_plan_has_flows_of_both_transports_within_one_budget() {
 }
 
 #[test]
+fn a_probe_is_no_more_packets_than_the_planner_reckons_with() {
+    // As `Packets::of_turn` of the collector's planner: segments, and what is acknowledged by itself, of the prober and of the answerer.
+    for (size_bytes, prober, answerer) in [(64, 2, 1), (1430, 2, 1), (20_000, 14 + 7, 14 + 7)] {
+        in_fabric(move |fabric| {
+            let stop = Arc::default();
+            fabric.stream_responder(unlimited(), PER_SOURCE_MAX, &stop);
+            let others = || at(&fabric.b, || left_by("b0"));
+            // One that waits at a time, for longer than acknowledgements are put off.
+            let slow = Plan { size_bytes, interval: Duration::from_millis(60), ..plan(30) };
+            let (own_before, others_before) = (left_by("a0"), others());
+            let (report, _) = probe(&slow);
+            assert_eq!((report.answered, report.lost), (30, 0), "{report:?}");
+            let (own, others) = (left_by("a0") - own_before, others() - others_before);
+            println!("{size_bytes} bytes: {own} packets of the prober, {others} of the answerer for 30 probes");
+            // With one of the connection's own, its beginning and its end, and what a neighbour is asked.
+            assert!((31..=31 * prober + 10).contains(&own), "{size_bytes} bytes: {own}");
+            assert!((31..=31 * answerer + 10).contains(&others), "{size_bytes} bytes: {others}");
+            stop.store(true, Relaxed);
+        });
+    }
+}
+
+#[test]
 fn what_is_lost_is_told_with_its_way_though_tcp_mends_it() {
     for (interface, is_there) in [("r2", true), ("r1", false)] {
         in_fabric(move |fabric| {

@@ -137,6 +137,8 @@ fn a_plan_is_carried_out_and_its_results_and_losses_reach_the_collector() {
         flow(1, port),
         ProbeFlow { target_host: "gpu-3".into(), ..flow(2, port + 1) },
         ProbeFlow { source: "nowhere".into(), ..flow(3, port) },
+        // Over TCP, with the ports of the first.
+        ProbeFlow { transport: ProbeTransport::Tcp.into(), source_port: flow(1, port).source_port, ..flow(4, port) },
     ];
     let plan = ProbePlan {
         collector_epoch: 1,
@@ -161,7 +163,8 @@ fn a_plan_is_carried_out_and_its_results_and_losses_reach_the_collector() {
     };
     eventually("answers of the one", || results(1).0 > 20);
     eventually("losses of the other", || results(2).1 > 5);
-    assert_eq!((results(1).1, results(2).0), (0, 0));
+    eventually("answers over TCP", || results(4).0 > 20);
+    assert_eq!((results(1).1, results(2).0, results(4).1), (0, 0, 0));
     assert!(site.stored(|stored| stored.results.iter().all(|results| results.plan_revision == 5)));
     let signal = |name: &str| {
         site.stored(|stored| {
@@ -181,9 +184,22 @@ fn a_plan_is_carried_out_and_its_results_and_losses_reach_the_collector() {
     eventually("the state says so", || state().is_some_and(|state| state.plan_revision == 5));
     let state = state().unwrap();
     assert_eq!((state.answers, state.port), (true, u32::from(port)), "{state:?}");
+    assert_eq!((state.answers_tcp, state.answers_tcp_v6, state.tcp_port), (true, false, u32::from(port)), "{state:?}");
+    assert!(state.probes_tcp && state.tcp_connections_max > 0 && state.tcp_connections_per_source_max > 0);
     assert!(state.off.len() == 1 && state.off[0].what == "probe flow 3", "{state:?}");
     eventually("the trace of nothing", || site.stored(|stored| stored.traced.iter().any(|result| result.id == 3)));
     let counted = |result: &str| agent.metric(&format!("railwatch_agent_probes_total{{result=\"{result}\"}}"));
     assert!(counted("answered").is_some_and(|count| count > 20.0));
+    for (metric, expected) in [
+        ("railwatch_agent_probe_connections_total{result=\"proved\"}", 1.0),
+        ("railwatch_agent_probe_connections_total{result=\"stranger\"}", 0.0),
+        ("railwatch_agent_probe_connections_open", 1.0),
+        ("railwatch_agent_probe_connects_total{result=\"established\"}", 1.0),
+        ("railwatch_agent_probe_connects_total{result=\"refused\"}", 0.0),
+    ] {
+        assert_eq!(agent.metric(metric), Some(expected), "{metric}");
+    }
+    let frames = |result: &str| agent.metric(&format!("railwatch_agent_probe_frames_total{{result=\"{result}\"}}"));
+    assert!(frames("answered").is_some_and(|count| count > 20.0) && frames("over_rate") == Some(0.0));
     agent.end();
 }

@@ -1,8 +1,9 @@
 //! Measures the planner on the lab's default fabric and on a rail-optimised Clos of 1,024 hosts, without jobs, with one on all hosts, with 64
-//! of 16 hosts each, and with pairs of the whole fleet. Prints JSON; run by `cargo xtask bench planner`.
+//! of 16 hosts each, with pairs of the whole fleet, and over UDP and TCP. Prints JSON; run by `cargo xtask bench planner`.
 
 use railwatch_engine::cover::clos::{Clos, clos};
 use railwatch_engine::cover::{Job, Options, Suspects, World, plan};
+use railwatch_engine::map::Transport;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -24,6 +25,13 @@ fn main() {
             measure(name, sizes, "one job", &[job(0, 1, hosts)], &plain),
             measure(name, sizes, "jobs of 16 hosts", &of_16, &plain),
             measure(name, sizes, "fleet", &[], &Options { fleet: true, ..plain.clone() }),
+            measure(
+                name,
+                sizes,
+                "both transports",
+                &[],
+                &Options { transports: Transport::ALL.to_vec(), ..plain.clone() },
+            ),
         ]
     });
     let figures: Vec<_> = figures.collect();

@@ -9,6 +9,7 @@
 
 mod choice;
 pub mod clos;
+mod kind;
 mod ledger;
 mod outlook;
 mod plan;
@@ -17,13 +18,11 @@ mod shape;
 mod shares;
 mod ways;
 
+pub use kind::{Ends, Kind, Packets, Streams, ends};
 pub use outlook::{
     CONGESTION_SERIES, ERROR_SERIES, FaultMode, LARGE_LOSS, OutlookRow, PAUSE_SERIES, SILENT_LOSS, Senses, outlook,
 };
-pub use plan::{
-    Covered, Endpoint, Job, JobPlan, Options, Plan, PlannedFlow, Scope, Suspects, Uncovered, World, addresses_between,
-    plan,
-};
+pub use plan::{Covered, Endpoint, Job, JobPlan, Options, Plan, PlannedFlow, Scope, Suspects, Uncovered, World, plan};
 pub use rails::{Claim, Prefix, Rails, rails};
 pub use shape::Shape;
 pub use ways::{crossed, crossings};

@@ -10,7 +10,8 @@ use crate::probes::{Planned, results};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use railwatch_engine::cover::{OutlookRow, Scope, Uncovered};
+use railwatch_engine::cover::{Covered, Kind, OutlookRow, Scope, Uncovered};
+use railwatch_engine::map::Transport;
 use results::{Only, ProbeRow};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,8 @@ pub(super) struct ProbesQuery {
     job: Option<String>,
     /// Seconds; whole windows of 10 s are shown.
     last_s: Option<u64>,
+    /// Probes that this carried alone.
+    transport: Option<Transport>,
 }
 
 /// A row per pair of NICs, those that lose most first.
@@ -36,7 +39,7 @@ pub(super) async fn probes(
     State(api): State<ApiState>,
     query: Result<Query<ProbesQuery>, QueryRejection>,
 ) -> Result<Json<Vec<ProbeRow>>, Problem> {
-    let Query(ProbesQuery { host, job, last_s }) = query.map_err(bad_query)?;
+    let Query(ProbesQuery { host, job, last_s, transport }) = query.map_err(bad_query)?;
     let kept_s = results::WINDOW.as_secs() * results::WINDOWS as u64;
     let last_s = last_s.unwrap_or(LAST_S_DEFAULT);
     if !(1..=kept_s).contains(&last_s) {
@@ -44,9 +47,10 @@ pub(super) async fn probes(
     }
     let made = tokio::task::spawn_blocking(move || {
         let ranks = ranks(&api, job.as_deref())?;
-        let only = Only { host: host.as_deref(), job: ranks.as_ref() };
+        let only = Only { host: host.as_deref(), job: ranks.as_ref(), transport };
         let mut rows = api.0.probes.rows(Duration::from_secs(last_s), only);
-        rows.sort_by(|a, b| b.loss.unwrap_or(0.0).total_cmp(&a.loss.unwrap_or(0.0)));
+        let loss = |row: &ProbeRow| row.figures.loss.unwrap_or(0.0);
+        rows.sort_by(|a, b| loss(b).total_cmp(&loss(a)));
         rows.truncate(ROWS_MAX);
         Ok(Json(rows))
     });
@@ -68,6 +72,8 @@ pub(super) struct PlanRow {
     packets_per_s_per_nic_most: f64,
     /// Of the directions of links that are up, the part with the rate it should have; null where no link is known.
     coverage: Option<f64>,
+    /// What carries probes.
+    transports: Vec<Transport>,
     /// Whose pairs are probed.
     scopes: Vec<Scope>,
     /// How rails were told apart.
@@ -92,10 +98,11 @@ pub(super) struct PlanRow {
 #[derive(Serialize)]
 struct DirectionRow {
     direction: String,
-    /// Expected, probes and answers.
+    /// Expected, packets of probes and answers.
     per_s: f64,
-    /// By payload in bytes.
+    /// By size as it is configured, bytes.
     per_s_by_size: BTreeMap<u32, f64>,
+    per_s_by_transport: BTreeMap<Transport, f64>,
     /// Of those whose path is known.
     sure_per_s: f64,
     certainty: f64,
@@ -127,6 +134,7 @@ struct FlowRow {
     source_port: u16,
     target_address: String,
     target_port: u16,
+    transport: Transport,
     size_bytes: u32,
     interval_us: u32,
     dense: bool,
@@ -143,6 +151,7 @@ struct FlowRow {
 pub(super) struct PlanQuery {
     host: Option<String>,
     job: Option<String>,
+    transport: Option<Transport>,
 }
 
 /// The plan; of a host, its flows; of a job, those between its hosts.
@@ -150,13 +159,22 @@ pub(super) async fn plan(
     State(api): State<ApiState>,
     query: Result<Query<PlanQuery>, QueryRejection>,
 ) -> Result<Json<PlanRow>, Problem> {
-    let Query(PlanQuery { host, job }) = query.map_err(bad_query)?;
+    let Query(PlanQuery { host, job, transport }) = query.map_err(bad_query)?;
     let made = tokio::task::spawn_blocking(move || {
         let ranks = ranks(&api, job.as_deref())?;
-        let only = Only { host: host.as_deref(), job: ranks.as_ref() };
+        let only = Only { host: host.as_deref(), job: ranks.as_ref(), transport };
         Ok(Json(plan_row(&api.0.probes.planned(), only)))
     });
     made.await.map_err(|_| Problem::unavailable("the collector is stopping"))?
+}
+
+/// What crosses a direction, of the kinds that have something in common.
+fn sums<K: Ord>(kinds: &[Kind], covered: &Covered, key: impl Fn(&Kind) -> K) -> BTreeMap<K, f64> {
+    let mut sums = BTreeMap::new();
+    for (kind, per_s) in kinds.iter().zip(&covered.per_s_by_kind) {
+        *sums.entry(key(kind)).or_default() += per_s;
+    }
+    sums
 }
 
 fn plan_row(planned: &Planned, only: Only<'_>) -> PlanRow {
@@ -170,6 +188,7 @@ fn plan_row(planned: &Planned, only: Only<'_>) -> PlanRow {
         .flows
         .iter()
         .filter(|flow| only.has(&endpoints[flow.from].port.node, &endpoints[flow.to].port.node))
+        .filter(|flow| only.transport.is_none_or(|transport| transport == flow.flow.transport))
         .take(ROWS_MAX + 1)
         .map(|flow| FlowRow {
             id: format!("{:016x}", flow.id),
@@ -179,6 +198,7 @@ fn plan_row(planned: &Planned, only: Only<'_>) -> PlanRow {
             source_port: flow.flow.source_port,
             target_address: flow.flow.destination.to_string(),
             target_port: flow.flow.destination_port,
+            transport: flow.flow.transport,
             size_bytes: flow.size_bytes,
             interval_us: flow.interval_us,
             dense: flow.dense,
@@ -189,13 +209,15 @@ fn plan_row(planned: &Planned, only: Only<'_>) -> PlanRow {
         .collect();
     let flows_cut = flows.len() > ROWS_MAX;
     flows.truncate(ROWS_MAX);
+    let kinds = options.kinds();
     let mut directions: Vec<_> = plan
         .covered
         .iter()
         .map(|covered| DirectionRow {
             direction: fabric.name(covered.direction),
             per_s: covered.per_s(),
-            per_s_by_size: options.sizes_bytes.iter().copied().zip(covered.per_s_by_size.iter().copied()).collect(),
+            per_s_by_size: sums(&kinds, covered, |kind| options.sizes_bytes[kind.size]),
+            per_s_by_transport: sums(&kinds, covered, |kind| kind.transport),
             sure_per_s: covered.sure_per_s,
             certainty: covered.certainty,
             uncovered: covered.uncovered,
@@ -217,6 +239,7 @@ fn plan_row(planned: &Planned, only: Only<'_>) -> PlanRow {
         packets_per_s_per_nic: mean,
         packets_per_s_per_nic_most: plan.packets_per_s.iter().copied().fold(0.0, f64::max),
         coverage: (!plan.covered.is_empty()).then(|| plan.coverage()),
+        transports: options.transports.clone(),
         scopes,
         rails: *rails,
         nics: count,

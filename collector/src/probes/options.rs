@@ -4,13 +4,14 @@
 
 use railwatch_engine::Timestamp;
 use railwatch_engine::cover::{self, Scope, Shape};
+use railwatch_engine::map::Transport;
 use railwatch_wire::{limits, v1};
 use serde::Deserialize;
 
 /// Smallest probe: what a responder needs to know that it is one (`agent/probe/src/packet.rs`).
 const SIZE_BYTES_MIN: u32 = 64;
-/// Largest: a datagram.
-const SIZE_BYTES_MAX: u32 = 65_507;
+/// Largest: what an agent sends in one turn, as a train where it is longer than a probe may be (`agent/probe/src/plan.rs`).
+const SIZE_BYTES_MAX: u32 = 1 << 20;
 const SIZES_MAX: usize = 8;
 const DAY_S: u64 = 86_400;
 
@@ -20,12 +21,14 @@ const DAY_S: u64 = 86_400;
 pub struct ProbeOptions {
     /// Plan probes at all.
     pub enabled: bool,
-    /// Probes and answers a second that cross each link in each direction, all sizes together.
+    /// Packets of probes and answers a second that cross each link in each direction, all sizes and transports together.
     pub per_direction_per_s: f64,
-    /// Probes and answers a second that leave a NIC.
+    /// Packets a second that leave a NIC: its probes, its answers, and what TCP acknowledges.
     pub packets_per_s_per_nic_max: f64,
-    /// UDP payloads; each direction gets equal parts.
+    /// Payloads of UDP; over TCP long ones are shorter, so that packets are equally long.
     pub sizes_bytes: Vec<u32>,
+    /// What carries probes; each direction gets an equal part of each size over each.
+    pub transports: Vec<Transport>,
     /// Order in which pairs are probed.
     pub shape: Shape,
     /// Which pairs: `rail` or `fleet`, by which links are covered, and `job`, besides.
@@ -50,6 +53,7 @@ impl Default for ProbeOptions {
             per_direction_per_s,
             packets_per_s_per_nic_max,
             sizes_bytes,
+            transports,
             shape,
             dscp,
             suspect_factor,
@@ -60,6 +64,7 @@ impl Default for ProbeOptions {
             per_direction_per_s,
             packets_per_s_per_nic_max,
             sizes_bytes,
+            transports,
             shape,
             scopes: vec![Scope::Rail],
             dscp,
@@ -98,6 +103,12 @@ impl ProbeOptions {
                 return Err(format!("probes.sizes_bytes: {size} is there twice"));
             }
         }
+        if self.transports.is_empty() {
+            return Err("probes.transports: name \"udp\", \"tcp\", or both".to_owned());
+        }
+        if (1..self.transports.len()).any(|at| self.transports[..at].contains(&self.transports[at])) {
+            return Err("probes.transports: one of them is there twice".to_owned());
+        }
         if !self.scopes.iter().any(|scope| matches!(scope, Scope::Rail | Scope::Fleet)) {
             return Err(
                 "probes.scopes: name \"rail\" or \"fleet\", whose pairs cover the links; \"job\" comes besides"
@@ -122,6 +133,7 @@ impl ProbeOptions {
             per_direction_per_s: self.per_direction_per_s,
             packets_per_s_per_nic_max: self.packets_per_s_per_nic_max,
             sizes_bytes: self.sizes_bytes.clone(),
+            transports: self.transports.clone(),
             shape: self.shape,
             // Any NIC with any: those of a rail are among them.
             fleet: self.scopes.contains(&Scope::Fleet),
@@ -184,12 +196,15 @@ mod tests {
     #[test]
     fn what_is_out_of_range_names_its_field_and_the_defaults_are_good() {
         assert_eq!(ProbeOptions::default().check(), Ok(()));
-        let wrong: [(&str, Spoil); 12] = [
+        let wrong: [(&str, Spoil); 15] = [
             ("per_direction_per_s", |options| options.per_direction_per_s = f64::NAN),
             ("packets_per_s_per_nic_max", |options| options.packets_per_s_per_nic_max = 0.0),
             ("sizes_bytes", |options| options.sizes_bytes.clear()),
             ("sizes_bytes", |options| options.sizes_bytes = vec![63]),
             ("sizes_bytes", |options| options.sizes_bytes = vec![64, 64]),
+            ("sizes_bytes", |options| options.sizes_bytes = vec![1 << 20, (1 << 20) + 1]),
+            ("transports", |options| options.transports.clear()),
+            ("transports", |options| options.transports = vec![Transport::Tcp, Transport::Tcp]),
             ("scopes", |options| options.scopes.clear()),
             ("scopes", |options| options.scopes = vec![Scope::Job]),
             ("scopes", |options| options.scopes = vec![Scope::Rail, Scope::Rail]),

@@ -9,6 +9,7 @@ use super::Planned;
 use super::jobs::Ranks;
 use railwatch_engine::Timestamp;
 use railwatch_engine::cover::Scope;
+use railwatch_engine::map::Transport;
 use railwatch_wire::v1;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -33,6 +34,24 @@ pub struct ProbeRow {
     pub target_host: String,
     /// By which NIC.
     pub target_interface: String,
+    /// What became of its probes, whatever carried them.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// The same of what each transport carried.
+    pub transports: Vec<TransportFigures>,
+    /// For whom the flows are there: `rail`, `job`, `fleet`.
+    pub scopes: Vec<Scope>,
+    /// Jobs whose pair it is.
+    pub jobs: Vec<String>,
+    /// Lowest rank on the host that probes, of the job that was asked for.
+    pub source_rank: Option<u32>,
+    /// And on the one that answers.
+    pub target_rank: Option<u32>,
+}
+
+/// What became of the probes of some flows of a pair.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
     /// Probes that left the host and were judged.
     pub sent: u64,
     /// Of them, without an answer in time.
@@ -61,14 +80,16 @@ pub struct ProbeRow {
     pub unsent: u64,
     /// Probes a second, as they were judged.
     pub probes_per_s: f64,
-    /// For whom the flows are there: `rail`, `job`, `fleet`.
-    pub scopes: Vec<Scope>,
-    /// Jobs whose pair it is.
-    pub jobs: Vec<String>,
-    /// Lowest rank on the host that probes, of the job that was asked for.
-    pub source_rank: Option<u32>,
-    /// And on the one that answers.
-    pub target_rank: Option<u32>,
+}
+
+/// Of one transport.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransportFigures {
+    /// Which.
+    pub transport: Transport,
+    /// Of its flows.
+    #[serde(flatten)]
+    pub figures: Figures,
 }
 
 /// Which pairs.
@@ -78,6 +99,8 @@ pub struct Only<'a> {
     pub host: Option<&'a str>,
     /// Those between hosts of this job, whatever they are probed for.
     pub job: Option<&'a Ranks>,
+    /// Flows that this carries alone.
+    pub transport: Option<Transport>,
 }
 
 impl Only<'_> {
@@ -156,6 +179,7 @@ type Ends = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 struct FlowKept {
     ends: Ends,
     in_plan: bool,
+    transport: Transport,
     scope: Scope,
     job: Option<Arc<str>>,
     /// With the number of their window since 1970, the newest last.
@@ -191,6 +215,7 @@ impl Kept {
             let kept = self.flows.entry(flow.id).or_insert_with(|| FlowKept {
                 ends: ends.clone(),
                 in_plan: true,
+                transport: flow.flow.transport,
                 scope: Scope::Rail,
                 job: None,
                 windows: VecDeque::new(),
@@ -243,12 +268,15 @@ impl Kept {
         // The window that the instant lies in counts whole.
         let first = window(Timestamp(now.0.saturating_sub(last_ns)));
         let mut pairs: BTreeMap<&Ends, Pair<'_>> = BTreeMap::new();
-        for flow in self.flows.values().filter(|flow| only.has(&flow.ends.0, &flow.ends.2)) {
+        let is_wanted = |flow: &&FlowKept| {
+            only.has(&flow.ends.0, &flow.ends.2) && only.transport.is_none_or(|transport| transport == flow.transport)
+        };
+        for flow in self.flows.values().filter(is_wanted) {
             let tallies: Vec<_> =
                 flow.windows.iter().filter(|(number, _)| *number >= first).map(|(_, tally)| tally).collect();
             if flow.in_plan || !tallies.is_empty() {
                 let pair = pairs.entry(&flow.ends).or_default();
-                pair.flows.push(tallies);
+                pair.flows.entry(flow.transport).or_default().push(tallies);
                 pair.scopes.insert(flow.scope);
                 pair.jobs.extend(flow.job.as_deref());
             }
@@ -260,24 +288,15 @@ impl Kept {
 /// Flows of one pair.
 #[derive(Default)]
 struct Pair<'k> {
-    flows: Vec<Vec<&'k Tally>>,
+    flows: BTreeMap<Transport, Vec<Vec<&'k Tally>>>,
     scopes: BTreeSet<Scope>,
     jobs: BTreeSet<&'k str>,
 }
 
 fn row(ends: &Ends, pair: &Pair<'_>, only: Only<'_>) -> ProbeRow {
-    let flows = &pair.flows;
-    let all = || flows.iter().flatten().copied();
-    let sum = |field: fn(&Tally) -> u32| all().map(|tally| u64::from(field(tally))).sum::<u64>();
-    let told = |field: fn(&Tally) -> Option<u32>| all().filter_map(field).map(u64::from).reduce(|a, b| a + b);
-    let p99 = |field: fn(&Tally) -> Times| {
-        all().map(field).filter(|times| times.count > 0).map(|times| f64::from(times.p99)).reduce(f64::max)
-    };
-    let (sent, lost) = (sum(|tally| tally.sent), sum(|tally| tally.lost));
-    let per_s = |tallies: &Vec<&Tally>| {
-        let spent_ms: u64 = tallies.iter().map(|tally| u64::from(tally.spent_ms)).sum();
-        let sent: u64 = tallies.iter().map(|tally| u64::from(tally.sent)).sum();
-        if spent_ms == 0 { 0.0 } else { ratio(sent, spent_ms) * 1e3 }
+    let of_transport = |(transport, flows): (&Transport, &Vec<Vec<&Tally>>)| TransportFigures {
+        transport: *transport,
+        figures: figures(flows.iter().map(Vec::as_slice)),
     };
     let (source_host, source_interface, target_host, target_interface) = ends;
     ProbeRow {
@@ -285,6 +304,30 @@ fn row(ends: &Ends, pair: &Pair<'_>, only: Only<'_>) -> ProbeRow {
         source_interface: source_interface.to_string(),
         target_host: target_host.to_string(),
         target_interface: target_interface.to_string(),
+        figures: figures(pair.flows.values().flatten().map(Vec::as_slice)),
+        transports: pair.flows.iter().map(of_transport).collect(),
+        scopes: pair.scopes.iter().copied().collect(),
+        jobs: pair.jobs.iter().map(|job| (*job).to_owned()).collect(),
+        source_rank: only.rank(source_host),
+        target_rank: only.rank(target_host),
+    }
+}
+
+/// Of these flows, each by its windows.
+fn figures<'k>(flows: impl Iterator<Item = &'k [&'k Tally]> + Clone) -> Figures {
+    let all = || flows.clone().flatten().copied();
+    let sum = |field: fn(&Tally) -> u32| all().map(|tally| u64::from(field(tally))).sum::<u64>();
+    let told = |field: fn(&Tally) -> Option<u32>| all().filter_map(field).map(u64::from).reduce(|a, b| a + b);
+    let p99 = |field: fn(&Tally) -> Times| {
+        all().map(field).filter(|times| times.count > 0).map(|times| f64::from(times.p99)).reduce(f64::max)
+    };
+    let (sent, lost) = (sum(|tally| tally.sent), sum(|tally| tally.lost));
+    let per_s = |tallies: &[&Tally]| {
+        let spent_ms: u64 = tallies.iter().map(|tally| u64::from(tally.spent_ms)).sum();
+        let sent: u64 = tallies.iter().map(|tally| u64::from(tally.sent)).sum();
+        if spent_ms == 0 { 0.0 } else { ratio(sent, spent_ms) * 1e3 }
+    };
+    Figures {
         sent,
         lost,
         loss: (sent > 0).then(|| ratio(lost, sent)),
@@ -296,13 +339,9 @@ fn row(ends: &Ends, pair: &Pair<'_>, only: Only<'_>) -> ProbeRow {
         answerer_us_p99: p99(|tally| tally.answerer),
         lost_there: told(|tally| tally.there),
         lost_back: told(|tally| tally.back),
-        flows: flows.len() as u64,
+        flows: flows.clone().count() as u64,
         unsent: sum(|tally| tally.unsent),
-        probes_per_s: flows.iter().map(per_s).sum(),
-        scopes: pair.scopes.iter().copied().collect(),
-        jobs: pair.jobs.iter().map(|job| (*job).to_owned()).collect(),
-        source_rank: only.rank(source_host),
-        target_rank: only.rank(target_host),
+        probes_per_s: flows.clone().map(per_s).sum(),
     }
 }
 
@@ -327,8 +366,8 @@ fn median(times: impl Iterator<Item = Times>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use railwatch_engine::cover::{Endpoint, PlannedFlow};
-    use railwatch_engine::map::{Flow, PortName, Transport};
+    use railwatch_engine::cover::{Endpoint, PlannedFlow, Streams};
+    use railwatch_engine::map::{Flow, PortName};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -340,6 +379,7 @@ mod tests {
             rail: String::new(),
             nic: None,
             answers: Some(7704),
+            streams: Streams::default(),
         };
         let flow = |id: &u64| PlannedFlow {
             id: *id,
@@ -348,7 +388,8 @@ mod tests {
             flow: Flow {
                 source: [10, 0, 0, 1].into(),
                 destination: [10, 0, 0, 2].into(),
-                transport: Transport::Udp,
+                // The second is the first one's over TCP, with its ports.
+                transport: if *id == 2 { Transport::Tcp } else { Transport::Udp },
                 source_port: 1,
                 destination_port: 2,
             },
@@ -398,11 +439,21 @@ mod tests {
         assert_eq!(kept.take("b", &results(vec![result(1, 10, 0, 20)]), now).0, 1, "the flow of another host");
         let rows = kept.rows(Duration::from_secs(60), Only::default(), now);
         let [row] = &rows[..] else { panic!("one pair: {rows:?}") };
-        assert_eq!((row.source_host.as_str(), row.target_host.as_str(), row.flows), ("a", "b", 2));
-        assert_eq!((row.sent, row.lost, row.loss, row.unsent), (40, 3, Some(0.075), 4));
-        assert_eq!((row.lost_there, row.lost_back), (Some(1), Some(2)));
-        assert_eq!((row.fabric_us_p50, row.fabric_us_p99, row.round_trip_us_p50), (Some(50.0), Some(100.0), None));
-        assert!((row.probes_per_s - 40.0).abs() < 1e-9);
+        let all = &row.figures;
+        assert_eq!((row.source_host.as_str(), row.target_host.as_str(), all.flows), ("a", "b", 2));
+        assert_eq!((all.sent, all.lost, all.loss, all.unsent), (40, 3, Some(0.075), 4));
+        assert_eq!((all.lost_there, all.lost_back), (Some(1), Some(2)));
+        assert_eq!((all.fabric_us_p50, all.fabric_us_p99, all.round_trip_us_p50), (Some(50.0), Some(100.0), None));
+        assert!((all.probes_per_s - 40.0).abs() < 1e-9);
+        let by_transport = |row: &ProbeRow| -> Vec<_> {
+            let of = |it: &TransportFigures| (it.transport, it.figures.sent, it.figures.lost, it.figures.fabric_us_p50);
+            row.transports.iter().map(of).collect()
+        };
+        let (udp, tcp) = ((Transport::Udp, 10, 0, Some(20.0)), (Transport::Tcp, 30, 3, Some(50.0)));
+        assert_eq!(by_transport(row), [udp, tcp]);
+        let only = Only { transport: Some(Transport::Tcp), ..Only::default() };
+        let of_tcp = &kept.rows(Duration::from_secs(60), only, now)[0];
+        assert_eq!((of_tcp.figures.sent, by_transport(of_tcp)), (30, vec![tcp]));
         assert_eq!((&row.scopes[..], row.jobs.concat()), (&[Scope::Rail, Scope::Job][..], "42".to_owned()));
         let (whole, half): (Ranks, Ranks) =
             ([("a".into(), Some(8)), ("b".into(), Some(0))].into(), [("a".into(), Some(8))].into());
@@ -411,7 +462,7 @@ mod tests {
             (Only { host: Some("c"), ..Only::default() }, None),
             (Only { job: Some(&whole), ..Only::default() }, Some((Some(8), Some(0)))),
             (Only { job: Some(&half), ..Only::default() }, None),
-            (Only { host: Some("c"), job: Some(&whole) }, None),
+            (Only { host: Some("c"), job: Some(&whole), ..Only::default() }, None),
         ] {
             let rows = kept.rows(Duration::from_secs(60), only, now);
             assert_eq!(rows.first().map(|row| (row.source_rank, row.target_rank)), expected, "{only:?}");
@@ -428,14 +479,14 @@ mod tests {
             kept.forget(at);
         }
         let end = Timestamp(299 * SECOND);
-        let sent = |kept: &Kept, seconds| kept.rows(Duration::from_secs(seconds), Only::default(), end)[0].sent;
+        let sent = |kept: &Kept, seconds| kept.rows(Duration::from_secs(seconds), Only::default(), end)[0].figures.sent;
         assert_eq!((sent(&kept, 5), sent(&kept, 60), sent(&kept, 100_000)), (100, 700, 1200));
         kept.plan(&planned(&[2]));
         kept.forget(end);
         assert_eq!(kept.flows.len(), 2, "what is known of it is still shown");
         kept.forget(Timestamp(500 * SECOND));
         assert_eq!(kept.flows.len(), 1);
-        let row = &kept.rows(Duration::from_secs(60), Only::default(), Timestamp(500 * SECOND))[0];
+        let row = &kept.rows(Duration::from_secs(60), Only::default(), Timestamp(500 * SECOND))[0].figures;
         assert_eq!(
             (row.sent, row.loss, row.fabric_us_p50),
             (0, None, None),

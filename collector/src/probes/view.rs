@@ -6,8 +6,10 @@
 
 use crate::live::{Host, Live};
 use crate::switches::Switch;
-use railwatch_engine::cover::{CONGESTION_SERIES, Claim, ERROR_SERIES, Endpoint, PAUSE_SERIES, Prefix, Rails, rails};
-use railwatch_engine::map::{Fabric, Flow, Link, Nic, Node, NodeKind, Path, PortName};
+use railwatch_engine::cover::{
+    CONGESTION_SERIES, Claim, ERROR_SERIES, Endpoint, PAUSE_SERIES, Prefix, Rails, Streams, rails,
+};
+use railwatch_engine::map::{Fabric, Flow, Link, Nic, Node, NodeKind, Path, PortName, Transport};
 use railwatch_wire::v1;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -146,8 +148,24 @@ pub struct Found {
     pub left_out: BTreeMap<String, String>,
 }
 
-/// Every NIC that probes. `peers` are the hosts that are connected, with where their streams come from.
-pub fn endpoints(live: &Live, peers: &HashMap<String, IpAddr>, fabric: &Fabric) -> Found {
+/// Of the connections that a responder holds, so many of 4 are planned: one that is made anew may come before its end hears that the old one is gone.
+const SEATS_OF_4: u32 = 3;
+
+/// What an agent says that it can do over TCP.
+fn streams(probe: &v1::ProbeState) -> Streams {
+    let port = u16::try_from(probe.tcp_port).ok().filter(|port| *port != 0);
+    let planned = |held: u32| u32::try_from(u64::from(held) * u64::from(SEATS_OF_4) / 4).unwrap_or(u32::MAX);
+    Streams {
+        probes: probe.probes_tcp,
+        port_v4: port.filter(|_| probe.answers_tcp),
+        port_v6: port.filter(|_| probe.answers_tcp_v6),
+        connections_max: planned(probe.tcp_connections_max),
+        per_source_max: planned(probe.tcp_connections_per_source_max),
+    }
+}
+
+/// Every NIC that probes. `peers` are the hosts that are connected, with where their streams come from; over `transports` they are to be probed.
+pub fn endpoints(live: &Live, peers: &HashMap<String, IpAddr>, fabric: &Fabric, transports: &[Transport]) -> Found {
     let of_fabric: HashMap<&PortName, usize> = fabric.nics().iter().map(|nic| &nic.port).zip(0..).collect();
     let (mut found, mut claims) = (Found::default(), Vec::new());
     for cell in live.cells() {
@@ -162,10 +180,19 @@ pub fn endpoints(live: &Live, peers: &HashMap<String, IpAddr>, fabric: &Fabric) 
         let answers_at =
             |address: IpAddr| port.filter(|_| if address.is_ipv4() { probe.answers } else { probe.answers_v6 });
         let nics = nics(&host, Some(*peer));
+        let streams = streams(probe);
+        let stream_port = |address: IpAddr| if address.is_ipv4() { streams.port_v4 } else { streams.port_v6 };
+        let is_target =
+            |port: &dyn Fn(IpAddr) -> Option<u16>| nics.iter().any(|nic| nic.own().any(|own| port(own).is_some()));
+        let wants = |transport| transports.contains(&transport);
         let why = match () {
             () if nics.is_empty() => Some("no NIC that is up has an address".to_owned()),
-            () if !nics.iter().any(|nic| nic.own().any(|own| answers_at(own).is_some())) => {
+            () if wants(Transport::Udp) && !is_target(&answers_at) => {
                 Some(format!("it does not answer probes{}", said(&probe.off)))
+            }
+            () if wants(Transport::Tcp) && !is_target(&stream_port) => {
+                let nor = if streams.probes { "" } else { ", and its agent sends none" };
+                Some(format!("it does not answer probes over TCP{nor}{}", said(&probe.off)))
             }
             () => None,
         };
@@ -184,7 +211,8 @@ pub fn endpoints(live: &Live, peers: &HashMap<String, IpAddr>, fabric: &Fabric) 
             let mut own = nic.own().filter(|own| answers_at(*own).is_some());
             let (address, address_v6) = own.next().map_or((nic.address, nic.address_v6), |first| (first, own.next()));
             let (number, answers) = (of_fabric.get(&port).copied(), answers_at(address));
-            found.endpoints.push(Endpoint { port, address, address_v6, rail: String::new(), nic: number, answers });
+            let rail = String::new();
+            found.endpoints.push(Endpoint { port, address, address_v6, rail, nic: number, answers, streams });
         }
     }
     let (names, by) = rails(&claims);
@@ -277,7 +305,20 @@ pub(crate) mod tests {
                 ..v1::Route::default()
             })
             .collect();
-        host.probe = Some(v1::ProbeState { answers, port: 7704, ..v1::ProbeState::default() });
+        host.probe = Some(v1::ProbeState {
+            answers,
+            port: 7704,
+            tcp_port: 7704,
+            answers_tcp: answers,
+            // One does not know of TCP.
+            probes_tcp: number != 6,
+            tcp_connections_max: if number == 6 { 0 } else { 4096 },
+            tcp_connections_per_source_max: 256,
+            ..v1::ProbeState::default()
+        });
+        if let (6, Some(probe)) = (number, &mut host.probe) {
+            (probe.tcp_port, probe.answers_tcp) = (0, false);
+        }
     }
 
     pub(crate) fn lab_peers() -> HashMap<String, IpAddr> {
@@ -295,7 +336,7 @@ pub(crate) mod tests {
         assert_eq!(fabric.links()[0].to_string(), "host0:eth0-leaf0:eth0");
         let mut peers = lab_peers();
         peers.insert("old".into(), IpAddr::from([172, 16, 9, 1]));
-        let found = endpoints(&live, &peers, &fabric);
+        let found = endpoints(&live, &peers, &fabric, &[Transport::Udp]);
         assert_eq!((found.endpoints.len(), found.rails), (16, Rails::Prefix));
         assert!(found.endpoints.iter().all(|endpoint| endpoint.port.port != "mgmt0" && endpoint.nic.is_some()));
         assert_eq!(found.endpoints[1].rail, "10.1.0.0/16");
@@ -303,7 +344,14 @@ pub(crate) mod tests {
         assert!(silent.len() == 2 && silent.iter().all(|endpoint| endpoint.port.node == "host3"));
         assert_eq!(found.left_out.keys().map(String::as_str).collect::<Vec<_>>(), ["host3", "old"]);
         peers.remove("host5");
-        assert_eq!(endpoints(&live, &peers, &fabric).endpoints.len(), 14, "one that is away does not probe");
+        assert_eq!(
+            endpoints(&live, &peers, &fabric, &[Transport::Udp]).endpoints.len(),
+            14,
+            "one that is away does not probe"
+        );
+        let both = endpoints(&live, &peers, &fabric, &Transport::ALL).left_out;
+        assert!(both["host6"].contains("over TCP, and its agent sends none"), "{both:?}");
+        assert_eq!(both.keys().map(String::as_str).collect::<Vec<_>>(), ["host3", "host6", "old"]);
     }
 
     #[test]
@@ -330,7 +378,7 @@ pub(crate) mod tests {
                 host.probe = Some(v1::ProbeState { answers, answers_v6, port: 7704, ..v1::ProbeState::default() });
             }
             let peers = HashMap::from([("a".to_owned(), IpAddr::from([172, 16, 0, 1]))]);
-            let found = endpoints(&live, &peers, &Fabric::default());
+            let found = endpoints(&live, &peers, &Fabric::default(), &[Transport::Udp]);
             let endpoint = found.endpoints.first().map(|end| (end.address, end.address_v6, end.answers == Some(7704)));
             assert_eq!(endpoint, expected, "{addresses:?} {answers} {answers_v6}");
             assert_eq!(found.left_out.is_empty(), expected.is_some_and(|(.., is_target)| is_target));
@@ -348,7 +396,7 @@ pub(crate) mod tests {
             ..v1::PortState::default()
         };
         live.host("host0").lock().ports.push(rdma);
-        let found = endpoints(&live, &lab_peers(), &Fabric::default());
+        let found = endpoints(&live, &lab_peers(), &Fabric::default(), &[Transport::Udp]);
         assert_eq!(found.endpoints.iter().map(|endpoint| endpoint.port.port.as_str()).collect::<Vec<_>>(), ["eth1"]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In: the map; the plan. Out: [`FabricView`]; traces of planned flows and of their answers, asked of the agents at their beginnings, a few a second in
 //! all, since switches answer such packets on slow processors and limit them: those that lose probes first, then those never traced, then the oldest. Never: a
-//! trace that is not whole in place of an older one that is; a trace of a flow that has one way only.
+//! trace that is not whole in place of an older one that is; a trace of a flow that has one way only, or of TCP over IPv6.
 
 use super::view::FabricView;
 use super::{Planned, Probes};
@@ -10,8 +10,8 @@ use crate::clock::Timeline;
 use crate::map::MapRoom;
 use crate::traces;
 use railwatch_engine::Timestamp;
-use railwatch_engine::cover::crossings;
-use railwatch_engine::map::{Fabric, Flow, Path, Topology};
+use railwatch_engine::cover::{PlannedFlow, crossings};
+use railwatch_engine::map::{Fabric, Flow, Path, Topology, Transport};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -121,7 +121,9 @@ pub async fn follow(probes: Probes, map: MapRoom, stop: CancellationToken) {
 
 /// Flows of the plan and their answers whose way is one of several.
 fn several_ways(planned: &Planned) -> HashMap<Flow, Begins> {
-    let flows: Vec<_> = planned.plan.flows.iter().collect();
+    // The kernel draws the label of a connection over IPv6 itself: a trace of its ports tells nothing where switches choose by label.
+    let can_be_told = |flow: &&PlannedFlow| flow.flow.transport == Transport::Udp || flow.flow.source.is_ipv4();
+    let flows: Vec<_> = planned.plan.flows.iter().filter(can_be_told).collect();
     // Without what is known already: a placement must be renewed, too.
     let ways = crossings(&planned.fabric, &planned.endpoints, &BTreeMap::new(), &flows);
     let begins = |end: usize, planned_flow: u64| {
@@ -198,7 +200,6 @@ async fn trace(map: &MapRoom, host: &str, flows: OfHost) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use railwatch_engine::map::Transport;
 
     #[test]
     fn a_round_takes_what_was_never_traced_first_and_no_host_takes_it_all() {

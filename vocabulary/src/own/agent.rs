@@ -171,6 +171,26 @@ pub(super) const PROBE: Section = Section {
         .on("Plans of probes"),
         gauge("railwatch_agent_probe_flows", &["state"], "Flows of the plan, probed and those that cannot be")
             .on("Flows that are probed"),
+        counter(
+            "railwatch_agent_probe_frames_total",
+            &["result"],
+            "Probes over TCP that came in for the responder, by what became of them",
+        )
+        .on("Probes over TCP that came in"),
+        counter(
+            "railwatch_agent_probe_connections_total",
+            &["result"],
+            "Connections that came in for the responder, by what became of them: accepted are all; of those some proved the cluster's key, and the others were closed",
+        )
+        .on("Connections of probes that came in"),
+        gauge("railwatch_agent_probe_connections_open", &[], "Connections that the responder holds")
+            .on("Connections of probes held"),
+        counter(
+            "railwatch_agent_probe_connects_total",
+            &["result"],
+            "Connections of planned flows over TCP, by what became of them: established, or unanswered, or refused by either host; of those established, ended by the other host, or given up by this one",
+        )
+        .on("Connections of planned flows"),
     ],
 };
 

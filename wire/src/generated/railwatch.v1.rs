@@ -1079,6 +1079,21 @@ pub struct ProbeState {
     /// its responder runs over IPv6
     #[prost(bool, tag = "7")]
     pub answers_v6: bool,
+    /// Of tcp_port: the families over which it answers there.
+    ///
+    /// over IPv4
+    #[prost(bool, tag = "8")]
+    pub answers_tcp: bool,
+    #[prost(bool, tag = "9")]
+    pub answers_tcp_v6: bool,
+    /// it carries out flows over TCP
+    #[prost(bool, tag = "10")]
+    pub probes_tcp: bool,
+    /// that its responder holds, of each family
+    #[prost(uint32, tag = "11")]
+    pub tcp_connections_max: u32,
+    #[prost(uint32, tag = "12")]
+    pub tcp_connections_per_source_max: u32,
 }
 /// collector -> agent, on each connection, on each change, and renewed before it lapses. The latest wins; an empty one ends all probing.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -18,5 +18,5 @@ pub(crate) use by_hand::run;
 pub(crate) use judge::{Fate, Verdict, Way};
 pub use link::ConnectCounts;
 pub(crate) use link::{Link, Route, Turn};
-pub use responder::{ConnectionCounts, PER_SOURCE_MAX, StreamResponder};
+pub use responder::{ConnectionCounts, PER_SOURCE_MAX, StreamResponder, seats_max};
 pub use seats::{IDLE, PROOF, SEATS_MAX, UNPROVED_MAX};

@@ -360,8 +360,9 @@ impl StreamResponder {
     }
 }
 
-/// Of the files that this process may have open, a quarter.
-fn seats_max() -> usize {
+/// Connections that a responder of this process holds: of the files that it may have open, a quarter.
+#[must_use]
+pub fn seats_max() -> usize {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(soft / 4).unwrap_or(usize::MAX).min(SEATS_MAX)
 }

@@ -1,19 +1,20 @@
 //! How the flows of a plan are chosen, for one fineness.
 //!
-//! In: a [`World`], [`Options`], how many flows each size of each direction is made of. Out: a [`Plan`], and whether a budget stood in its way.
+//! In: a [`World`], [`Options`], how many flows each kind of each direction is made of. Out: a [`Plan`], and whether a budget stood in its way.
 //! Pure.
 
 pub(super) mod jobs;
 
+use super::kind::{Ends, Kind, Packets, ends};
 use super::ledger::Ledger;
 use super::mix;
-use super::plan::{Covered, JobPlan, Options, Plan, PlannedFlow, Uncovered, World, addresses_between};
+use super::plan::{Covered, Endpoint, JobPlan, Options, Plan, PlannedFlow, Uncovered, World};
 use super::shares::{direction, number};
 use super::ways::Ways;
 use crate::map::{Flow, Transport};
 use jobs::Room;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Rounds of a shape that are gone through for NICs' own links and for rails that nothing is known of.
 const ROUNDS_MAX: usize = 64;
@@ -27,21 +28,41 @@ const BLIND_FACTOR: f64 = 4.0;
 const BLIND_FLOWS: f64 = 40.0;
 /// Fastest that a flow is sent.
 const INTERVAL_US_MIN: f64 = 2_000.0;
+/// And slowest, however many packets a turn of it is: what is kept of it is kept for two minutes.
+const INTERVAL_US_MAX: f64 = 60e6;
+
+/// Families of addresses, a bit each: over which a NIC probes, or answers, by transport.
+#[derive(Clone, Copy, Default)]
+struct Families([u8; 2]);
+
+impl Families {
+    fn of(self, transport: Transport) -> u8 {
+        self.0[usize::from(transport == Transport::Tcp)]
+    }
+}
 
 pub(super) struct Builder<'a> {
     world: World<'a>,
     options: &'a Options,
     ways: Ways<'a>,
     pub(super) ledger: Ledger,
-    /// Of each flow, probes a second.
+    /// What probes are made of.
+    kinds: Vec<Kind>,
+    /// Packets of a turn, of each kind: over IPv4, and over IPv6.
+    packets: Vec<[Packets; 2]>,
+    /// Of each flow, packets a second that cross its way.
     each_per_s: f64,
     flows: Vec<PlannedFlow>,
     /// Packets a second of each endpoint.
     load: Vec<f64>,
-    /// The same of each size, by endpoint.
+    /// Of each kind, what crosses each endpoint's link, by endpoint.
     own_per_s: Vec<f64>,
-    /// It is a target.
-    answers: Vec<bool>,
+    /// Over what each endpoint probes, and answers.
+    probes: Vec<Families>,
+    answers: Vec<Families>,
+    /// Connections to each host, and those of each endpoint to it.
+    connections: Vec<u32>,
+    of_pair: HashMap<(usize, usize), u32>,
     /// Flows of each endpoint's host.
     of_host: Vec<usize>,
     hosts: Vec<usize>,
@@ -54,13 +75,14 @@ pub(super) struct Builder<'a> {
     /// Flows not taken because of a budget.
     pub(super) refused: usize,
     blind_pairs: usize,
-    by_id: BTreeSet<u64>,
+    by_id: HashSet<u64>,
 }
 
 impl<'a> Builder<'a> {
     pub(super) fn new(world: World<'a>, options: &'a Options, fineness: f64) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "a few sizes")]
-        let need_per_s = options.per_direction_per_s / options.sizes_bytes.len() as f64;
+        let kinds = options.kinds();
+        #[expect(clippy::cast_precision_loss, reason = "a few kinds")]
+        let need_per_s = options.per_direction_per_s / kinds.len().max(1) as f64;
         let each_per_s = (need_per_s / fineness).min(1e6 / INTERVAL_US_MIN);
         let directions = world.fabric.links().len() * 2;
         let mut by_name = BTreeMap::new();
@@ -73,7 +95,7 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let count = world.endpoints.len();
-        let mut ledger = Ledger::new(directions, options.sizes_bytes.len(), need_per_s, each_per_s, options.certainty);
+        let mut ledger = Ledger::new(directions, kinds.len(), need_per_s, each_per_s, options.certainty);
         for (link, _) in world.fabric.links().iter().enumerate().filter(|(_, link)| !link.up) {
             (0..2).for_each(|end| ledger.excuse(link * 2 + end));
         }
@@ -82,11 +104,16 @@ impl<'a> Builder<'a> {
             options,
             ways: Ways::new(world.fabric, world.placements, world.endpoints),
             ledger,
+            packets: kinds.iter().map(|kind| packets(*kind, options)).collect(),
             each_per_s,
             flows: Vec::new(),
             load: vec![0.0; count],
-            own_per_s: vec![0.0; count * options.sizes_bytes.len()],
-            answers: world.endpoints.iter().map(|endpoint| endpoint.answers.is_some()).collect(),
+            own_per_s: vec![0.0; count * kinds.len()],
+            kinds,
+            probes: world.endpoints.iter().map(probes).collect(),
+            answers: world.endpoints.iter().map(answers).collect(),
+            connections: vec![0; by_name.len()],
+            of_pair: HashMap::new(),
             of_host: vec![0; by_name.len()],
             hosts,
             ports: vec![BTreeSet::new(); count],
@@ -94,7 +121,7 @@ impl<'a> Builder<'a> {
             jobs: Vec::new(),
             refused: 0,
             blind_pairs: 0,
-            by_id: BTreeSet::new(),
+            by_id: HashSet::new(),
         }
     }
 
@@ -144,48 +171,45 @@ impl<'a> Builder<'a> {
         let (placed, unplaced): (Vec<_>, Vec<_>) =
             self.world.before.iter().filter(|flow| flow.job.is_none()).partition(|flow| known(flow));
         for before in placed.into_iter().chain(unplaced) {
-            let Some((from, to, size)) = self.usable(&by_address, before) else { continue };
+            let Some((from, to, kind)) = self.usable(&by_address, before) else { continue };
             if self.by_id.contains(&before.id) || self.ports[from].contains(&before.flow.source_port) {
                 continue;
             }
-            if self.serves(from, to, &before.flow, size) || self.serves_blindly(from, to) {
-                self.add(from, to, before.flow.clone(), size, before.offset_us);
+            if self.serves(from, to, &before.flow, kind) || self.serves_blindly(from, to, kind) {
+                self.add(from, to, before.flow.clone(), kind, before.offset_us);
             }
         }
     }
 
-    /// Ends and size of a flow of the plan before that could be sent as it is.
+    /// Ends and kind of a flow of the plan before that could be sent as it is.
     fn usable(&self, by_address: &HashMap<IpAddr, usize>, before: &PlannedFlow) -> Option<(usize, usize, usize)> {
-        let ends = (by_address.get(&before.flow.source), by_address.get(&before.flow.destination));
-        let (Some(&from), Some(&to)) = ends else { return None };
-        let size = self.options.size_of(before.size_bytes, before.flow.source)?;
-        let endpoints = self.world.endpoints;
-        let addresses = (before.flow.source, before.flow.destination);
-        let port = before.flow.source_port;
+        let Flow { source, destination, transport, source_port, destination_port } = before.flow;
+        let (from, to) = (*by_address.get(&source)?, *by_address.get(&destination)?);
+        let kind = self.options.kind_of(&self.kinds, &before.flow, before.size_bytes)?;
         let in_range =
-            port.checked_sub(self.options.source_port_first).is_some_and(|at| at < self.options.source_ports);
+            source_port.checked_sub(self.options.source_port_first).is_some_and(|at| at < self.options.source_ports);
+        let now = Some(Ends { source, destination, port: destination_port });
         let usable = in_range
-            && addresses_between(&endpoints[from], &endpoints[to]) == Some(addresses)
-            && endpoints[to].answers == Some(before.flow.destination_port)
+            && ends(&self.world.endpoints[from], &self.world.endpoints[to], transport) == now
             && !self.ways.is_down(from)
             && !self.ways.is_down(to);
-        usable.then_some((from, to, size))
+        usable.then_some((from, to, kind))
     }
 
-    /// It crosses a direction that lacks its size.
-    fn serves(&mut self, from: usize, to: usize, flow: &Flow, size: usize) -> bool {
+    /// It crosses a direction that lacks its kind.
+    fn serves(&mut self, from: usize, to: usize, flow: &Flow, kind: usize) -> bool {
         let mut serves = false;
         for way in [self.ways.of(from, to, flow), self.ways.of(to, from, &flow.reversed())] {
-            way.each(|direction, _| serves |= self.ledger.lacks(direction, size));
+            way.each(|direction, _| serves |= self.ledger.lacks(direction, kind));
         }
         serves
     }
 
-    fn serves_blindly(&mut self, from: usize, to: usize) -> bool {
-        let (target, per_s, endpoints) = (self.blind_target(), self.blind_per_s(), self.world.endpoints);
+    fn serves_blindly(&mut self, from: usize, to: usize, kind: usize) -> bool {
+        let (target, endpoints) = (self.blind_target(), self.world.endpoints);
         (self.options.fleet || endpoints[from].rail == endpoints[to].rail)
             && !self.ways.joined(from, to)
-            && self.load[from].max(self.load[to]) + per_s <= target + 1e-9
+            && self.fits(from, to, kind, target)
     }
 
     // ---- choosing --------------------------------------------------------------------------------
@@ -233,10 +257,11 @@ impl<'a> Builder<'a> {
                 let leaves = |at: usize| self.world.fabric.head(direction(at ^ 1)) == a;
                 let ways = there.iter().filter(|(at, _)| leaves(*at)).count();
                 for flow in 0..ways * FLOWS_APART_PER_WAY {
-                    for size in 0..self.options.sizes_bytes.len() {
+                    // Of each size; one transport is enough to tell links apart.
+                    for kind in 0..self.options.sizes_bytes.len().min(self.kinds.len()) {
                         // Each sends in its turn.
                         let (from, to) = if flow % 2 == 0 { (from, to) } else { (to, from) };
-                        self.choose(from, to, size, flow, Phase { at: turn, of: rail.len() });
+                        self.choose(from, to, kind, flow, Phase { at: turn, of: rail.len() });
                     }
                 }
             }
@@ -257,7 +282,7 @@ impl<'a> Builder<'a> {
         self.until_enough(&pairs, &members);
     }
 
-    /// Goes round the pairs, a flow of each size each time, until none adds to a direction that lacks.
+    /// Goes round the pairs, a flow of each kind each time, until none adds to a direction that lacks.
     fn until_enough(&mut self, pairs: &[(usize, usize, Phase)], members: &[Vec<usize>]) {
         let mut turn = 0;
         let mut progress = true;
@@ -273,10 +298,10 @@ impl<'a> Builder<'a> {
                 let (there, back) =
                     (self.ways.shares.between(leaf_a, leaf_b), self.ways.shares.between(leaf_b, leaf_a));
                 let (Some(there), Some(back)) = (there, back) else { continue };
-                for size in 0..self.options.sizes_bytes.len() {
+                for kind in 0..self.kinds.len() {
                     let mut both = there.iter().chain(back.iter());
-                    if both.any(|(direction, _)| self.ledger.lacks(*direction, size)) {
-                        progress |= self.choose(&members[a], &members[b], size, turn, *phase);
+                    if both.any(|(direction, _)| self.ledger.lacks(*direction, kind)) {
+                        progress |= self.choose(&members[a], &members[b], kind, turn, *phase);
                     }
                 }
             }
@@ -284,33 +309,47 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A flow from one of these to one of those: those that send least so far. False where nobody has room.
-    fn choose(&mut self, from: &[usize], to: &[usize], size: usize, turn: usize, phase: Phase) -> bool {
-        let source = self.least(from, turn, size, None);
-        let target = source.and_then(|source| self.least(to, turn / from.len().max(1) + turn, size, Some(source)));
+    /// A flow from one of these to one of those: those that send least so far. False where nobody has room, or nobody can.
+    fn choose(&mut self, from: &[usize], to: &[usize], kind: usize, turn: usize, phase: Phase) -> bool {
+        let source = self.least(from, turn, kind, None);
+        let target = source.and_then(|source| self.least(to, turn / from.len().max(1) + turn, kind, Some(source)));
         let (Some(source), Some(target)) = (source, target) else {
-            self.refused += 1;
+            // Who cannot speak a transport is not in want of room.
+            let can = || from.iter().any(|a| to.iter().any(|b| self.able(*a, *b, kind)));
+            self.refused += usize::from(self.kinds[kind].transport == Transport::Udp || can());
             return false;
         };
-        self.new_flow(source, target, size, phase)
+        self.new_flow(source, target, kind, phase)
     }
 
-    /// The one with the least of this size, of those with room; with a source, of those that can answer it.
-    fn least(&self, among: &[usize], first: usize, size: usize, source: Option<usize>) -> Option<usize> {
-        let (count, per_s, sizes) = (among.len(), self.each_per_s, self.options.sizes_bytes.len());
-        let order = (0..count).map(|at| among[(at + first) % count]);
-        let fit = order.filter(|endpoint| {
-            let has_room = self.load[*endpoint] + per_s <= self.options.packets_per_s_per_nic_max + 1e-9;
-            has_room
-                && match source {
-                    None => self.of_host[self.hosts[*endpoint]] < self.options.flows_per_host_max,
-                    Some(source) => self.answers[*endpoint] && self.may_join(source, *endpoint),
-                }
-        });
-        let has = |endpoint: usize| (self.own_per_s[endpoint * sizes + size], self.load[endpoint]);
-        fit.map(|endpoint| (has(endpoint), endpoint))
-            .min_by(|((a, all_a), _), ((b, all_b), _)| a.total_cmp(b).then(all_a.total_cmp(all_b)))
-            .map(|(_, endpoint)| endpoint)
+    /// The one with the least of this kind, of those with room; with a source, of those that can answer it.
+    fn least(&self, among: &[usize], first: usize, kind: usize, source: Option<usize>) -> Option<usize> {
+        let (kinds, transport) = (self.kinds.len(), self.kinds[kind].transport);
+        let [packets, _] = self.packets[kind];
+        let packets = packets.times(turns_per_s(self.each_per_s, packets));
+        let most = self.options.packets_per_s_per_nic_max + 1e-9;
+        let fits = |endpoint: usize| match source {
+            None => {
+                self.load[endpoint] + packets.prober <= most
+                    && self.of_host[self.hosts[endpoint]] < self.options.flows_per_host_max
+                    && self.probes[endpoint].of(transport) != 0
+            }
+            Some(source) => {
+                self.load[endpoint] + packets.answerer <= most
+                    && self.able(source, endpoint, kind)
+                    && self.has_seat(endpoint, kind)
+            }
+        };
+        let (later, sooner) = among.split_at(first % among.len().max(1));
+        let mut best: Option<((f64, f64), usize)> = None;
+        for endpoint in sooner.iter().chain(later) {
+            let has = (self.own_per_s[endpoint * kinds + kind], self.load[*endpoint]);
+            // Whether it fits takes longer to say than whether it would matter.
+            if best.is_none_or(|(least, _)| has < least) && fits(*endpoint) {
+                best = Some((has, *endpoint));
+            }
+        }
+        best.map(|(_, endpoint)| endpoint)
     }
 
     /// NICs whose own link lacks probes, with others of their rail.
@@ -323,11 +362,11 @@ impl<'a> Builder<'a> {
             for round in 0..rounds.min(ROUNDS_MAX) {
                 for (a, b) in self.options.shape.round(rail.len(), round) {
                     let (a, b) = if turn % 2 == 0 { (rail[a], rail[b]) } else { (rail[b], rail[a]) };
-                    for size in 0..self.options.sizes_bytes.len() {
-                        if (self.own_lacks(a, size) || self.own_lacks(b, size)) && self.may_join(a, b) {
+                    for kind in 0..self.kinds.len() {
+                        if (self.own_lacks(a, kind) || self.own_lacks(b, kind)) && self.may_join(a, b) {
                             let phase = Phase { at: round, of: rounds };
                             progress |=
-                                self.choose(&[a], &[b], size, 0, phase) || self.choose(&[b], &[a], size, 0, phase);
+                                self.choose(&[a], &[b], kind, 0, phase) || self.choose(&[b], &[a], kind, 0, phase);
                         }
                     }
                 }
@@ -336,23 +375,50 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn own_lacks(&self, endpoint: usize, size: usize) -> bool {
-        self.ways.out[endpoint].is_some_and(|(out, _)| self.ledger.lacks(out, size) || self.ledger.lacks(out ^ 1, size))
+    fn own_lacks(&self, endpoint: usize, kind: usize) -> bool {
+        self.ways.out[endpoint].is_some_and(|(out, _)| self.ledger.lacks(out, kind) || self.ledger.lacks(out ^ 1, kind))
     }
 
     /// Two NICs that may be probed with each other: of one family, and not of one host, whose kernel would keep the packets.
     fn may_join(&self, a: usize, b: usize) -> bool {
-        let endpoints = self.world.endpoints;
-        self.hosts[a] != self.hosts[b] && addresses_between(&endpoints[a], &endpoints[b]).is_some()
+        let (a_has, b_has) = (self.probes[a].of(Transport::Udp), self.probes[b].of(Transport::Udp));
+        self.hosts[a] != self.hosts[b] && a_has & b_has != 0
+    }
+
+    /// One may probe the other with this kind.
+    fn able(&self, from: usize, to: usize, kind: usize) -> bool {
+        self.hosts[from] != self.hosts[to] && self.families(from, to, kind) != 0
+    }
+
+    /// Over which this kind goes from one to the other.
+    fn families(&self, from: usize, to: usize, kind: usize) -> u8 {
+        let transport = self.kinds[kind].transport;
+        self.probes[from].of(transport) & self.answers[to].of(transport)
+    }
+
+    /// A responder holds so many connections and no more.
+    fn has_seat(&self, to: usize, kind: usize) -> bool {
+        self.kinds[kind].transport == Transport::Udp
+            || self.connections[self.hosts[to]] < self.world.endpoints[to].streams.connections_max
     }
 
     fn blind_target(&self) -> f64 {
         (self.options.per_direction_per_s * BLIND_FACTOR).min(self.options.packets_per_s_per_nic_max)
     }
 
-    /// Of a flow between these, probes a second.
-    fn per_s(&mut self, from: usize, to: usize) -> f64 {
-        if self.ways.joined(from, to) { self.each_per_s } else { self.blind_per_s() }
+    /// Of a flow of this kind between these: turns a second, and the packets that this comes to.
+    fn pace(&mut self, from: usize, to: usize, kind: usize) -> (f64, Packets) {
+        let [over_v4, over_v6] = self.packets[kind];
+        let packets = if self.families(from, to, kind) & V4 != 0 { over_v4 } else { over_v6 };
+        let packets_per_s = if self.ways.joined(from, to) { self.each_per_s } else { self.blind_per_s() };
+        let per_s = turns_per_s(packets_per_s, packets);
+        (per_s, packets.times(per_s))
+    }
+
+    /// Both ends have room for one more flow of this kind, up to so many packets a second.
+    fn fits(&mut self, from: usize, to: usize, kind: usize, most_per_s: f64) -> bool {
+        let (_, Packets { prober, answerer, .. }) = self.pace(from, to, kind);
+        self.load[from] + prober <= most_per_s + 1e-9 && self.load[to] + answerer <= most_per_s + 1e-9
     }
 
     fn blind_per_s(&self) -> f64 {
@@ -375,19 +441,18 @@ impl<'a> Builder<'a> {
             }
         }
         self.blind_pairs += pairs.len();
-        let (target, per_s) = (self.blind_target(), self.blind_per_s());
-        let sizes = self.options.sizes_bytes.len();
+        let target = self.blind_target();
+        let kinds = self.kinds.len();
         let mut turn = 0;
         let mut progress = !pairs.is_empty();
         while progress {
             progress = false;
             for (at, (a, b, phase)) in pairs.iter().enumerate() {
                 let (a, b) = if turn % 2 == 0 { (*a, *b) } else { (*b, *a) };
-                if self.load[a].max(self.load[b]) + per_s > target + 1e-9 || self.world.endpoints[b].answers.is_none() {
-                    continue;
-                }
-                if self.of_host[self.hosts[a]] < self.options.flows_per_host_max {
-                    progress |= self.new_flow(a, b, (turn / 2 + at) % sizes, *phase);
+                let mut by_turns = (0..kinds).map(|next| (turn / 2 + at + next) % kinds);
+                let Some(kind) = by_turns.find(|kind| self.able(a, b, *kind)) else { continue };
+                if self.fits(a, b, kind, target) && self.of_host[self.hosts[a]] < self.options.flows_per_host_max {
+                    progress |= self.new_flow(a, b, kind, *phase);
                 }
             }
             turn += 1;
@@ -396,18 +461,19 @@ impl<'a> Builder<'a> {
 
     // ---- flows -----------------------------------------------------------------------------------
 
-    fn new_flow(&mut self, from: usize, to: usize, size: usize, phase: Phase) -> bool {
-        let endpoints = self.world.endpoints;
-        let Some(answers) = endpoints[to].answers else { return false };
-        let Some((source, destination)) = addresses_between(&endpoints[from], &endpoints[to]) else { return false };
+    fn new_flow(&mut self, from: usize, to: usize, kind: usize, phase: Phase) -> bool {
+        let (endpoints, transport) = (self.world.endpoints, self.kinds[kind].transport);
+        let Some(Ends { source, destination, port }) = ends(&endpoints[from], &endpoints[to], transport) else {
+            return false;
+        };
         let Some(source_port) = self.free_port(from, source, destination) else {
             self.refused += 1;
             return false;
         };
-        let flow = Flow { source, destination, transport: Transport::Udp, source_port, destination_port: answers };
-        let id = identifier(&flow, self.options.payload_bytes(size, source), self.options.dscp);
-        let interval_us = interval_us(self.per_s(from, to));
-        self.add(from, to, flow, size, phase.start_us(interval_us, id))
+        let flow = Flow { source, destination, transport, source_port, destination_port: port };
+        let id = identifier(&flow, self.options.payload_bytes(self.kinds[kind], source), self.options.dscp);
+        let interval_us = interval_us(self.pace(from, to, kind).0);
+        self.add(from, to, flow, kind, phase.start_us(interval_us, id))
     }
 
     /// A source port of its own: the same for the same pair and turn, whatever else is planned, unless it is taken.
@@ -425,22 +491,24 @@ impl<'a> Builder<'a> {
         ports.find(|port| !taken.contains(port) && !reserved.contains(port))
     }
 
-    fn add(&mut self, from: usize, to: usize, flow: Flow, size: usize, offset_us: u32) -> bool {
-        let per_s = self.per_s(from, to);
-        let size_bytes = self.options.payload_bytes(size, flow.source);
+    fn add(&mut self, from: usize, to: usize, flow: Flow, kind: usize, offset_us: u32) -> bool {
+        let (per_s, packets) = self.pace(from, to, kind);
+        let size_bytes = self.options.payload_bytes(self.kinds[kind], flow.source);
         let id = identifier(&flow, size_bytes, self.options.dscp);
-        let has_room =
-            [from, to].iter().all(|end| self.load[*end] + per_s <= self.options.packets_per_s_per_nic_max + 1e-9);
-        if !has_room || self.of_host[self.hosts[from]] >= self.options.flows_per_host_max || !self.by_id.insert(id) {
+        let has_room = self.fits(from, to, kind, self.options.packets_per_s_per_nic_max)
+            && self.of_host[self.hosts[from]] < self.options.flows_per_host_max
+            && self.has_seat(to, kind);
+        if !has_room || self.by_id.contains(&id) || !self.take_seat(from, to, kind) {
             self.refused += 1;
             return false;
         }
+        self.by_id.insert(id);
         for way in [self.ways.of(from, to, &flow), self.ways.of(to, from, &flow.reversed())] {
-            way.each(|direction, likely| self.ledger.add(direction, size, likely, per_s));
+            way.each(|direction, likely| self.ledger.add(direction, kind, likely, packets.crossing));
         }
-        for end in [from, to] {
-            self.load[end] += per_s;
-            self.own_per_s[end * self.options.sizes_bytes.len() + size] += per_s;
+        for (end, sent) in [(from, packets.prober), (to, packets.answerer)] {
+            self.load[end] += sent;
+            self.own_per_s[end * self.kinds.len() + kind] += packets.crossing;
         }
         self.of_host[self.hosts[from]] += 1;
         self.ports[from].insert(flow.source_port);
@@ -459,30 +527,50 @@ impl<'a> Builder<'a> {
         true
     }
 
+    /// A connection more to a host; false where it holds no more of this one.
+    fn take_seat(&mut self, from: usize, to: usize, kind: usize) -> bool {
+        if self.kinds[kind].transport == Transport::Udp {
+            return true;
+        }
+        let host = self.hosts[to];
+        let of_pair = self.of_pair.entry((from, host)).or_default();
+        if *of_pair >= self.world.endpoints[to].streams.per_source_max {
+            return false;
+        }
+        *of_pair += 1;
+        self.connections[host] += 1;
+        true
+    }
+
     // ---- the end ---------------------------------------------------------------------------------
 
     pub(super) fn finish(mut self) -> Plan {
         self.densify();
         let need_per_s = self.ledger_need();
-        let sizes = self.options.sizes_bytes.len();
+        let kinds = self.kinds.len();
+        let spoken = self.spoken();
         let mut covered = Vec::with_capacity(self.world.fabric.links().len() * 2);
         for at in 0..self.world.fabric.links().len() * 2 {
-            let tallies: Vec<_> = (0..sizes).map(|size| *self.ledger.tally(at, size)).collect();
+            let tallies: Vec<_> = (0..kinds).map(|kind| *self.ledger.tally(at, kind)).collect();
             let certainty =
                 tallies.iter().map(|tally| tally.certainty(need_per_s, self.each_per_s)).fold(1.0, f64::min);
-            let per_s_by_size: Vec<_> = tallies.iter().map(|tally| tally.sure_per_s + tally.likely_per_s).collect();
-            let lacks = (0..sizes).any(|size| self.ledger.lacks(at, size));
+            let per_s_by_kind: Vec<_> = tallies.iter().map(|tally| tally.sure_per_s + tally.likely_per_s).collect();
+            let lacking = || (0..kinds).filter(|kind| self.ledger.lacks(at, *kind));
             let is_up = self.world.fabric.links()[at / 2].up;
+            let is_stream = |kind: usize| self.kinds[kind].transport == Transport::Tcp;
             let uncovered = match () {
                 () if !is_up => Some(Uncovered::Down),
-                () if !lacks => None,
-                () if per_s_by_size.iter().all(|per_s| *per_s == 0.0) => Some(Uncovered::NoWay),
+                () if lacking().next().is_none() => None,
+                () if !spoken.get(at).is_none_or(|spoken| *spoken) && lacking().all(is_stream) => {
+                    Some(Uncovered::Transport)
+                }
+                () if per_s_by_kind.iter().all(|per_s| *per_s == 0.0) => Some(Uncovered::NoWay),
                 () => Some(Uncovered::Budget),
             };
             covered.push(Covered {
                 direction: direction(at),
                 sure_per_s: tallies.iter().map(|tally| tally.sure_per_s).sum(),
-                per_s_by_size,
+                per_s_by_kind,
                 certainty: if is_up { certainty } else { 0.0 },
                 uncovered,
             });
@@ -490,9 +578,38 @@ impl<'a> Builder<'a> {
         Plan { flows: self.flows, covered, packets_per_s: self.load, blind_pairs: self.blind_pairs, jobs: self.jobs }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a few sizes")]
+    /// Directions that are on a way between two NICs that speak TCP; none where all are, as all NICs do.
+    fn spoken(&mut self) -> Vec<bool> {
+        let tcp = |families: &Families| families.of(Transport::Tcp) != 0;
+        let all_speak = self.probes.iter().chain(&self.answers).all(tcp);
+        if all_speak || self.ledger.lacking() == 0 || !self.options.transports.contains(&Transport::Tcp) {
+            return Vec::new();
+        }
+        let mut spoken = vec![false; self.world.fabric.links().len() * 2];
+        let (mut asking, mut answering) = (BTreeSet::new(), BTreeSet::new());
+        let has_any = (self.probes.iter().any(tcp), self.answers.iter().any(tcp));
+        for endpoint in 0..self.world.endpoints.len() {
+            let Some((out, leaf)) = self.ways.out[endpoint] else { continue };
+            let (asks, answers) = (tcp(&self.probes[endpoint]), tcp(&self.answers[endpoint]));
+            if (asks && has_any.1) || (answers && has_any.0) {
+                (spoken[out], spoken[out ^ 1]) = (true, true);
+            }
+            asking.extend(asks.then_some(leaf));
+            answering.extend(answers.then_some(leaf));
+        }
+        for a in asking {
+            for b in &answering {
+                for way in [self.ways.shares.between(a, *b), self.ways.shares.between(*b, a)].into_iter().flatten() {
+                    way.iter().for_each(|(direction, _)| spoken[*direction] = true);
+                }
+            }
+        }
+        spoken
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a few kinds")]
     fn ledger_need(&self) -> f64 {
-        self.options.per_direction_per_s / self.options.sizes_bytes.len() as f64
+        self.options.per_direction_per_s / self.kinds.len().max(1) as f64
     }
 
     /// What shares a way with a suspect is sent more often, as far as budgets allow.
@@ -524,35 +641,66 @@ impl<'a> Builder<'a> {
             for at in &touched {
                 let flow = &self.flows[*at];
                 let (from, to, base) = (flow.from, flow.to, flow.per_s());
+                let Packets { prober, answerer, .. } = Packets::of_flow(&flow.flow, flow.size_bytes).times(base);
                 let budget = self.options.packets_per_s_per_nic_max + 1e-9;
                 let fast_enough = base * (factors[*at] + 1.0) > 1e6 / INTERVAL_US_MIN;
-                if fast_enough || self.load[from] + base > budget || self.load[to] + base > budget {
+                if fast_enough || self.load[from] + prober > budget || self.load[to] + answerer > budget {
                     continue;
                 }
                 factors[*at] += 1.0;
-                self.load[from] += base;
-                self.load[to] += base;
+                self.load[from] += prober;
+                self.load[to] += answerer;
             }
             step += 1.0;
         }
         for at in touched {
             if factors[at] > 1.0 {
-                let base = self.flows[at].per_s();
                 let flow = &mut self.flows[at];
-                flow.interval_us = interval_us(base * factors[at]);
+                let more_per_s = flow.crossing_per_s() * (factors[at] - 1.0);
+                flow.interval_us = interval_us(flow.per_s() * factors[at]);
                 flow.dense = true;
-                let (flow, size) = (flow.clone(), self.size_of(at));
+                let (flow, kind) = (flow.clone(), self.kind_of(at));
                 for way in self.ways.both(&flow) {
-                    way.each(|direction, likely| self.ledger.more(direction, size, likely, base * (factors[at] - 1.0)));
+                    way.each(|direction, likely| self.ledger.more(direction, kind, likely, more_per_s));
                 }
             }
         }
     }
 
-    fn size_of(&self, at: usize) -> usize {
+    fn kind_of(&self, at: usize) -> usize {
         let PlannedFlow { size_bytes, flow, .. } = &self.flows[at];
-        self.options.size_of(*size_bytes, flow.source).unwrap_or(0)
+        self.options.kind_of(&self.kinds, flow, *size_bytes).unwrap_or(0)
     }
+}
+
+const V4: u8 = 1;
+const V6: u8 = 2;
+
+fn families(endpoint: &Endpoint) -> u8 {
+    endpoint.addresses().map(|address| if address.is_ipv6() { V6 } else { V4 }).fold(0, |all, family| all | family)
+}
+
+fn probes(endpoint: &Endpoint) -> Families {
+    let own = families(endpoint);
+    Families([own, if endpoint.streams.probes { own } else { 0 }])
+}
+
+fn answers(endpoint: &Endpoint) -> Families {
+    let own = families(endpoint);
+    let streams = [(endpoint.streams.port_v4, V4), (endpoint.streams.port_v6, V6)];
+    let streams = streams.into_iter().filter(|(port, _)| port.is_some()).fold(0, |all, (_, family)| all | family);
+    Families([if endpoint.answers.is_some() { own } else { 0 }, own & streams])
+}
+
+/// Of a turn, over IPv4 and over IPv6.
+fn packets(kind: Kind, options: &Options) -> [Packets; 2] {
+    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
+        .map(|address| Packets::of_turn(kind.transport, options.payload_bytes(kind, address), address.is_ipv6()))
+}
+
+/// Turns that make so many packets a second cross, each turn so many packets.
+fn turns_per_s(packets_per_s: f64, packets: Packets) -> f64 {
+    (packets_per_s / packets.crossing).max(1e6 / INTERVAL_US_MAX)
 }
 
 /// A round of so many: when in an interval its pairs are probed.

@@ -2,6 +2,7 @@
 //!
 //! In: sizes. Out: the fabric, numbered and named as the lab's (`lab/src/plan.rs`), and its NICs as endpoints that probe and answer. Pure.
 
+use super::kind::Streams;
 use super::plan::Endpoint;
 use crate::map::{Fabric, Link, Nic, Node, NodeKind, PortName};
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,8 +20,16 @@ pub struct Clos {
     pub spines: u32,
 }
 
-/// UDP port of responders there.
+/// Port of responders there, of UDP and of TCP.
 const ANSWERS: u16 = 7704;
+/// As agents hold connections.
+const STREAMS: Streams = Streams {
+    probes: true,
+    port_v4: Some(ANSWERS),
+    port_v6: Some(ANSWERS),
+    connections_max: 4096,
+    per_source_max: 256,
+};
 
 /// The fabric of these sizes, with its endpoints by NIC.
 ///
@@ -50,6 +59,7 @@ pub fn clos(sizes: Clos) -> (Fabric, Vec<Endpoint>) {
                 rail: format!("10.{rail}.0.0/16"),
                 nic: Some(nics.len()),
                 answers: Some(ANSWERS),
+                streams: STREAMS,
             });
             nics.push(nic);
             links.push(Link { a: near, b: far, up: true });

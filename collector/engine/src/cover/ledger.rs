@@ -1,4 +1,4 @@
-//! What each direction has of each packet size, and whether it is enough.
+//! What each direction has of each kind of probe, and whether it is enough.
 //!
 //! In: flows as they are chosen. Out: whether a direction still lacks probes, and how sure it is that it does not. Where a flow's path is not
 //! known, whether it crosses a direction is a throw of the switches' hash: the number of crossing flows is then a sum of independent
@@ -12,10 +12,10 @@ const SLACK: f64 = 1e-9;
 /// Steps of likelihood for which the throws needed are remembered.
 const STEPS: usize = 64;
 
-/// Of one size and direction.
+/// Of one kind and direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
-    /// Probes and answers a second whose path is known.
+    /// Packets a second whose path is known.
     pub sure_per_s: f64,
     /// Expected, of those whose path is not.
     pub likely_per_s: f64,
@@ -23,6 +23,8 @@ pub struct Tally {
     pub throws: u32,
     /// Of those, expected to cross.
     pub hits: f64,
+    /// Below so many hits it is not enough, as it was found when it was looked at last.
+    look_at_hits: f64,
 }
 
 impl Tally {
@@ -73,7 +75,7 @@ fn tail_below(needed: u32, throws: u32, likely: f64) -> f64 {
 /// All directions.
 pub struct Ledger {
     directions: usize,
-    sizes: usize,
+    kinds: usize,
     tallies: Vec<Tally>,
     enough: Vec<bool>,
     lacking: usize,
@@ -85,14 +87,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Nothing crosses anything yet; each size needs so much in each direction, and flows have so much each at least.
-    pub fn new(directions: usize, sizes: usize, need_per_s: f64, each_per_s: f64, certainty: f64) -> Self {
+    /// Nothing crosses anything yet; each kind needs so much in each direction, and flows have so much each at least.
+    pub fn new(directions: usize, kinds: usize, need_per_s: f64, each_per_s: f64, certainty: f64) -> Self {
         Self {
             directions,
-            sizes,
-            tallies: vec![Tally::default(); directions * sizes],
-            enough: vec![false; directions * sizes],
-            lacking: directions * sizes,
+            kinds,
+            tallies: vec![Tally::default(); directions * kinds],
+            enough: vec![false; directions * kinds],
+            lacking: directions * kinds,
             need_per_s,
             each_per_s,
             certainty,
@@ -100,46 +102,49 @@ impl Ledger {
         }
     }
 
-    fn at(&self, direction: usize, size: usize) -> usize {
-        size * self.directions + direction
+    fn at(&self, direction: usize, kind: usize) -> usize {
+        kind * self.directions + direction
     }
 
-    /// What a direction has of a size.
-    pub fn tally(&self, direction: usize, size: usize) -> &Tally {
-        &self.tallies[self.at(direction, size)]
+    /// What a direction has of a kind.
+    pub fn tally(&self, direction: usize, kind: usize) -> &Tally {
+        &self.tallies[self.at(direction, kind)]
     }
 
-    /// It does not have enough of this size.
-    pub fn lacks(&self, direction: usize, size: usize) -> bool {
-        !self.enough[self.at(direction, size)]
+    /// It does not have enough of this kind.
+    pub fn lacks(&self, direction: usize, kind: usize) -> bool {
+        !self.enough[self.at(direction, kind)]
     }
 
-    /// Directions that lack a size, times sizes.
+    /// Directions that lack a kind, times kinds.
     pub fn lacking(&self) -> usize {
         self.lacking
     }
 
     /// Nothing is wanted of it.
     pub fn excuse(&mut self, direction: usize) {
-        for size in 0..self.sizes {
-            let at = self.at(direction, size);
+        for kind in 0..self.kinds {
+            let at = self.at(direction, kind);
             self.lacking -= usize::from(!std::mem::replace(&mut self.enough[at], true));
         }
     }
 
-    /// A flow of this size crosses it, with this likelihood.
-    pub fn add(&mut self, direction: usize, size: usize, likely: f64, per_s: f64) {
-        let at = self.at(direction, size);
-        self.tallies[at].add(likely, per_s);
-        if !self.enough[at] && self.is_enough(at) {
+    /// A flow of this kind crosses it, with this likelihood.
+    pub fn add(&mut self, direction: usize, kind: usize, likely: f64, per_s: f64) {
+        let at = self.at(direction, kind);
+        let tally = &mut self.tallies[at];
+        tally.add(likely, per_s);
+        // Flows are many, and each crosses many directions: mostly nothing more is to be done than this.
+        let may_be_enough = likely >= SURE || tally.hits >= tally.look_at_hits;
+        if may_be_enough && !self.enough[at] && self.is_enough(at) {
             self.enough[at] = true;
             self.lacking -= 1;
         }
     }
 
     /// A flow that is counted already is sent so much more often.
-    pub fn more(&mut self, direction: usize, size: usize, likely: f64, per_s: f64) {
-        let at = self.at(direction, size);
+    pub fn more(&mut self, direction: usize, kind: usize, likely: f64, per_s: f64) {
+        let at = self.at(direction, kind);
         let tally = &mut self.tallies[at];
         if likely >= SURE { tally.sure_per_s += per_s } else { tally.likely_per_s += likely * per_s }
     }
@@ -151,14 +156,17 @@ impl Ledger {
             return true;
         }
         let needed = needed(rest, self.each_per_s);
-        // The mean must lie above what is needed; said first, as it is cheap and mostly so.
+        // The mean must lie above what is needed.
         if tally.hits <= f64::from(needed) && tally.throws > needed || tally.throws < needed {
+            self.tallies[at].look_at_hits = if tally.throws < needed { 0.0 } else { f64::from(needed) };
             return false;
         }
         // Rounded down: rarer hits scatter more, so more of them are needed.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below STEPS")]
         let step = ((tally.hits / f64::from(tally.throws) * STEPS as f64) as usize).min(STEPS - 1);
-        tally.hits >= self.hits_needed(needed, step)
+        let hits_needed = self.hits_needed(needed, step);
+        self.tallies[at].look_at_hits = hits_needed;
+        tally.hits >= hits_needed
     }
 
     /// Expected hits with which fewer than `needed` come as rarely as allowed.

@@ -1,17 +1,18 @@
 //! For each element and fault mode: would it be sensed within a second, to which elements would it be located, and what would tell those apart?
 //!
 //! In: the fabric, the plan, what traces tell, which sources read on which host, and what switches say. Out: rows. The time to sense a fault
-//! by probes is that to the first probe lost, `1 / (rate × loss)`, and the time-out after which it counts as lost; what else tells is in
+//! by probes is that to the first packet lost, `1 / (rate × loss)`, and the time after which it is told: of a datagram the time-out; of a
+//! segment of TCP, which the kernel mends, that until its flow's next answer, and where all are lost twice the time-out ([`Pace`]). What else tells is in
 //! [`told`]. Two elements are told apart where different flows cross them, or the same ones with another likelihood, or on the other way;
 //! those that nothing tells apart are one set. A fault mode that nothing tells has a row that says so. Pure.
 
 mod told;
 
 use super::mix;
-use super::plan::{Endpoint, Plan};
+use super::plan::{Endpoint, Plan, PlannedFlow};
 use super::shares::number;
 use super::ways::Ways;
-use crate::map::{Direction, Fabric, Flow, NodeKind, Path};
+use crate::map::{Direction, Fabric, Flow, NodeKind, Path, Transport};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use told::Told;
@@ -122,7 +123,9 @@ pub const LARGE_LOSS: f64 = 1.0;
 /// What is sensed within a second so likely counts as that.
 const SURE: f64 = 0.95;
 /// Payload from which a probe is large, bytes.
-const LARGE_BYTES: u32 = 1024;
+const LARGE_BYTES: u32 = super::kind::LONG_BYTES;
+/// The least time after which a probe over TCP without an answer is lost (`agent/probe/src/stream/judge.rs`).
+const STREAM_LOST_MS_MIN: f64 = 300.0;
 /// Elements of a set that are named.
 const NAMED_MAX: usize = 32;
 /// Pairs of leaves that are tried to split sets.
@@ -249,7 +252,6 @@ pub fn outlook(
 
 struct View<'a> {
     fabric: &'a Fabric,
-    plan: &'a Plan,
     senses: &'a Senses,
     /// Of each direction, what tells it from others; 0: nothing crosses it.
     signatures: Vec<u64>,
@@ -259,7 +261,52 @@ struct View<'a> {
     known: BTreeMap<u64, Split>,
     ways: Ways<'a>,
     leaves: Vec<(usize, String)>,
-    large_per_s: Vec<f64>,
+    all: Vec<Pace>,
+    large: Vec<Pace>,
+}
+
+/// Packets a second that cross a direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    datagrams_per_s: f64,
+    segments_per_s: f64,
+    /// Turns a second of the flows that those segments are of, each as likely as it crosses, and how many flows that makes.
+    turns_per_s: f64,
+    flows: f64,
+}
+
+impl Pace {
+    fn add(&mut self, flow: &PlannedFlow, likely: f64) {
+        match flow.flow.transport {
+            Transport::Udp => self.datagrams_per_s += likely * flow.crossing_per_s(),
+            Transport::Tcp => {
+                self.segments_per_s += likely * flow.crossing_per_s();
+                self.turns_per_s += likely * flow.per_s();
+                self.flows += likely;
+            }
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            datagrams_per_s: self.datagrams_per_s + other.datagrams_per_s,
+            segments_per_s: self.segments_per_s + other.segments_per_s,
+            turns_per_s: self.turns_per_s + other.turns_per_s,
+            flows: self.flows + other.flows,
+        }
+    }
+
+    fn per_s(&self) -> f64 {
+        self.datagrams_per_s + self.segments_per_s
+    }
+
+    /// Packets a second of each transport, and after how many ms a loss among them is told.
+    fn told(&self, timeout_ms: f64, loss: f64) -> [(f64, f64); 2] {
+        let gone_ms = (2.0 * timeout_ms).max(STREAM_LOST_MS_MIN);
+        let interval_ms = if self.turns_per_s > 0.0 { 1e3 * self.flows / self.turns_per_s } else { 0.0 };
+        let mended_ms = if loss >= 1.0 { gone_ms } else { gone_ms.max(interval_ms) };
+        [(self.datagrams_per_s, timeout_ms), (self.segments_per_s, mended_ms)]
+    }
 }
 
 impl<'a> View<'a> {
@@ -272,7 +319,8 @@ impl<'a> View<'a> {
     ) -> Self {
         let mut ways = Ways::new(fabric, placements, endpoints);
         let count = fabric.links().len() * 2;
-        let (mut signatures, mut thrown, mut large_per_s) = (vec![0u64; count], vec![false; count], vec![0.0; count]);
+        let (mut signatures, mut thrown) = (vec![0u64; count], vec![false; count]);
+        let (mut all, mut large) = (vec![Pace::default(); count], vec![Pace::default(); count]);
         for flow in &plan.flows {
             for (leg, way) in (0u64..).zip(ways.both(flow)) {
                 way.each(|direction, likely| {
@@ -280,8 +328,9 @@ impl<'a> View<'a> {
                     let mark = mix(flow.id ^ mix(leg ^ likely.to_bits()));
                     signatures[direction] = signatures[direction].wrapping_add(mark);
                     thrown[direction] |= likely < 1.0;
+                    all[direction].add(flow, likely);
                     if flow.size_bytes >= LARGE_BYTES {
-                        large_per_s[direction] += likely * flow.per_s();
+                        large[direction].add(flow, likely);
                     }
                 });
             }
@@ -297,15 +346,11 @@ impl<'a> View<'a> {
             }
         }
         let leaves = leaves.into_iter().collect();
-        Self { fabric, plan, senses, signatures, thrown, sets, known: BTreeMap::new(), ways, leaves, large_per_s }
+        Self { fabric, senses, signatures, thrown, sets, known: BTreeMap::new(), ways, leaves, all, large }
     }
 
     fn name(&self, at: usize) -> String {
         self.fabric.name(super::shares::direction(at))
-    }
-
-    fn per_s(&self, at: usize) -> f64 {
-        self.plan.covered.get(at).map_or(0.0, super::plan::Covered::per_s)
     }
 
     /// What a fault of this direction alone looks like.
@@ -358,30 +403,35 @@ impl<'a> View<'a> {
     }
 
     /// The first loss of so many packets a second, each lost with this likelihood.
-    fn by_loss(&self, per_s: f64, loss: f64) -> (Option<f64>, f64) {
+    fn by_loss(&self, pace: Pace, loss: f64) -> (Option<f64>, f64) {
+        let per_s = pace.per_s();
         if per_s <= 0.0 {
             return (None, 0.0);
         }
-        let within_s = (1.0 - self.senses.timeout_ms / 1e3).max(0.0);
-        let within =
-            if loss >= 1.0 { (per_s * within_s).min(1.0) } else { 1.0 - (per_s * within_s * (1.0 - loss).ln()).exp() };
-        (Some(1e3 / (per_s * loss) + self.senses.timeout_ms), within)
+        let (mut told_ms, mut unseen) = (0.0, 1.0);
+        for (of_transport, after_ms) in pace.told(self.senses.timeout_ms, loss) {
+            let packets = of_transport * (1.0 - after_ms / 1e3).max(0.0);
+            told_ms += after_ms * of_transport / per_s;
+            unseen *= if loss >= 1.0 { (1.0 - packets).max(0.0) } else { (packets * (1.0 - loss).ln()).exp() };
+        }
+        (Some(1e3 / (per_s * loss) + told_ms), 1.0 - unseen)
     }
 
     fn direction(&mut self, direction: Direction, rows: &mut Vec<OutlookRow>) {
         let at = number(direction);
-        let (all, large) = (self.per_s(at), self.large_per_s[at]);
-        for (mode, per_s, loss) in [
+        let (all, large) = (self.all[at], self.large[at]);
+        for (mode, pace, loss) in [
             (FaultMode::SilentLoss, all, self.senses.loss),
             (FaultMode::BlackHole, all, 1.0),
             (FaultMode::LargePackets, large, self.senses.large_loss),
         ] {
-            let (expected_ms, within_1_s) = self.by_loss(per_s, loss);
+            let (expected_ms, within_1_s) = self.by_loss(pace, loss);
             let set = self.set_of(at);
-            rows.push(row(self.name(at), "direction", mode, expected_ms, within_1_s, by_probes(mode, per_s), set));
+            rows.push(row(self.name(at), "direction", mode, expected_ms, within_1_s, by_probes(mode, pace), set));
         }
         // Delay under load shows in the probes' times, and no signal tells it.
-        let by = if all > 0.0 { vec!["railwatch probes: fabric delay; no signal".to_owned()] } else { Vec::new() };
+        let by =
+            if all.per_s() > 0.0 { vec!["railwatch probes: fabric delay; no signal".to_owned()] } else { Vec::new() };
         let set = self.set_of(at);
         rows.push(row(self.name(at), "direction", FaultMode::SlowPort, None, 0.0, by, set));
     }
@@ -391,11 +441,11 @@ impl<'a> View<'a> {
         let name = cable.to_string();
         // Both directions of it, as a dead data plane is.
         let directions = [true, false].map(|from_a| number(Direction { link, from_a }));
-        let per_s: f64 = directions.iter().map(|at| self.per_s(*at)).sum();
+        let pace = directions.iter().map(|at| self.all[*at]).fold(Pace::default(), Pace::and);
         for (mode, loss) in [(FaultMode::SilentLoss, self.senses.loss), (FaultMode::BlackHole, 1.0)] {
-            let (expected_ms, within) = self.by_loss(per_s, loss);
+            let (expected_ms, within) = self.by_loss(pace, loss);
             let set = self.set_of_both(link, directions);
-            rows.push(row(name.clone(), "link", mode, expected_ms, within, by_probes(mode, per_s), set));
+            rows.push(row(name.clone(), "link", mode, expected_ms, within, by_probes(mode, pace), set));
         }
         let ends = [(false, &cable.a), (true, &cable.b)].map(|(from_a, end)| {
             let node = self.fabric.head(Direction { link, from_a });
@@ -452,11 +502,11 @@ impl<'a> View<'a> {
     fn switch(&mut self, node: usize, rows: &mut Vec<OutlookRow>) {
         let into: Vec<usize> =
             (0..self.signatures.len()).filter(|at| self.fabric.head(super::shares::direction(*at)) == node).collect();
-        let per_s: f64 = into.iter().map(|at| self.per_s(*at)).sum();
+        let pace = into.iter().map(|at| self.all[*at]).fold(Pace::default(), Pace::and);
         let name = self.fabric.nodes()[node].name.clone();
         for (mode, loss) in [(FaultMode::SilentLoss, self.senses.loss), (FaultMode::BlackHole, 1.0)] {
-            let (expected_ms, within) = self.by_loss(per_s, loss);
-            let by = by_probes(mode, per_s);
+            let (expected_ms, within) = self.by_loss(pace, loss);
+            let by = by_probes(mode, pace);
             // A switch whose links are all of one set is not told from that set.
             let set = match into.iter().find(|at| self.signatures[**at] != 0) {
                 Some(first) if into.iter().all(|at| self.signatures[*at] == self.signatures[*first]) => {
@@ -471,9 +521,9 @@ impl<'a> View<'a> {
     }
 }
 
-fn by_probes(mode: FaultMode, per_s: f64) -> Vec<String> {
+fn by_probes(mode: FaultMode, pace: Pace) -> Vec<String> {
     let signal = if mode == FaultMode::BlackHole { "probe.unreachable" } else { "probe.loss" };
-    if per_s > 0.0 { vec![format!("{signal} of probes")] } else { Vec::new() }
+    if pace.per_s() > 0.0 { vec![format!("{signal} of probes")] } else { Vec::new() }
 }
 
 /// Whoever tells of it tells which element it is.

@@ -3,14 +3,15 @@
 //! In: a [`World`] (fabric, endpoints, jobs, what traces tell, suspects, the plan before) and [`Options`]. Out: a [`Plan`]. Flows among each
 //! job's NICs come first, within half of the budget, since they cover links, too. Flows of the plan before that still serve are kept, in
 //! their order; then flows between leaves, in the order of a collective's steps, until each direction
-//! of each link above has enough of each size; then for NICs' own links; then, where nothing is known of what joins NICs of a rail, a
+//! of each link above has enough of each kind of probe; then for NICs' own links; then, where nothing is known of what joins NICs of a rail, a
 //! mesh over it. Where this does not fit the budget it is tried with more and slower flows, which scatter less, and then with jobs' flows
-//! last. At the end what shares a way with a suspect is sent more often. Pure. Never: a NIC above its budget, which counts its own probes and its own answers.
+//! last. At the end what shares a way with a suspect is sent more often. Pure. Never: a NIC above its budget, which counts all that the NIC sends for probing.
 
 use super::choice::Builder;
 use super::choice::jobs::Room;
+use super::kind::{Packets, Streams};
 use super::shape::Shape;
-use crate::map::{Direction, Fabric, Flow, Path, PortName};
+use crate::map::{Direction, Fabric, Flow, Path, PortName, Transport};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,8 +30,10 @@ pub struct Endpoint {
     pub rail: String,
     /// Its number in the fabric, where it has one.
     pub nic: Option<usize>,
-    /// UDP port of its responder; none: it is no target.
+    /// UDP port of its responder; none: it is no target of UDP.
     pub answers: Option<u16>,
+    /// What it can do over TCP.
+    pub streams: Streams,
 }
 
 impl Endpoint {
@@ -38,13 +41,6 @@ impl Endpoint {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         std::iter::once(self.address).chain(self.address_v6)
     }
-}
-
-/// Addresses of one family that both have, IPv4 before IPv6; without such they cannot be probed with each other.
-#[must_use]
-pub fn addresses_between(from: &Endpoint, to: &Endpoint) -> Option<(IpAddr, IpAddr)> {
-    let of = |end: &Endpoint, is_v6: bool| end.addresses().find(|address| address.is_ipv6() == is_v6);
-    [false, true].into_iter().find_map(|is_v6| Some((of(from, is_v6)?, of(to, is_v6)?)))
 }
 
 /// A job that runs on several hosts.
@@ -105,12 +101,14 @@ pub struct World<'a> {
 /// How to plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Probes and answers a second that cross each direction of each link, all sizes together.
+    /// Packets of probes and answers a second that cross each direction of each link, all kinds together.
     pub per_direction_per_s: f64,
-    /// Packets a second that leave a NIC for probing: its own probes and its answers.
+    /// Packets a second that leave a NIC for probing: its own probes, its answers, and what TCP acknowledges.
     pub packets_per_s_per_nic_max: f64,
-    /// Payloads over IPv4, bytes; each direction gets an equal part of each. See [`Options::payload_bytes`].
+    /// Payloads of UDP over IPv4, bytes. See [`Options::payload_bytes`].
     pub sizes_bytes: Vec<u32>,
+    /// What carries them; each direction gets an equal part of each size over each.
+    pub transports: Vec<Transport>,
     /// Order of the pairs.
     pub shape: Shape,
     /// Links are covered by pairs of any two NICs, not of those of a rail alone.
@@ -137,6 +135,7 @@ impl Default for Options {
             per_direction_per_s: 10.0,
             packets_per_s_per_nic_max: 150.0,
             sizes_bytes: vec![64, 1458],
+            transports: vec![Transport::Udp],
             shape: Shape::Mesh,
             fleet: false,
             certainty: 0.999,
@@ -150,31 +149,10 @@ impl Default for Options {
     }
 }
 
-/// By how much the header of IPv6 is longer than that of IPv4, bytes.
-const V6_LONGER_BYTES: u32 = 20;
-/// From this on a payload is to make a long packet, bytes.
-const LONG_BYTES: u32 = 1024;
-
-impl Options {
-    /// What a probe of this size carries: a long one over IPv6 that much less as its header is longer, so that packets are equally long and fit the same MTU.
-    #[must_use]
-    pub fn payload_bytes(&self, size: usize, address: IpAddr) -> u32 {
-        let bytes = self.sizes_bytes[size];
-        let shorter = bytes.saturating_sub(V6_LONGER_BYTES);
-        if address.is_ipv4() || bytes < LONG_BYTES || self.sizes_bytes.contains(&shorter) { bytes } else { shorter }
-    }
-
-    /// Which size this payload is of.
-    #[must_use]
-    pub fn size_of(&self, payload_bytes: u32, address: IpAddr) -> Option<usize> {
-        (0..self.sizes_bytes.len()).find(|size| self.payload_bytes(*size, address) == payload_bytes)
-    }
-}
-
 /// A flow of probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedFlow {
-    /// A hash of the flow, its size and its DSCP.
+    /// A hash of the flow, with what carries it, its size and its DSCP.
     pub id: u64,
     /// Number of the endpoint that probes.
     pub from: usize,
@@ -182,9 +160,9 @@ pub struct PlannedFlow {
     pub to: usize,
     /// Of the probes; the answers' has source and destination changed.
     pub flow: Flow,
-    /// Payload.
+    /// Payload of a turn.
     pub size_bytes: u32,
-    /// Between probes.
+    /// Between turns.
     pub interval_us: u32,
     /// Of the first probe.
     pub offset_us: u32,
@@ -205,10 +183,16 @@ impl PlannedFlow {
         }
     }
 
-    /// Probes a second.
+    /// Turns a second.
     #[must_use]
     pub fn per_s(&self) -> f64 {
         1e6 / f64::from(self.interval_us)
+    }
+
+    /// Packets a second of it that cross its way there, and as many of its answers the way back.
+    #[must_use]
+    pub fn crossing_per_s(&self) -> f64 {
+        self.per_s() * Packets::of_flow(&self.flow, self.size_bytes).crossing
     }
 }
 
@@ -222,6 +206,8 @@ pub enum Uncovered {
     NoWay,
     /// The NICs' budgets, or the flows that a host may have, are used up.
     Budget,
+    /// Agents at either end of every way over it cannot probe and answer over one of the transports.
+    Transport,
 }
 
 /// What crosses a direction.
@@ -229,21 +215,21 @@ pub enum Uncovered {
 pub struct Covered {
     /// Which.
     pub direction: Direction,
-    /// Probes and answers a second that are expected to cross it, by size.
-    pub per_s_by_size: Vec<f64>,
-    /// Of all sizes, those whose path is known.
+    /// Packets of probes and answers a second that are expected to cross it, by kind ([`Options::kinds`]).
+    pub per_s_by_kind: Vec<f64>,
+    /// Of all kinds, those whose path is known.
     pub sure_per_s: f64,
-    /// Likelihood that each size has its part of the rate.
+    /// Likelihood that each kind has its part of the rate.
     pub certainty: f64,
     /// None where it has what it should have.
     pub uncovered: Option<Uncovered>,
 }
 
 impl Covered {
-    /// Of all sizes.
+    /// Of all kinds.
     #[must_use]
     pub fn per_s(&self) -> f64 {
-        self.per_s_by_size.iter().sum()
+        self.per_s_by_kind.iter().sum()
     }
 }
 
@@ -288,7 +274,7 @@ impl Plan {
     }
 }
 
-/// Flows that each size of each direction is made of, tried in this order: more flows scatter less, and so need fewer packets.
+/// Flows that each kind of each direction is made of, tried in this order: more flows scatter less, and so need fewer packets.
 const FINENESS: [u32; 5] = [5, 10, 20, 40, 80];
 /// Plans.
 #[must_use]

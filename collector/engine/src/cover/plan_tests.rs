@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::cover::clos::{Clos, clos};
-use crate::cover::mix;
+use crate::cover::{Ends, ends, mix};
 use crate::map::{Link, Nic, Node};
 
 const LAB: Clos = Clos { rails: 2, leaves_per_rail: 2, hosts_per_leaf: 4, spines: 2 };
@@ -96,7 +96,7 @@ fn every_direction_has_its_rate_in_each_size_for_the_least_and_within_the_budget
             }
             assert_eq!(covered.uncovered, None, "{sizes:?} {name}: {covered:?}");
             assert!(covered.certainty >= 0.999, "{name}: {covered:?}");
-            assert!(covered.per_s_by_size.iter().all(|per_s| *per_s >= 5.0 - 1e-9), "{name}: {covered:?}");
+            assert!(covered.per_s_by_kind.iter().all(|per_s| *per_s >= 5.0 - 1e-9), "{name}: {covered:?}");
         }
     }
 }
@@ -434,7 +434,8 @@ fn each_pair_is_probed_over_a_family_that_both_have_and_long_packets_are_equally
     let plan = planned_for(&fabric, &endpoints, &options, &jobs, &[]);
     for flow in &plan.flows {
         let (from, to) = (&endpoints[flow.from], &endpoints[flow.to]);
-        assert_eq!(Some((flow.flow.source, flow.flow.destination)), addresses_between(from, to));
+        let Ends { source, destination, .. } = ends(from, to, Transport::Udp).unwrap();
+        assert_eq!((flow.flow.source, flow.flow.destination), (source, destination));
         let expected = if flow.flow.source.is_ipv6() { [64, 1438] } else { [64, 1458] };
         assert!(expected.contains(&flow.size_bytes), "{flow:?}");
     }
@@ -456,12 +457,122 @@ fn each_pair_is_probed_over_a_family_that_both_have_and_long_packets_are_equally
     assert!(others.is_subset(&ids(&later)));
 }
 
+fn both() -> Options {
+    Options { transports: Transport::ALL.to_vec(), ..Options::default() }
+}
+
+/// The packets a second of each endpoint that these flows come to.
+fn packets_of(plan: &Plan, endpoints: &[Endpoint]) -> Vec<f64> {
+    let mut load = vec![0.0; endpoints.len()];
+    for flow in &plan.flows {
+        let Packets { prober, answerer, .. } = Packets::of_flow(&flow.flow, flow.size_bytes);
+        load[flow.from] += prober * flow.per_s();
+        load[flow.to] += answerer * flow.per_s();
+    }
+    load
+}
+
 #[test]
-fn a_size_that_is_another_when_shorter_stays_itself() {
-    let options = Options { sizes_bytes: vec![64, 84, 1438, 1458], ..Options::default() };
-    let v6 = IpAddr::from([0; 16]);
-    let payloads: Vec<_> = (0..4).map(|size| options.payload_bytes(size, v6)).collect();
-    assert_eq!(payloads, [64, 84, 1418, 1458]);
-    assert!((0..4).all(|size| options.size_of(payloads[size], v6) == Some(size)));
-    assert_eq!(options.size_of(1438, v6), None);
+fn each_direction_has_its_part_of_each_size_over_each_transport_and_acknowledgements_are_paid_for() {
+    for sizes in [LAB, Clos { rails: 4, leaves_per_rail: 4, hosts_per_leaf: 16, spines: 16 }] {
+        let (fabric, endpoints) = clos(sizes);
+        let plan = planned(&fabric, &endpoints, &both());
+        for covered in &plan.covered {
+            let name = fabric.name(covered.direction);
+            assert_eq!((covered.uncovered, covered.per_s_by_kind.len()), (None, 4), "{sizes:?} {name}: {covered:?}");
+            assert!(covered.certainty >= 0.999, "{name}: {covered:?}");
+            assert!(covered.per_s_by_kind.iter().all(|per_s| *per_s >= 2.5 - 1e-9), "{name}: {covered:?}");
+        }
+        let sizes_of = |transport| -> BTreeSet<u32> {
+            plan.flows.iter().filter(|flow| flow.flow.transport == transport).map(|flow| flow.size_bytes).collect()
+        };
+        assert_eq!((sizes_of(Transport::Udp), sizes_of(Transport::Tcp)), ([64, 1458].into(), [64, 1430].into()));
+        for (said, sent) in plan.packets_per_s.iter().zip(packets_of(&plan, &endpoints)) {
+            assert!((said - sent).abs() < 0.01 * sent, "{said} {sent}");
+        }
+        let udp = planned(&fabric, &endpoints, &Options::default());
+        // Half of the packets are of TCP, each of them one and a half at an end.
+        let more = packets_per_s(&plan) / packets_per_s(&udp);
+        assert!((1.1..1.5).contains(&more), "{more}");
+        let (placements, suspects) = (BTreeMap::new(), Suspects::default());
+        assert_eq!(plan.flows, planned_with(&fabric, &endpoints, &both(), &placements, &suspects, &plan.flows).flows);
+        // Flows of a transport that is wanted no more go, the others stay.
+        let without = planned_with(&fabric, &endpoints, &Options::default(), &placements, &suspects, &plan.flows);
+        assert!(without.flows.iter().all(|flow| flow.flow.transport == Transport::Udp));
+        assert!(ids(&without).intersection(&ids(&plan)).count() * 3 > without.flows.len());
+    }
+}
+
+#[test]
+fn who_cannot_speak_tcp_is_planned_none_and_what_that_leaves_uncovered_says_so() {
+    let (fabric, mut endpoints) = clos(LAB);
+    for endpoint in &mut endpoints {
+        match endpoint.port.node.as_str() {
+            // An older agent.
+            "host0" => endpoint.streams = Streams::default(),
+            // It answers none, and probes.
+            "host1" => (endpoint.streams.port_v4, endpoint.streams.port_v6) = (None, None),
+            _ => endpoint.streams.port_v4 = Some(7705),
+        }
+    }
+    let plan = planned_for(&fabric, &endpoints, &both(), &[job("1", [0, 1, 2])], &[]);
+    for flow in &plan.flows {
+        let (from, to) = (&endpoints[flow.from].port.node, &endpoints[flow.to].port.node);
+        match flow.flow.transport {
+            Transport::Udp => assert_eq!(flow.flow.destination_port, 7704),
+            Transport::Tcp => {
+                assert_eq!(flow.flow.destination_port, 7705);
+                assert!(from != "host0" && !["host0", "host1"].contains(&to.as_str()), "{from} to {to}");
+            }
+        }
+    }
+    for covered in &plan.covered {
+        let name = fabric.name(covered.direction);
+        let expected = name.contains("host0:").then_some(Uncovered::Transport);
+        assert_eq!(covered.uncovered, expected, "{name}: {covered:?}");
+    }
+    // Of host 0 and host 1 the pair is probed over UDP alone, of host 1 and host 2 over TCP by host 1.
+    let of_job: BTreeSet<_> = plan
+        .flows
+        .iter()
+        .filter(|flow| flow.job.is_some() && flow.flow.transport == Transport::Tcp)
+        .map(|flow| (endpoints[flow.from].port.node.as_str(), endpoints[flow.to].port.node.as_str()))
+        .collect();
+    assert_eq!(of_job, [("host1", "host2")].into());
+    assert_eq!((plan.jobs[0].pairs, plan.jobs[0].pairs_probed), (6, 6));
+}
+
+#[test]
+fn no_host_is_given_more_connections_than_its_responder_holds() {
+    let (fabric, mut endpoints) = clos(LAB);
+    endpoints.iter_mut().for_each(|endpoint| endpoint.streams.connections_max = 3);
+    let plan = planned(&fabric, &endpoints, &both());
+    let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+    for flow in plan.flows.iter().filter(|flow| flow.flow.transport == Transport::Tcp) {
+        *held.entry(endpoints[flow.to].port.node.as_str()).or_default() += 1;
+    }
+    assert!(held.len() == 8 && held.values().all(|held| *held <= 3), "{held:?}");
+    assert!(plan.covered.iter().any(|covered| covered.uncovered == Some(Uncovered::Budget)));
+    endpoints
+        .iter_mut()
+        .for_each(|endpoint| endpoint.streams = Streams { connections_max: 99, per_source_max: 1, ..endpoint.streams });
+    let plan = planned(&fabric, &endpoints, &both());
+    let pairs: Vec<_> = plan.flows.iter().filter(|flow| flow.flow.transport == Transport::Tcp).collect();
+    let distinct: BTreeSet<_> = pairs.iter().map(|flow| (flow.from, &endpoints[flow.to].port.node)).collect();
+    assert_eq!(distinct.len(), pairs.len());
+}
+
+#[test]
+fn a_turn_of_a_megabyte_counts_with_all_its_packets_and_comes_within_a_minute() {
+    let (fabric, endpoints) = clos(LAB);
+    let options = Options { sizes_bytes: vec![64, 1 << 20], packets_per_s_per_nic_max: 150.0, ..both() };
+    let plan = planned(&fabric, &endpoints, &options);
+    let large: Vec<_> = plan.flows.iter().filter(|flow| flow.size_bytes > 1000).collect();
+    assert!(!large.is_empty() && large.iter().all(|flow| flow.interval_us == 60_000_000), "{:?}", large.first());
+    for (said, sent) in plan.packets_per_s.iter().zip(packets_of(&plan, &endpoints)) {
+        assert!((said - sent).abs() < 0.01 * sent, "{said} {sent}");
+    }
+    assert!(plan.covered.iter().any(|covered| covered.uncovered == Some(Uncovered::Budget)), "not all has room");
+    let options = Options { packets_per_s_per_nic_max: 1500.0, ..options };
+    assert!((planned(&fabric, &endpoints, &options).coverage() - 1.0).abs() < 1e-9);
 }

@@ -5,7 +5,7 @@
 //! link that is down.
 
 use crate::map::{Direction, Fabric, NodeKind};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Directions by number ([`number`]) and how likely each is crossed.
@@ -31,8 +31,9 @@ pub struct Shares<'f> {
     fabric: &'f Fabric,
     /// Of each switch, the ways that are up to other switches.
     ways: Vec<Vec<(usize, usize)>>,
-    distances: BTreeMap<usize, Vec<u32>>,
-    known: BTreeMap<(usize, usize), Option<Likely>>,
+    /// By destination, of each switch the ways to neighbours that are nearer to it; none where it cannot be reached.
+    nearer: HashMap<usize, Vec<Vec<(usize, usize)>>>,
+    known: HashMap<(usize, usize), Option<Likely>>,
 }
 
 impl<'f> Shares<'f> {
@@ -49,7 +50,7 @@ impl<'f> Shares<'f> {
                 ways[b].push((number(towards(false)), a));
             }
         }
-        Self { fabric, ways, distances: BTreeMap::new(), known: BTreeMap::new() }
+        Self { fabric, ways, nearer: HashMap::new(), known: HashMap::new() }
     }
 
     /// Between two nodes by number; none where there is no way, or where one is no switch.
@@ -68,8 +69,8 @@ impl<'f> Shares<'f> {
             return None;
         }
         let ways = &self.ways;
-        let distance = self.distances.entry(to).or_insert_with(|| distances(ways, to));
-        if distance[from] == FAR {
+        let nearer = self.nearer.entry(to).or_insert_with(|| nearer(ways, to));
+        if from != to && nearer[from].is_empty() {
             return None;
         }
         let mut likely = Vec::new();
@@ -78,10 +79,9 @@ impl<'f> Shares<'f> {
         while !level.contains_key(&to) {
             let mut next: BTreeMap<usize, f64> = BTreeMap::new();
             for (node, part) in level {
-                let nearer = || ways[node].iter().filter(|(_, head)| distance[*head] + 1 == distance[node]);
                 #[expect(clippy::cast_precision_loss, reason = "ports of a switch, far below 2^52")]
-                let share = part / nearer().count() as f64;
-                for (way, head) in nearer() {
+                let share = part / nearer[node].len() as f64;
+                for (way, head) in &nearer[node] {
                     likely.push((*way, share));
                     *next.entry(*head).or_default() += share;
                 }
@@ -90,6 +90,16 @@ impl<'f> Shares<'f> {
         }
         Some(likely.into())
     }
+}
+
+/// Of each switch, the ways to neighbours that are nearer to this one.
+fn nearer(ways: &[Vec<(usize, usize)>], to: usize) -> Vec<Vec<(usize, usize)>> {
+    let distance = distances(ways, to);
+    let of = |(node, ways): (usize, &Vec<(usize, usize)>)| {
+        let is_nearer = |(_, head): &&(usize, usize)| distance[*head] + 1 == distance[node];
+        ways.iter().filter(is_nearer).copied().collect()
+    };
+    ways.iter().enumerate().map(of).collect()
 }
 
 /// Hops from each switch.

@@ -4,7 +4,7 @@
 
 use super::plan::{Endpoint, PlannedFlow};
 use super::shares::{Likely, Shares, direction, number};
-use crate::map::{Direction, Fabric, Flow, Path};
+use crate::map::{Direction, Fabric, Flow, Path, Transport};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -69,9 +69,10 @@ impl<'a> Ways<'a> {
 
     /// Of packets of this flow.
     pub(super) fn of(&mut self, from: usize, to: usize, flow: &Flow) -> Way {
-        if let Some(path) =
-            self.placements.get(flow).filter(|path| path.iter().all(|d| d.link < self.fabric.links().len()))
-        {
+        // The kernel draws the label of a connection over IPv6 itself: a trace of its ports may have gone elsewhere.
+        let is_untold = flow.transport == Transport::Tcp && flow.source.is_ipv6();
+        let path = if is_untold || self.placements.is_empty() { None } else { self.placements.get(flow) };
+        if let Some(path) = path.filter(|path| path.iter().all(|d| d.link < self.fabric.links().len())) {
             return Way::Exact(path.iter().map(|direction| number(*direction)).collect());
         }
         self.unplaced(from, to)

@@ -73,6 +73,20 @@ pub enum Transport {
     Tcp,
 }
 
+impl Transport {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Udp, Self::Tcp];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// A 5-tuple.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Flow {

@@ -1,12 +1,13 @@
 //! Flows among the NICs of each job, in the steps of the shape, by rank.
 //!
-//! In: the jobs of a [`World`](super::World). Out: flows of each size for each pair, and for each job how many pairs there are and how many are
+//! In: the jobs of a [`World`](super::World). Out: flows of each kind for each pair, and for each job how many pairs there are and how many are
 //! probed. NICs of one rail are a group, since that is how collectives pair them. Rounds of all groups are taken in turn, of each group spread
 //! evenly over all its rounds, so that a job too large for the budget has an even part of its pairs, and no job takes what others need. A pair
 //! that two jobs share is probed once, for the first. Pure. Never: more of a NIC's budget, or of a host's flows, than [`Room`] allows.
 
 use super::{Builder, Phase};
 use crate::cover::plan::JobPlan;
+use crate::map::Transport;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -37,7 +38,7 @@ struct Progress {
     /// Pairs that are probed already, for whichever job.
     have: HashSet<(usize, usize)>,
     flows: usize,
-    /// Of the plan before, by ends and size: the one that was a job's, where there is one.
+    /// Of the plan before, by ends and kind: the one that was a job's, where there is one.
     before: HashMap<(usize, usize, usize), usize>,
 }
 
@@ -78,7 +79,9 @@ impl Builder<'_> {
             }
             for members in rails.into_values() {
                 plan.pairs += self.options.shape.pairs(members.len());
-                if !members.iter().any(|member| self.answers[*member]) {
+                let answer =
+                    |member: &usize| Transport::ALL.iter().any(|transport| self.answers[*member].of(*transport) != 0);
+                if !members.iter().any(answer) {
                     continue;
                 }
                 let rounds_all = self.options.shape.rounds(members.len());
@@ -99,9 +102,9 @@ impl Builder<'_> {
         }
         let (world, by_address) = (self.world, self.by_address());
         for (at, before) in world.before.iter().enumerate() {
-            let Some((from, to, size)) = self.usable(&by_address, before) else { continue };
+            let Some((from, to, kind)) = self.usable(&by_address, before) else { continue };
             self.reserved[from].insert(before.flow.source_port);
-            let known = progress.before.entry((from, to, size)).or_insert(at);
+            let known = progress.before.entry((from, to, kind)).or_insert(at);
             if before.job.is_some() && world.before[*known].job.is_none() {
                 *known = at;
             }
@@ -116,11 +119,13 @@ impl Builder<'_> {
         for (a, b) in self.options.shape.round(group.members.len(), round) {
             let (a, b) = (group.members[a], group.members[b]);
             // Both directions are crossed whoever asks.
-            let (from, to) = if self.answers[b] { (a, b) } else { (b, a) };
-            if !self.answers[to] || !self.may_join(from, to) {
+            let asks = |kind: usize| [(a, b), (b, a)].into_iter().find(|(from, to)| self.able(*from, *to, kind));
+            let flows: Vec<_> = (0..self.kinds.len()).filter_map(|kind| Some((asks(kind)?, kind))).collect();
+            if flows.is_empty() {
                 continue;
             }
-            if progress.have.contains(&(from, to)) || self.pair(group.job, from, to, phase, room, progress) {
+            let pair = flows[0].0;
+            if progress.have.contains(&pair) || self.pair(group.job, &flows, phase, room, progress) {
                 came += 1;
             } else {
                 refused += 1;
@@ -130,28 +135,42 @@ impl Builder<'_> {
         came > 0 || refused == 0
     }
 
-    /// Flows of each size, or none.
-    fn pair(&mut self, job: usize, from: usize, to: usize, phase: Phase, room: Room, progress: &mut Progress) -> bool {
-        let (world, sizes) = (self.world, self.options.sizes_bytes.len());
+    /// These flows of a pair, by ends and kind, or none.
+    fn pair(
+        &mut self,
+        job: usize,
+        wanted: &[((usize, usize), usize)],
+        phase: Phase,
+        room: Room,
+        progress: &mut Progress,
+    ) -> bool {
+        let world = self.world;
         let (budget, flows_max) = match room {
             Room::Half => (self.options.packets_per_s_per_nic_max / 2.0, self.options.flows_per_host_max / 2),
             Room::Rest => (self.options.packets_per_s_per_nic_max, self.options.flows_per_host_max),
         };
-        #[expect(clippy::cast_precision_loss, reason = "a few sizes")]
-        let per_s = self.per_s(from, to) * sizes as f64;
-        let is_full = [from, to].iter().any(|end| self.load[*end] + per_s > budget + 1e-9)
-            || self.of_host[self.hosts[from]] + sizes > flows_max
-            || progress.flows + sizes > FLOWS_MAX;
+        let mut more = [(wanted[0].0.0, 0.0, 0), (wanted[0].0.1, 0.0, 0)];
+        for ((from, to), kind) in wanted {
+            let (_, packets) = self.pace(*from, *to, *kind);
+            for (end, packets_per_s, flows) in &mut more {
+                *packets_per_s += if end == from { packets.prober } else { packets.answerer };
+                *flows += usize::from(end == from);
+            }
+        }
+        let is_full = more.iter().any(|(end, packets_per_s, flows)| {
+            self.load[*end] + packets_per_s > budget + 1e-9
+                || (*flows > 0 && self.of_host[self.hosts[*end]] + flows > flows_max)
+        }) || progress.flows + wanted.len() > FLOWS_MAX;
         if is_full {
             return false;
         }
         let mut flows = 0;
-        for size in 0..sizes {
-            let before = progress.before.get(&(from, to, size)).map(|at| &world.before[*at]);
+        for ((from, to), kind) in wanted {
+            let before = progress.before.get(&(*from, *to, *kind)).map(|at| &world.before[*at]);
             let before = before.filter(|before| !self.by_id.contains(&before.id));
             let is_in = match before {
-                Some(before) => self.add(from, to, before.flow.clone(), size, before.offset_us),
-                None => self.new_flow(from, to, size, phase),
+                Some(before) => self.add(*from, *to, before.flow.clone(), *kind, before.offset_us),
+                None => self.new_flow(*from, *to, *kind, phase),
             };
             if let Some(flow) = self.flows.last_mut().filter(|_| is_in) {
                 flow.job = Some(world.jobs[job].name.clone());
@@ -159,8 +178,8 @@ impl Builder<'_> {
             }
         }
         progress.flows += flows;
-        progress.have.insert((from, to));
-        flows == sizes
+        progress.have.insert(wanted[0].0);
+        flows == wanted.len()
     }
 
     pub(super) fn by_address(&self) -> HashMap<IpAddr, usize> {
