@@ -14,8 +14,12 @@ use railwatch_probe::{
     Counts, Key, Limits, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, TRACE_HOPS_MAX, TraceOptions,
     TraceSpec,
 };
+#[cfg(feature = "verbs")]
+use railwatch_probe::verbs::{self, Lender, LenderState, Service, has_devices};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
+#[cfg(feature = "verbs")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -33,7 +37,13 @@ pub struct ResponderRoom {
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
     port: u16,
+    #[cfg(feature = "verbs")]
+    lender: Option<Arc<LenderState>>,
 }
+
+/// What limits the lending of queue pairs, in the list of limitations.
+#[cfg(feature = "verbs")]
+const LENDING: &str = "answers to probes over RDMA";
 
 impl ResponderRoom {
     /// Starts it, where it is wanted and can be; why not otherwise is among the limitations.
@@ -57,7 +67,10 @@ impl ResponderRoom {
         let socket = StampedSocket::bind(listen, TOS).with_context(|| format!("listen for probes on {listen}"))?;
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
-        let responder = Responder::new(socket, key, Limits { per_source_per_s, ..Limits::default() });
+        #[cfg_attr(not(feature = "verbs"), expect(unused_mut, reason = "it is told by what to lend"))]
+        let mut responder = Responder::new(socket, key, Limits { per_source_per_s, ..Limits::default() });
+        #[cfg(feature = "verbs")]
+        let lender = lend(config, &mut responder, shared);
         let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
         let thread = {
             let (stop, shared) = (Arc::clone(&stop), Arc::clone(shared));
@@ -70,7 +83,24 @@ impl ResponderRoom {
             std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?
         };
         tracing::info!("probes are answered at {listen}");
-        Ok(Self { thread, stop, counts, port: listen.port() })
+        Ok(Self {
+            thread,
+            stop,
+            counts,
+            port: listen.port(),
+            #[cfg(feature = "verbs")]
+            lender,
+        })
+    }
+
+    /// Writes whether queue pairs are lent, where that changed.
+    #[cfg(feature = "verbs")]
+    pub fn tell(&self, shared: &Shared) {
+        let Some(lender) = &self.lender else { return };
+        let limitations: Vec<_> = lender.off().map(|why| Limitation::new(LENDING, why)).into_iter().collect();
+        if shared.limitations_of("probe.verbs") != limitations {
+            shared.set_limitations("probe.verbs", limitations);
+        }
     }
 
     /// For the page.
@@ -92,6 +122,33 @@ impl ResponderRoom {
     }
 }
 
+/// Lets members borrow queue pairs, where the host has RDMA devices and a helper is asked for; why not otherwise is among the
+/// limitations. A host without such devices lacks nothing.
+#[cfg(feature = "verbs")]
+fn lend(config: &Config, responder: &mut Responder, shared: &Shared) -> Option<Arc<LenderState>> {
+    if !has_devices(Path::new("/sys")) {
+        return None;
+    }
+    let limited = |why| shared.set_limitations("probe.verbs", vec![Limitation::new(LENDING, why)]);
+    let path = &config.verbs_socket;
+    if path.as_os_str().is_empty() {
+        limited("probe.verbs_socket is empty: set it, and start its helper, railwatch-verbs.service".to_owned());
+        return None;
+    }
+    match Lender::bind(path) {
+        Ok(lender) => {
+            let state = lender.state();
+            responder.lend_by(lender);
+            Some(state)
+        }
+        Err(error) => {
+            let path = path.display();
+            limited(format!("listen on {path}: {error}; set probe.verbs_socket to a path in a folder of the agent's own"));
+            None
+        }
+    }
+}
+
 /// What became of the probes that came in, for the page.
 pub fn show(page: &mut Page, counts: &Counts) {
     let result = |name, count: &AtomicU64| (labels([("result", name)]), count.load(Relaxed));
@@ -107,6 +164,7 @@ pub fn show(page: &mut Page, counts: &Counts) {
             result("over_rate", &counts.over_rate),
             result("over_checks", &counts.over_checks),
             result("unsent", &counts.unsent),
+            result("queue_pair", &counts.queue_pairs),
         ],
     );
 }
@@ -126,10 +184,15 @@ pub struct ProbeOptions {
     /// Milliseconds between two probes
     #[arg(long, value_name = "MS", default_value_t = 10.0)]
     interval_ms: f64,
-    /// UDP payload of a probe, bytes
+    /// By what: UDP of the kernel; or RDMA verbs over RoCEv2, by a write that the other NIC acknowledges (rc) or a datagram that the other
+    /// host answers (ud)
+    #[cfg(feature = "verbs")]
+    #[arg(long, value_enum, default_value_t = Transport::Udp)]
+    transport: Transport,
+    /// Payload of a probe, bytes
     #[arg(long, value_name = "BYTES", default_value_t = railwatch_probe::HEAD_BYTES)]
     size: usize,
-    /// Flows by source port, by turns: equal-cost paths are chosen by it
+    /// Flows by source port (over RDMA: by queue pair and flow label), by turns: equal-cost paths are chosen by it
     #[arg(long, value_name = "N", default_value_t = 1)]
     flows: u16,
     /// Own address
@@ -149,6 +212,15 @@ pub struct ProbeOptions {
     output: Output,
 }
 
+/// By what a probe goes.
+#[cfg(feature = "verbs")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Transport {
+    Udp,
+    Rc,
+    Ud,
+}
+
 /// Probes, and prints what it took; whether every probe was sent and answered.
 pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
     let milliseconds = |what: &str, value: f64| {
@@ -166,6 +238,13 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
         dscp: options.dscp,
         timeout: milliseconds("the time-out", options.timeout_ms)?,
     };
+    #[cfg(feature = "verbs")]
+    let report = match options.transport {
+        Transport::Udp => railwatch_probe::run(&plan, &key, |_, _| {}),
+        Transport::Rc => verbs::run(&plan, Service::Connected, &key, |_, _| {}),
+        Transport::Ud => verbs::run(&plan, Service::Datagram, &key, |_, _| {}),
+    }?;
+    #[cfg(not(feature = "verbs"))]
     let report = railwatch_probe::run(&plan, &key, |_, _| {})?;
     match options.output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
@@ -313,7 +392,12 @@ fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<(
             writeln!(out, "{what:<12}{min:>12.1}{p50:>12.1}{p99:>12.1}{max:>12.1}")?;
         }
     }
-    if timed < answered {
+    if let Some(retried) = report.retried.filter(|retried| *retried > 0) {
+        writeln!(out, "{retried} were sent more than once by the NIC, by their time")?;
+    }
+    // Over RDMA no kernel stamps anything.
+    let is_stamped = report.flows.iter().all(|flow| flow.source_port.is_some());
+    if is_stamped && timed < answered {
         writeln!(
             out,
             "{} answers came without every stamp of the kernels: they are in the round trip alone",
@@ -322,11 +406,11 @@ fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<(
     }
     for flow in report.flows.iter().filter(|_| plan.flows > 1) {
         let fabric = flow.fabric_us_p50.map_or("-".into(), |p50| format!("{p50:.1}"));
-        writeln!(
-            out,
-            "source port {:<6} sent {:>8} lost {:>8} fabric p50 {fabric:>10}",
-            flow.source_port, flow.sent, flow.lost
-        )?;
+        let of = match (flow.source_port, flow.flow_label) {
+            (Some(port), _) => format!("source port {port:<6}"),
+            (None, label) => format!("flow label {:<7}", label.unwrap_or_default()),
+        };
+        writeln!(out, "{of} sent {:>8} lost {:>8} fabric p50 {fabric:>10}", flow.sent, flow.lost)?;
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ fn kernels(environment: &Environment) -> Result<()> {
         unsafe { std::env::set_var(variable, object) };
     }
     let fake_nics = KERNELS.iter().map(|kernel| fakenic::built(kernel)).collect::<Result<Vec<_>>>()?;
-    let perftest = packages::perftest()?;
+    let (perftest, verbs) = (packages::perftest()?, packages::verbs()?);
     const PACKAGES: &[&str] = &[
         "railwatch-gpu",
         "railwatch-nic",
@@ -164,7 +164,11 @@ fn kernels(environment: &Environment) -> Result<()> {
                 let program = binary.display().to_string();
                 let command: Vec<_> =
                     [program.as_str(), "--test-threads=1"].into_iter().chain(arguments).map(str::to_owned).collect();
-                let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
+                let environment = [
+                    (fakenic::VARIABLE, fake_nic.as_path()),
+                    (packages::PERFTEST, &perftest),
+                    (packages::VERBS, &verbs),
+                ];
                 let status = vm::run(kernel, 4096, clock, &command, &environment)?;
                 ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");
             }

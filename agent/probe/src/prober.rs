@@ -14,6 +14,7 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -72,15 +73,19 @@ pub struct Report {
     pub prober_us: Option<Quantiles>,
     /// Inside the answerer's.
     pub answerer_us: Option<Quantiles>,
-    /// By source port.
+    /// Of those answered, the ones that the NIC must have sent more than once; over reliable connections alone.
+    pub retried: Option<u64>,
+    /// Each flow's share.
     pub flows: Vec<FlowReport>,
 }
 
 /// One flow's share.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct FlowReport {
-    /// Source port.
-    pub source_port: u16,
+    /// Source port; `None` where a NIC's driver chooses it.
+    pub source_port: Option<u16>,
+    /// What it is chosen by there.
+    pub flow_label: Option<u32>,
     /// Probes handed to the kernel.
     pub sent: u64,
     /// Of those, not answered in time.
@@ -121,6 +126,15 @@ pub enum Failure {
         /// What the kernel said.
         error: io::Error,
     },
+    /// No queue pair to probe with.
+    #[cfg(feature = "verbs")]
+    #[error("{doing}: {why}")]
+    Verbs {
+        /// What was tried.
+        doing: String,
+        /// Why it did not work.
+        why: String,
+    },
 }
 
 struct Flow {
@@ -136,15 +150,15 @@ struct Flow {
 }
 
 /// Nanoseconds, three digits of each.
-struct Times(Histogram<u64>);
+pub(crate) struct Times(Histogram<u64>);
 
 impl Times {
-    fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let histogram = Histogram::new_with_bounds(1, LONGEST_NS, 3);
         histogram.map(Self).map_err(|error| io_failure("make a histogram", io::Error::other(error)))
     }
 
-    fn take(&mut self, ns: u64) {
+    pub(crate) fn take(&mut self, ns: u64) {
         self.0.saturating_record(ns);
     }
 
@@ -152,7 +166,7 @@ impl Times {
         (!self.0.is_empty()).then(|| microseconds(self.0.value_at_quantile(quantile)))
     }
 
-    fn quantiles(&self) -> Option<Quantiles> {
+    pub(crate) fn quantiles(&self) -> Option<Quantiles> {
         let (min, max) = (microseconds(self.0.min()), microseconds(self.0.max()));
         Some(Quantiles { min, p50: self.at(0.5)?, p99: self.at(0.99)?, max })
     }
@@ -163,7 +177,7 @@ fn microseconds(ns: u64) -> f64 {
     ns as f64 / 1e3
 }
 
-fn io_failure(doing: impl Into<String>, error: io::Error) -> Failure {
+pub(crate) fn io_failure(doing: impl Into<String>, error: io::Error) -> Failure {
     Failure::Io { doing: doing.into(), error }
 }
 
@@ -172,7 +186,7 @@ fn io_failure(doing: impl Into<String>, error: io::Error) -> Failure {
 /// # Errors
 /// A plan beyond its ranges, or sockets that the kernel refused.
 pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Result<Report, Failure> {
-    check(plan)?;
+    check(plan, &(packet::HEAD_BYTES..=packet::SIZE_MAX), FLOWS_MAX)?;
     let mut flows = (0..plan.flows).map(|n| flow(plan, n)).collect::<Result<Vec<_>, _>>()?;
     let mut report = Report::default();
     let [mut round_trip, mut fabric, mut prober, mut answerer] =
@@ -242,7 +256,8 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
     report.flows = flows
         .iter()
         .map(|flow| FlowReport {
-            source_port: flow.port,
+            source_port: Some(flow.port),
+            flow_label: None,
             sent: flow.sent,
             lost: flow.lost,
             fabric_us_p50: flow.fabric.at(0.5),
@@ -251,14 +266,14 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
     Ok(report)
 }
 
-fn check(plan: &Plan) -> Result<(), Failure> {
+/// `sizes` of a probe, bytes; `flows` at most.
+pub(crate) fn check(plan: &Plan, sizes: &RangeInclusive<usize>, flows: u16) -> Result<(), Failure> {
     let range = |what, is_good: bool, allowed: String| match is_good {
         true => Ok(()),
         false => Err(Failure::Range { what, allowed }),
     };
-    range("the number of flows", (1..=FLOWS_MAX).contains(&plan.flows), format!("1 to {FLOWS_MAX}"))?;
-    let sizes = packet::HEAD_BYTES..=packet::SIZE_MAX;
-    let allowed = format!("{} to {} bytes", packet::HEAD_BYTES, packet::SIZE_MAX);
+    range("the number of flows", (1..=flows).contains(&plan.flows), format!("1 to {flows}"))?;
+    let allowed = format!("{} to {} bytes", sizes.start(), sizes.end());
     range("the size", sizes.contains(&plan.size_bytes), allowed)?;
     let shortest = Duration::from_secs(1) / RATE_MAX;
     range("the interval", plan.interval >= shortest, format!("{shortest:?} or longer"))?;
@@ -293,7 +308,7 @@ fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
     })
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

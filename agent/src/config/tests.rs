@@ -81,6 +81,7 @@ fn a_full_file_is_taken_as_written() {
         key_file = "/srv/probe.key"
         answers_per_source_per_s = 5
         packets_per_s_per_nic_max = 0
+        verbs_socket = "/run/railwatch-agent/verbs.sock"
         [peers]
         enabled = false
         own_interfaces = true
