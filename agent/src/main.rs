@@ -83,7 +83,10 @@ fn main() -> ExitCode {
         }
         #[cfg(feature = "verbs")]
         Command::VerbsHelper { socket } => {
-            match railwatch_probe::verbs::lend(&railwatch_probe::verbs::HelperOptions { socket, sysfs_root: "/sys".into() }) {
+            match railwatch_probe::verbs::lend(&railwatch_probe::verbs::HelperOptions {
+                socket,
+                sysfs_root: "/sys".into(),
+            }) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&error.to_string(), 1),
             }

@@ -10,12 +10,12 @@ use crate::privileges::Limitation;
 use crate::shared::Shared;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+#[cfg(feature = "verbs")]
+use railwatch_probe::verbs::{self, Lender, LenderState, Service, has_devices};
 use railwatch_probe::{
     Counts, Key, Limits, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, TRACE_HOPS_MAX, TraceOptions,
     TraceSpec,
 };
-#[cfg(feature = "verbs")]
-use railwatch_probe::verbs::{self, Lender, LenderState, Service, has_devices};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
 #[cfg(feature = "verbs")]
@@ -143,7 +143,9 @@ fn lend(config: &Config, responder: &mut Responder, shared: &Shared) -> Option<A
         }
         Err(error) => {
             let path = path.display();
-            limited(format!("listen on {path}: {error}; set probe.verbs_socket to a path in a folder of the agent's own"));
+            limited(format!(
+                "listen on {path}: {error}; set probe.verbs_socket to a path in a folder of the agent's own"
+            ));
             None
         }
     }
@@ -433,5 +435,23 @@ mod tests {
         }
         let error = target("10.0.0.7", Some("::1".parse().unwrap())).unwrap_err().to_string();
         assert!(error.contains("no address of the family"), "{error}");
+    }
+
+    #[cfg(feature = "verbs")]
+    #[test]
+    fn without_an_rdma_port_of_the_address_probes_over_rdma_end_with_the_reason() {
+        use crate::cli::{Cli, Command};
+        use clap::Parser;
+        use std::os::unix::fs::PermissionsExt;
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(key.path(), "0123456789abcdef").unwrap();
+        std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        for transport in ["rc", "ud"] {
+            let arguments = ["railwatch-agent", "probe", "127.0.0.1", "--transport", transport, "--key-file"];
+            let arguments = arguments.iter().map(Into::into).chain([key.path().as_os_str().to_owned()]);
+            let Command::Probe(options) = Cli::parse_from(arguments).command else { panic!("not probe") };
+            let error = by_hand(&options, &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains("no RDMA port of this host has this address"), "{error}");
+        }
     }
 }

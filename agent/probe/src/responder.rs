@@ -138,7 +138,9 @@ impl Responder {
             #[cfg_attr(not(feature = "verbs"), expect(unused_mut, reason = "the lender's come later"))]
             let mut polled = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             #[cfg(feature = "verbs")]
-            polled.extend(self.lender.iter().flat_map(|lender| lender.fds()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            polled.extend(
+                self.lender.iter().flat_map(|lender| lender.fds()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+            );
             let is_error = match poll(&mut polled, PollTimeout::from(LOOK_UP_MS)) {
                 Ok(_) => polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)),
                 Err(nix::errno::Errno::EINTR) => false,

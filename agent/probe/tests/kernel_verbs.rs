@@ -58,7 +58,7 @@ impl Wire {
         let prefix = prefix();
         let libraries = "usr/lib/x86_64-linux-gnu";
         shell(&format!(
-            "cp -a {prefix}/etc/libibverbs.d /etc/; cp -a {prefix}/{libraries}/libibverbs /{libraries}/
+            "for f in {prefix}/etc/libibverbs.d {prefix}/{libraries}/libibverbs; do [ ! -e $f ] || cp -aT $f ${{f#{prefix}}}; done
              for f in {prefix}/{libraries}/lib*.so.* {prefix}/lib/x86_64-linux-gnu/lib*.so.*; do [ ! -e $f ] || cp -an $f /{libraries}/; done",
             prefix = prefix.display()
         ));
@@ -248,7 +248,9 @@ impl Tap {
         use std::os::fd::AsRawFd;
         let mut seen = BTreeSet::new();
         let mut bytes = [0; 2048];
-        while let Ok(length) = nix::sys::socket::recv(self.0.as_raw_fd(), &mut bytes, nix::sys::socket::MsgFlags::empty()) {
+        while let Ok(length) =
+            nix::sys::socket::recv(self.0.as_raw_fd(), &mut bytes, nix::sys::socket::MsgFlags::empty())
+        {
             let udp = usize::from(bytes[0] & 0xf) * 4;
             let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
             if length > udp + 8 && bytes[9] == 17 && bytes[16..20] == [10, 77, 0, 2] && port(udp + 2) == 4791 {
@@ -264,13 +266,17 @@ impl Tap {
 fn layouts_are_those_of_the_headers() {
     let folder = tempfile::tempdir().unwrap();
     let layouts = layouts();
-    let lines: String = layouts.iter().map(|(expression, _)| format!("printf(\"%zu\\n\", (size_t)({expression}));\n")).collect();
+    let lines: String =
+        layouts.iter().map(|(expression, _)| format!("printf(\"%zu\\n\", (size_t)({expression}));\n")).collect();
     let source = format!(
         "#include <infiniband/verbs.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void) {{\n{lines}return 0;\n}}\n"
     );
     fs::write(folder.path().join("layouts.c"), source).unwrap();
     let (prefix, folder) = (prefix(), folder.path().display());
-    let told = shell(&format!("gcc -I{}/usr/include -o {folder}/layouts {folder}/layouts.c && {folder}/layouts", prefix.display()));
+    let told = shell(&format!(
+        "gcc -I{}/usr/include -o {folder}/layouts {folder}/layouts.c && {folder}/layouts",
+        prefix.display()
+    ));
     let told: Vec<usize> = told.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(told.len(), layouts.len());
     let wrong: Vec<_> = layouts.iter().zip(&told).filter(|((_, ours), theirs)| ours != *theirs).collect();
@@ -353,7 +359,10 @@ fn loss_on_the_wire_is_loss_of_datagrams_and_a_longer_time_or_loss_of_writes() {
     let report = probe(&plan(40), Service::Connected, |_| {}).unwrap();
     assert_eq!((report.sent, report.answered + report.lost), (40, 40), "{report:?}");
     assert!(report.retried.unwrap() > 2 && report.answered > 20, "{report:?}");
-    println!("writes, likewise: {} of 40 lost, {:?} sent again, {:?}", report.lost, report.retried, report.round_trip_us);
+    println!(
+        "writes, likewise: {} of 40 lost, {:?} sent again, {:?}",
+        report.lost, report.retried, report.round_trip_us
+    );
 
     wire.lose(100);
     let mut lost = 0;
@@ -402,7 +411,9 @@ fn a_stopped_responder_delays_datagrams_and_no_write() {
             let pids = [agent.pid(), helper.pid()];
             waker = Some(spawn(move || {
                 sleep(stop);
-                pids.map(|pid| kill(pid, Signal::SIGCONT).unwrap());
+                for pid in pids {
+                    kill(pid, Signal::SIGCONT).unwrap();
+                }
             }));
         }
         longest_ns = longest_ns.max(outcome.answer.map_or(0, |answer| answer.round_trip_ns));

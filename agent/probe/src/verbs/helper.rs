@@ -7,10 +7,10 @@
 //! or more pinned memory than [`super::loans`] allows, an answer to a queue pair that has none lent.
 
 use super::datagram::{HEAD_BYTES, Head};
-use super::exchange::{
-    Answer, BODY_BYTES, LEASE_MS, Lent, Refused, Service, Wish, encode_answer,
+use super::exchange::{Answer, BODY_BYTES, LEASE_MS, Lent, Refused, Service, Wish, encode_answer};
+use super::library::{
+    Address, Completion, Device, GRH_BYTES, Join, Library, NAME, QueuePair, Region, Route, VerbsError,
 };
-use super::library::{Address, Completion, Device, GRH_BYTES, Join, Library, NAME, QueuePair, Region, Route, VerbsError};
 use super::loans::{LOANS_MAX, Loans};
 use super::message::{Ask, BYTES_MAX, Told};
 use super::{lender, port};
@@ -100,10 +100,8 @@ fn pinned_bytes(wish: &Wish) -> usize {
 
 impl Pair {
     fn new(device: Rc<Device>, port: &port::Port, wish: Wish, session: u64) -> Result<Self, VerbsError> {
-        let drawn = random().map_err(|error| VerbsError {
-            doing: "draw a number",
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        })?;
+        let drawn = random()
+            .map_err(|error| VerbsError { doing: "draw a number", errno: error.raw_os_error().unwrap_or(libc::EIO) })?;
         let mtu = device.mtu(port.number)?.min(wish.mtu);
         let psn = drawn as u32 & 0xff_ffff;
         // With the highest bit set a key may be used by the privileged alone (InfiniBand architecture, 10.2.5).
@@ -126,8 +124,7 @@ impl Pair {
             Service::Connected => {
                 let pair = QueuePair::connected(&device, 1)?;
                 // It sends nothing but what its NIC acknowledges with: how long it would wait for an answer does not matter.
-                let join =
-                    Join { route, number: wish.number, mtu, receive_psn: wish.psn, send_psn: psn, timeout: 14 };
+                let join = Join { route, number: wish.number, mtu, receive_psn: wish.psn, send_psn: psn, timeout: 14 };
                 pair.join(&join)?;
                 (pair, None)
             }

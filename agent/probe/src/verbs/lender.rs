@@ -162,7 +162,10 @@ impl Lender {
         let oldest_ns = self.pending.front().map(|pending| pending.asked_ns);
         let is_hanging = oldest_ns.is_some_and(|asked_ns| now_ns.saturating_sub(asked_ns) >= PATIENCE_NS);
         let off = match is_hanging {
-            true => Some("its helper for RDMA does not answer: the library of a NIC may hang; restart railwatch-verbs.service".into()),
+            true => Some(
+                "its helper for RDMA does not answer: the library of a NIC may hang; restart railwatch-verbs.service"
+                    .into(),
+            ),
             false => self.said.clone(),
         };
         if self.state.off() != off {

@@ -158,9 +158,8 @@ impl Device {
         let channel = unsafe { (library.create_comp_channel)(device.context) };
         device.channel = given("make a completion channel", channel)?;
         // SAFETY: context and channel are open; vector 0 is always there.
-        let cq = unsafe {
-            (library.create_cq)(device.context, completions.into(), std::ptr::null_mut(), device.channel, 0)
-        };
+        let cq =
+            unsafe { (library.create_cq)(device.context, completions.into(), std::ptr::null_mut(), device.channel, 0) };
         device.cq = given("make a completion queue", cq)?;
         // SAFETY: the channel is open, and outlives the borrow.
         let fds = unsafe { [(*device.channel).fd, (*device.context).async_fd] };
@@ -395,7 +394,8 @@ pub(super) struct Route {
 impl Route {
     fn attributes(&self) -> AhAttr {
         let Self { port, gid_index, gid, flow_label, traffic_class } = *self;
-        let grh = sys::GlobalRoute { dgid: gid, flow_label, sgid_index: gid_index, hop_limit: HOP_LIMIT, traffic_class };
+        let grh =
+            sys::GlobalRoute { dgid: gid, flow_label, sgid_index: gid_index, hop_limit: HOP_LIMIT, traffic_class };
         AhAttr { grh, is_global: 1, port_num: port, ..AhAttr::default() }
     }
 }
@@ -546,8 +546,7 @@ impl QueuePair {
     pub(super) fn receive(&self, id: u64, region: &Region, at: usize, bytes: usize) -> Result<(), VerbsError> {
         let failed = |errno| VerbsError { doing: "await a datagram", errno };
         let mut part = region.part(at, bytes);
-        let mut request =
-            RecvWr { wr_id: id, next: std::ptr::null_mut(), sg_list: &raw mut part, num_sge: 1 };
+        let mut request = RecvWr { wr_id: id, next: std::ptr::null_mut(), sg_list: &raw mut part, num_sge: 1 };
         let mut bad = std::ptr::null_mut();
         // SAFETY: the context is open; its table was written when it was opened.
         let call = unsafe { (*self.device.context).ops.post_recv }.ok_or(failed(libc::ENOSYS))?;

@@ -54,22 +54,20 @@ const PORT_MIN: u16 = 0xc001;
 ///
 /// # Errors
 /// A plan beyond its ranges, no RDMA port with the own address, no library, or a target that lends no queue pair.
-pub fn run(
-    plan: &Plan,
-    service: Service,
-    key: &Key,
-    mut each: impl FnMut(u16, &Outcome),
-) -> Result<Report, Failure> {
+pub fn run(plan: &Plan, service: Service, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Result<Report, Failure> {
     check(plan, &(SIZE_MIN..=SIZE_MAX), FLOWS_MAX)?;
     let first_port = first_port(plan)?;
-    let mut exchange = Exchange::new(plan, key)?;
+    let exchange = Exchange::new(plan, key)?;
     let own = exchange.own()?;
-    let port = port::find(Path::new("/sys"), own).ok_or_else(|| failure(
-        format!("probe from {own}"),
-        "no RDMA port of this host has this address (RoCEv2): name one that has with --source".into(),
-    ))?;
-    let library = Library::load(Path::new(NAME))
-        .map_err(|why| failure("load the RDMA library".into(), format!("{why}: install libibverbs and the provider of the NIC")))?;
+    let port = port::find(Path::new("/sys"), own).ok_or_else(|| {
+        failure(
+            format!("probe from {own}"),
+            "no RDMA port of this host has this address (RoCEv2): name one that has with --source".into(),
+        )
+    })?;
+    let library = Library::load(Path::new(NAME)).map_err(|why| {
+        failure("load the RDMA library".into(), format!("{why}: install libibverbs and the provider of the NIC"))
+    })?;
     let verbs = |error: VerbsError| failure(format!("probe from {own} ({})", port.device), error.to_string());
     let device = Device::open(&library, &port.device, COMPLETIONS).map_err(verbs)?;
     let mtu = device.mtu(port.number).map_err(verbs)?;
@@ -84,7 +82,7 @@ pub fn run(
         flow.take(lent).map_err(verbs)?;
         flows.push(flow);
     }
-    let result = Run { plan, device: &device, exchange: &mut exchange, flows: &mut flows }.run(&mut each);
+    let result = Run { plan, device: &device, exchange: &exchange, flows: &mut flows }.run(&mut each);
     for flow in &mut flows {
         exchange.give_back(flow);
     }
@@ -420,7 +418,7 @@ impl From<VerbsError> for Stop {
 struct Run<'a> {
     plan: &'a Plan,
     device: &'a Rc<Device>,
-    exchange: &'a mut Exchange,
+    exchange: &'a Exchange,
     flows: &'a mut [Flow],
 }
 

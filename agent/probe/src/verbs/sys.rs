@@ -111,21 +111,21 @@ pub(super) struct AhAttr {
 #[derive(Default)]
 pub(super) struct QpAttr {
     pub(super) qp_state: c_int,
-    cur_qp_state: c_int,
+    pub(super) cur_qp_state: c_int,
     pub(super) path_mtu: c_int,
-    path_mig_state: c_int,
+    pub(super) path_mig_state: c_int,
     pub(super) qkey: u32,
     pub(super) rq_psn: u32,
     pub(super) sq_psn: u32,
     pub(super) dest_qp_num: u32,
     pub(super) qp_access_flags: c_uint,
-    cap: QpCap,
+    pub(super) cap: QpCap,
     pub(super) ah_attr: AhAttr,
-    alt_ah_attr: AhAttr,
+    pub(super) alt_ah_attr: AhAttr,
     pub(super) pkey_index: u16,
-    alt_pkey_index: u16,
-    en_sqd_async_notify: u8,
-    sq_draining: u8,
+    pub(super) alt_pkey_index: u16,
+    pub(super) en_sqd_async_notify: u8,
+    pub(super) sq_draining: u8,
     pub(super) max_rd_atomic: u8,
     pub(super) max_dest_rd_atomic: u8,
     pub(super) min_rnr_timer: u8,
@@ -133,9 +133,9 @@ pub(super) struct QpAttr {
     pub(super) timeout: u8,
     pub(super) retry_cnt: u8,
     pub(super) rnr_retry: u8,
-    alt_port_num: u8,
-    alt_timeout: u8,
-    rate_limit: u32,
+    pub(super) alt_port_num: u8,
+    pub(super) alt_timeout: u8,
+    pub(super) rate_limit: u32,
 }
 
 /// ibv_sge.
@@ -156,7 +156,7 @@ pub(super) struct SendTo {
     pub(super) rkey_or_qpn: u32,
     /// Nothing, or `ud.remote_qkey`.
     pub(super) qkey: u32,
-    rest: [u64; 2],
+    pub(super) rest: [u64; 2],
 }
 
 /// ibv_send_wr.
