@@ -232,7 +232,7 @@ pub(super) const QPS_RTR: c_int = 2;
 pub(super) const QPS_RTS: c_int = 3;
 pub(super) const PORT_ACTIVE: c_int = 4;
 pub(super) const WC_SUCCESS: c_int = 0;
-pub(super) const EVENT_DEVICE_FATAL: c_int = 7;
+pub(super) const EVENT_DEVICE_FATAL: c_int = 8;
 
 pub(super) const QP_STATE: c_int = 1;
 pub(super) const QP_ACCESS_FLAGS: c_int = 1 << 3;
