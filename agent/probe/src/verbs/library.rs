@@ -20,6 +20,9 @@ pub(super) const NAME: &str = "libibverbs.so.1";
 const DEVICES_MAX: usize = 256;
 /// Hops that a packet may take.
 const HOP_LIMIT: u8 = 64;
+/// Times a queue pair is joined again where it is in another state than it was put into, and the wait between two.
+const JOINS_MAX: u32 = 10;
+const JOIN_AGAIN: std::time::Duration = std::time::Duration::from_millis(2);
 /// Tries of a reliable connection after the first.
 pub(super) const RETRIES: u8 = 3;
 /// What a global routing header takes before each datagram that came.
@@ -500,6 +503,17 @@ impl QueuePair {
 
     /// Joins a reliably connected one to its other end, from whatever state it is in: what was under way is dropped.
     pub(super) fn join(&self, join: &Join) -> Result<(), VerbsError> {
+        // A driver may tell of a failed request before it puts the queue pair into its error state, which then undoes the reset.
+        for _ in 0..JOINS_MAX {
+            match self.join_once(join) {
+                Err(VerbsError { errno: libc::EINVAL, .. }) => std::thread::sleep(JOIN_AGAIN),
+                other => return other,
+            }
+        }
+        self.join_once(join)
+    }
+
+    fn join_once(&self, join: &Join) -> Result<(), VerbsError> {
         let Join { route, number, mtu, receive_psn, send_psn, timeout } = *join;
         let state = |qp_state| QpAttr { qp_state, ..QpAttr::default() };
         self.modify("reset a queue pair", state(sys::QPS_RESET), sys::QP_STATE)?;
