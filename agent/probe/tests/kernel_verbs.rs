@@ -350,6 +350,8 @@ fn loss_on_the_wire_is_loss_of_datagrams_and_a_longer_time_or_loss_of_writes() {
     let agent = Agent::new(&wire);
     let _helper = wire.helper();
     agent.until_it_lends();
+    // Both find their neighbours first.
+    probe(&plan(1), Service::Datagram, |_| {}).unwrap();
     wire.lose(30);
     let of_datagrams = Plan { timeout: Duration::from_secs(2), ..plan(100) };
     let report = probe(&of_datagrams, Service::Datagram, |_| {}).unwrap();

@@ -560,6 +560,8 @@ impl Exchange {
             let until_ns = monotonic_ns() + nanoseconds(ASK_AGAIN);
             loop {
                 match self.told() {
+                    // It has not found this host's neighbour address yet, maybe for loss on the way.
+                    Some((_, Err(Refused::Failed(libc::ETIMEDOUT)))) => {}
                     Some((loan, answer)) if loan.session == flow.session => {
                         return answer.map_err(|refused| failure(doing(), refused.to_string()));
                     }
