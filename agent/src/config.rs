@@ -205,11 +205,14 @@ pub enum SourceName {
     /// Where packets are sent.
     #[serde(rename = "routes")]
     Routes,
+    /// Whether GPU processes run.
+    #[serde(rename = "process.sched")]
+    ProcessSched,
 }
 
 impl SourceName {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Netdev,
         Self::NetdevLink,
         Self::RdmaHw,
@@ -239,6 +242,7 @@ impl SourceName {
         Self::NpuDcmi,
         Self::Clock,
         Self::Routes,
+        Self::ProcessSched,
     ];
 
     /// As the source calls itself.
@@ -273,6 +277,7 @@ impl SourceName {
             Self::NpuDcmi => "npu.dcmi",
             Self::Clock => "clock",
             Self::Routes => "routes",
+            Self::ProcessSched => "process.sched",
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::mesh::MeshRoom;
 use crate::metrics::Exposition;
 use crate::outbox::Outbox;
 use crate::peers::{self, PeerRoom};
-use crate::placement::PlacementRoom;
+use crate::placement::{PlacementRoom, RunningSource};
 use crate::privileges::{Facts, Limitation};
 use crate::probe::ResponderRoom;
 use crate::reload::Reloader;
@@ -174,9 +174,11 @@ impl Agent {
         let (dropped, drops) = drops::source(&config.drops, &shared, types.clone()).unzip();
         let (of_peers, peers) = peers::sources(config, &nic_config, &shared);
         let optics = Box::new(optics) as Box<dyn Source>;
+        let running = RunningSource::new(Arc::clone(&shared), &config.sampling.sysfs_root);
+        let running = gpu.is_some().then(|| Box::new(running) as Box<dyn Source>);
         let disk = disk::source(&config.disk, &config.sampling.sysfs_root, &shared, types);
         let inventory = inventory::source(config, &shared);
-        let of_the_host = health.into_iter().chain(disk).chain(of_peers).chain(inventory);
+        let of_the_host = health.into_iter().chain(disk).chain(of_peers).chain(inventory).chain(running);
         for source in nic.sources.into_iter().chain([optics]).chain(memory).chain(dropped).chain(of_the_host) {
             let name = source.name();
             let cadence =

@@ -9,17 +9,17 @@ use crate::convert::{self, cut};
 use crate::outbox::Outbox;
 use crate::page::{Page, labels};
 use crate::privileges::Limitation;
-use crate::probe::ResponderRoom;
+use crate::probe::{Answers, ResponderRoom};
 use crate::shared::Shared;
 use railwatch_probe::{
     FlowResult, FlowSpec, Key, Mesh, MeshPlan, MeshState, Outlet, ProbeSignal, Protocol, Quiet, TRACE_HOPS_MAX,
-    TimesResult, TraceOptions, TraceSpec, Way,
+    TimesResult, TraceOptions, TraceSpec, Transport, Way,
 };
 use railwatch_sampling::Severity;
 use railwatch_uplink::Probes;
 use railwatch_wire::{limits, v1};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -71,8 +71,8 @@ impl MeshRoom {
     pub fn write(&self, responder: Option<&ResponderRoom>, shared: &Shared) {
         let state = self.desk.as_ref().map(|desk| desk.mesh.state()).unwrap_or_default();
         let lapsed = self.desk.as_ref().map_or(0, |desk| desk.mesh.counts().plans_lapsed.load(Relaxed));
-        let port = responder.and_then(ResponderRoom::port);
-        shared.probe.set(probe_state(&state, lapsed, port, &self.off));
+        let answers = responder.map(ResponderRoom::answers).unwrap_or_default();
+        shared.probe.set(probe_state(&state, lapsed, answers, &self.off));
     }
 
     /// For the page.
@@ -88,7 +88,7 @@ impl MeshRoom {
     }
 }
 
-fn probe_state(state: &MeshState, lapsed: u64, port: Option<u16>, off: &[Limitation]) -> v1::ProbeState {
+fn probe_state(state: &MeshState, lapsed: u64, answers: Answers, off: &[Limitation]) -> v1::ProbeState {
     let MeshState { revision, flows: _, off: flows_off, off_count, failed } = state;
     let limitation = |what: &str, why: String| convert::limitation(what.to_owned(), why);
     let named = flows_off.iter().map(|(id, why)| limitation(&format!("probe flow {id}"), why.clone()));
@@ -96,12 +96,13 @@ fn probe_state(state: &MeshState, lapsed: u64, port: Option<u16>, off: &[Limitat
     let more = (more > 0).then(|| limitation("probe flows", format!("{more} more flows of the plan cannot be probed")));
     let failed = failed.iter().map(|why| limitation("planned probes", why.clone()));
     v1::ProbeState {
-        answers: port.is_some(),
-        port: port.map_or(0, u32::from),
-        tcp_port: 0,
+        answers: answers.over_v4,
+        port: answers.port.into(),
+        tcp_port: answers.tcp_port.into(),
         off: off.iter().map(Into::into).chain(failed).chain(named).chain(more).collect(),
         plan_revision: *revision,
         lapsed_plans: lapsed,
+        answers_v6: answers.over_v6,
     }
 }
 
@@ -289,11 +290,11 @@ fn read_plan(plan: &v1::ProbePlan) -> MeshPlan {
 }
 
 fn read_flow<'a>(flow: &'a v1::ProbeFlow, name: &mut impl FnMut(&'a str) -> Arc<str>) -> Result<FlowSpec, String> {
-    match flow.transport() {
-        v1::ProbeTransport::Udp => {}
-        v1::ProbeTransport::Tcp => return Err("this version of the agent sends no probes over TCP".into()),
+    let transport = match flow.transport() {
+        v1::ProbeTransport::Udp => Transport::Udp,
+        v1::ProbeTransport::Tcp => Transport::Tcp,
         v1::ProbeTransport::Unspecified => return Err("its transport is not known to this version".into()),
-    }
+    };
     for text in [&flow.interface, &flow.target_host, &flow.target_interface] {
         if text.is_empty() || text.len() > limits::NAME_BYTES_MAX {
             return Err(format!("a name of it has not 1 to {} bytes", limits::NAME_BYTES_MAX));
@@ -308,6 +309,7 @@ fn read_flow<'a>(flow: &'a v1::ProbeFlow, name: &mut impl FnMut(&'a str) -> Arc<
         target_host: name(&flow.target_host),
         target_interface: name(&flow.target_interface),
         destination: SocketAddr::new(address(&flow.destination)?, port(flow.destination_port)?),
+        transport,
         size_bytes: flow.size_bytes as usize,
         dscp: u8::try_from(flow.dscp).unwrap_or(u8::MAX),
         interval: microseconds(flow.interval_us),
@@ -325,14 +327,15 @@ fn port(number: u32) -> Result<u16, String> {
 }
 
 fn read_trace(flow: &v1::TraceFlow) -> Result<TraceSpec, String> {
-    let end = |text: &str, number| match address(text)? {
-        IpAddr::V4(address) => Ok(SocketAddrV4::new(address, port(number)?)),
-        IpAddr::V6(_) => Err("traces are of IPv4 alone".to_owned()),
-    };
+    let end = |text: &str, number| Ok::<_, String>(SocketAddr::new(address(text)?, port(number)?));
+    let (source, destination) = (end(&flow.source, flow.source_port)?, end(&flow.destination, flow.destination_port)?);
+    if source.is_ipv4() != destination.is_ipv4() {
+        return Err("its source and destination are of two families".into());
+    }
     Ok(TraceSpec {
         interface: flow.interface.clone(),
-        source: end(&flow.source, flow.source_port)?,
-        destination: end(&flow.destination, flow.destination_port)?,
+        source,
+        destination,
         protocol: match flow.transport() {
             v1::ProbeTransport::Udp => Protocol::Udp,
             v1::ProbeTransport::Tcp => Protocol::Tcp,
@@ -383,14 +386,18 @@ mod tests {
         let bad = [
             v1::ProbeFlow { source: "eth0".into(), ..flow(2) },
             v1::ProbeFlow { destination_port: 70_000, ..flow(3) },
-            v1::ProbeFlow { transport: v1::ProbeTransport::Tcp.into(), ..flow(4) },
+            v1::ProbeFlow { transport: 0, ..flow(4) },
             v1::ProbeFlow { target_host: String::new(), ..flow(5) },
         ];
         let plan = v1::ProbePlan {
             collector_epoch: 3,
             revision: 9,
             lease_ms: 5000,
-            flows: [flow(1)].into_iter().chain(bad).chain([flow(6)]).collect(),
+            flows: [flow(1)]
+                .into_iter()
+                .chain(bad)
+                .chain([v1::ProbeFlow { transport: v1::ProbeTransport::Tcp.into(), ..flow(6) }])
+                .collect(),
             ..v1::ProbePlan::default()
         };
         let read = read_plan(&plan);
@@ -399,9 +406,10 @@ mod tests {
         assert_eq!(read.flows[0].destination, SocketAddr::from(([10, 0, 0, 2], 7704)));
         assert_eq!(read.flows[0].offset, Duration::from_micros(1500));
         assert_eq!(read.flows[0].fault(), None);
+        assert_eq!(read.flows.iter().map(|f| f.transport).collect::<Vec<_>>(), [Transport::Udp, Transport::Tcp]);
         assert_eq!(read.malformed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 3, 4, 5]);
         let said: Vec<_> = read.malformed.iter().map(|(_, why)| why.as_str()).collect();
-        for (why, expected) in said.iter().zip(["is no address", "is no port", "over TCP", "a name of it"]) {
+        for (why, expected) in said.iter().zip(["is no address", "is no port", "transport", "a name of it"]) {
             assert!(why.contains(expected), "{said:?}");
         }
     }
@@ -415,13 +423,15 @@ mod tests {
             off_count: 9,
             failed: None,
         };
-        let told = probe_state(&state, 2, Some(7704), &[]);
+        let answers = Answers { port: 7704, over_v4: true, over_v6: false, tcp_port: 7704 };
+        let told = probe_state(&state, 2, answers, &[]);
         let off: Vec<_> = told.off.iter().map(|off| (off.what.as_str(), off.why.as_str())).collect();
         assert_eq!(off[..2], [("probe flow 2", "bad"), ("probe flow 3", "worse")]);
         assert!(off.len() == 3 && off[2].1.starts_with("7 more flows"), "{off:?}");
         assert_eq!((told.answers, told.port, told.plan_revision, told.lapsed_plans), (true, 7704, 7, 2));
+        assert_eq!((told.tcp_port, told.answers_v6), (7704, false));
         let off = [Limitation::new("probes", "off")];
-        let told = probe_state(&MeshState::default(), 0, None, &off);
+        let told = probe_state(&MeshState::default(), 0, Answers::default(), &off);
         assert_eq!((told.answers, told.port, told.off.len()), (false, 0, 1));
     }
 
@@ -434,8 +444,15 @@ mod tests {
             ..v1::TraceFlow::default()
         };
         assert!(read_trace(&flow).is_ok());
+        let over_v6 = v1::TraceFlow {
+            source: "fd00::1".into(),
+            destination: "fd00::2".into(),
+            destination_port: 1,
+            ..flow.clone()
+        };
+        assert!(read_trace(&over_v6).is_ok_and(|spec| spec.destination.to_string() == "[fd00::2]:1"));
         for (flow, expected) in [
-            (v1::TraceFlow { destination: "fd00::1".into(), ..flow.clone() }, "IPv4 alone"),
+            (v1::TraceFlow { destination: "fd00::1".into(), ..flow.clone() }, "two families"),
             (v1::TraceFlow { transport: 0, ..flow.clone() }, "transport"),
             (v1::TraceFlow { dscp: 64, ..flow }, "DSCP"),
         ] {

@@ -2,14 +2,16 @@
 //!
 //! Two threads. `rw-placement` wakes each second, and at once for a process that was just seen: it reads what is to be known of
 //! it while it lives, and feeds the detectors of leaks and stalls. `rw-devices` lists the devices each minute and asks NVML for
-//! NVLinks. In: [`Shared::gpu`], /proc, sysfs. Out: [`Shared::placement`], signals through the outbox. The end of a process does
+//! NVLinks. Whether processes run is a source of the sampler's ([`RunningSource`]). In: [`Shared::gpu`], /proc, sysfs. Out: [`Shared::placement`], signals through the outbox. The end of a process does
 //! not wait for this room: the thread of GPU events tells of it from [`Tasks`]. Never: a lock held while /proc is read.
 
+mod running;
 mod state;
 mod tasks;
 mod topology;
 mod watch;
 
+pub use running::RunningSource;
 pub use tasks::Tasks;
 
 use crate::config::Config;
@@ -31,8 +33,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often devices are listed.
 const DEVICES_EVERY: Duration = Duration::from_secs(60);
 /// Signals that this room raises.
-pub const SIGNALS: [&str; 5] =
-    ["process.exit", "gpu.memory.leak", "gpu.memory.leak.over", "collective.stalled", "collective.resumed"];
+pub const SIGNALS: [&str; 9] = [
+    "process.exit",
+    "gpu.memory.leak",
+    "gpu.memory.leak.over",
+    "collective.stalled",
+    "collective.resumed",
+    "process.stopped",
+    "process.resumed",
+    "process.starved",
+    "process.starved.over",
+];
 
 /// The room, running.
 pub struct PlacementRoom {

@@ -11,13 +11,13 @@ use crate::shared::Shared;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 #[cfg(feature = "verbs")]
-use railwatch_probe::verbs::{self, Lender, LenderState, Service, has_devices};
+use railwatch_probe::verbs::{Lender, LenderState, has_devices};
 use railwatch_probe::{
-    Counts, Key, Limits, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, TRACE_HOPS_MAX, TraceOptions,
-    TraceSpec,
+    Counts, Key, Limits, PER_SOURCE_MAX, Plan, Protocol, Quantiles, Report, Responder, StampedSocket, StreamResponder,
+    TRACE_HOPS_MAX, TraceOptions, TraceSpec, Transport,
 };
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 #[cfg(feature = "verbs")]
 use std::path::Path;
 use std::path::PathBuf;
@@ -31,14 +31,28 @@ const TOS: u8 = 0;
 /// Port of responders where the target names none.
 const PORT: u16 = 7704;
 
-/// The responder, on a thread of its own.
+/// The responder, on a thread of its own for each family of addresses.
 pub struct ResponderRoom {
-    thread: JoinHandle<()>,
+    threads: Vec<(JoinHandle<()>, SocketAddr)>,
     stop: Arc<AtomicBool>,
     counts: Arc<Counts>,
-    port: u16,
+    /// Those over TCP, at the same port and addresses.
+    streams: Vec<(JoinHandle<()>, SocketAddr)>,
     #[cfg(feature = "verbs")]
     lender: Option<Arc<LenderState>>,
+}
+
+/// Where probes are answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// UDP port; 0: nowhere.
+    pub port: u16,
+    /// Over IPv4.
+    pub over_v4: bool,
+    /// Over IPv6.
+    pub over_v6: bool,
+    /// TCP port, of each family that has one; 0: nowhere.
+    pub tcp_port: u16,
 }
 
 /// What limits the lending of queue pairs, in the list of limitations.
@@ -63,34 +77,63 @@ impl ResponderRoom {
 
     fn try_start(config: &Config, shared: &Arc<Shared>) -> Result<Self> {
         let key = Key::read(&config.key_file)?;
-        let listen = config.listen;
+        let mut room = Self {
+            threads: Vec::new(),
+            stop: Arc::default(),
+            counts: Arc::default(),
+            streams: Vec::new(),
+            #[cfg(feature = "verbs")]
+            lender: None,
+        };
+        let listen = room.answer_at(config.listen, &key, config, shared)?;
+        // All addresses of the host are those of both families, which have a socket each.
+        let other: Option<IpAddr> = match listen.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv6Addr::UNSPECIFIED.into()),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(Ipv4Addr::UNSPECIFIED.into()),
+            _ => None,
+        };
+        if let Some(other) = other
+            && let Err(error) = room.answer_at(SocketAddr::new(other, listen.port()), &key, config, shared)
+        {
+            let family = if other.is_ipv6() { "IPv6" } else { "IPv4" };
+            let what = format!("answers to probes over {family}");
+            shared.set_limitations("probe.family", vec![Limitation::new(what, format!("{error:#}"))]);
+        }
+        Ok(room)
+    }
+
+    fn answer_at(
+        &mut self,
+        listen: SocketAddr,
+        key: &Key,
+        config: &Config,
+        shared: &Arc<Shared>,
+    ) -> Result<SocketAddr> {
         let socket = StampedSocket::bind(listen, TOS).with_context(|| format!("listen for probes on {listen}"))?;
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
+        let limits = Limits { per_source_per_s, ..Limits::default() };
         #[cfg_attr(not(feature = "verbs"), expect(unused_mut, reason = "it is told by what to lend"))]
-        let mut responder = Responder::new(socket, key, Limits { per_source_per_s, ..Limits::default() });
+        let mut responder = Responder::new(socket, key.clone(), limits).counted_with(Arc::clone(&self.counts));
         #[cfg(feature = "verbs")]
-        let lender = lend(config, &mut responder, shared);
-        let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
-        let thread = {
-            let (stop, shared) = (Arc::clone(&stop), Arc::clone(shared));
-            let run = move || {
-                if let Err(error) = responder.run(&stop) {
-                    let why = format!("its socket can be used no more: {error}");
-                    shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
-                }
-            };
-            std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?
+        if self.threads.is_empty() {
+            self.lender = lend(config, &mut responder, shared);
+        }
+        match start_streams(listen, key.clone(), limits, shared, &self.stop) {
+            Ok(thread) => self.streams.push((thread, listen)),
+            Err(error) => tcp_is_off(listen, format!("{error:#}"), shared),
+        }
+        let (stop, shared) = (Arc::clone(&self.stop), Arc::clone(shared));
+        let run = move || {
+            if let Err(error) = responder.run(&stop) {
+                let why = format!("its socket at {listen} can be used no more: {error}");
+                shared.set_limitations("probe", vec![Limitation::new("answers to probes", why)]);
+            }
         };
+        let thread = std::thread::Builder::new().name("probe-answers".into()).spawn(run).context("start a thread")?;
+        self.threads.push((thread, listen));
         tracing::info!("probes are answered at {listen}");
-        Ok(Self {
-            thread,
-            stop,
-            counts,
-            port: listen.port(),
-            #[cfg(feature = "verbs")]
-            lender,
-        })
+        Ok(listen)
     }
 
     /// Writes whether queue pairs are lent, where that changed.
@@ -108,16 +151,22 @@ impl ResponderRoom {
         Arc::clone(&self.counts)
     }
 
-    /// Where it listens; `None` once it has ended.
-    pub fn port(&self) -> Option<u16> {
-        (!self.thread.is_finished()).then_some(self.port)
+    /// Where it answers now.
+    pub fn answers(&self) -> Answers {
+        let tcp_port = alive(&self.streams).next().map_or(0, |listen| listen.port());
+        let (over_v4, over_v6) =
+            (alive(&self.threads).any(|at| at.is_ipv4()), alive(&self.threads).any(|at| at.is_ipv6()));
+        let port = alive(&self.threads).next().map_or(0, |listen| listen.port());
+        Answers { port, over_v4, over_v6, tcp_port }
     }
 
     /// Ends it.
     pub fn stop(self) {
         self.stop.store(true, Relaxed);
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that answers probes had ended by a defect of its own");
+        for (thread, _) in self.threads.into_iter().chain(self.streams) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that answers probes had ended by a defect of its own");
+            }
         }
     }
 }
@@ -151,6 +200,39 @@ fn lend(config: &Config, responder: &mut Responder, shared: &Shared) -> Option<A
     }
 }
 
+/// Where those answer that still run.
+fn alive(threads: &[(JoinHandle<()>, SocketAddr)]) -> impl Iterator<Item = SocketAddr> {
+    threads.iter().filter(|(thread, _)| !thread.is_finished()).map(|(_, listen)| *listen)
+}
+
+/// Says why connections are not answered at an address, by its family.
+fn tcp_is_off(listen: SocketAddr, why: String, shared: &Shared) {
+    let (room, what) = match listen {
+        SocketAddr::V4(_) => ("probe.tcp", "answers to probes over TCP"),
+        SocketAddr::V6(_) => ("probe.tcp.v6", "answers to probes over TCP and IPv6"),
+    };
+    shared.set_limitations(room, vec![Limitation::new(what, why)]);
+}
+
+/// The responder over TCP, on a thread of its own.
+fn start_streams(
+    listen: SocketAddr,
+    key: Key,
+    limits: Limits,
+    shared: &Arc<Shared>,
+    stop: &Arc<AtomicBool>,
+) -> Result<JoinHandle<()>> {
+    let responder = StreamResponder::listen(listen, key, limits, PER_SOURCE_MAX)
+        .with_context(|| format!("listen for probes over TCP on {listen}"))?;
+    let (stop, shared) = (Arc::clone(stop), Arc::clone(shared));
+    let run = move || {
+        if let Err(error) = responder.run(&stop) {
+            tcp_is_off(listen, format!("its connections can be used no more: {error}"), &shared);
+        }
+    };
+    std::thread::Builder::new().name("probe-streams".into()).spawn(run).context("start a thread")
+}
+
 /// What became of the probes that came in, for the page.
 pub fn show(page: &mut Page, counts: &Counts) {
     let result = |name, count: &AtomicU64| (labels([("result", name)]), count.load(Relaxed));
@@ -167,8 +249,24 @@ pub fn show(page: &mut Page, counts: &Counts) {
             result("over_checks", &counts.over_checks),
             result("unsent", &counts.unsent),
             result("queue_pair", &counts.queue_pairs),
+            result("replayed", &counts.replayed),
         ],
     );
+}
+
+/// What carries probes, as people say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Carrier {
+    /// A datagram each
+    Udp,
+    /// Frames of a connection; what the kernel has to send again is lost
+    Tcp,
+    /// A datagram of the RDMA NIC each (RoCEv2, unreliable datagram), which the other host's helper answers
+    #[cfg(feature = "verbs")]
+    RdmaUd,
+    /// A write by the RDMA NIC each (RoCEv2, reliable connection), which the other NIC acknowledges
+    #[cfg(feature = "verbs")]
+    RdmaRc,
 }
 
 /// Probe a host by hand.
@@ -186,11 +284,9 @@ pub struct ProbeOptions {
     /// Milliseconds between two probes
     #[arg(long, value_name = "MS", default_value_t = 10.0)]
     interval_ms: f64,
-    /// By what: UDP of the kernel; or RDMA verbs over RoCEv2, by a write that the other NIC acknowledges (rc) or a datagram that the other
-    /// host answers (ud)
-    #[cfg(feature = "verbs")]
-    #[arg(long, value_enum, default_value_t = Transport::Udp)]
-    transport: Transport,
+    /// What carries the probes
+    #[arg(long, value_enum, default_value_t = Carrier::Udp)]
+    transport: Carrier,
     /// Payload of a probe, bytes
     #[arg(long, value_name = "BYTES", default_value_t = railwatch_probe::HEAD_BYTES)]
     size: usize,
@@ -214,15 +310,6 @@ pub struct ProbeOptions {
     output: Output,
 }
 
-/// By what a probe goes.
-#[cfg(feature = "verbs")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Transport {
-    Udp,
-    Rc,
-    Ud,
-}
-
 /// Probes, and prints what it took; whether every probe was sent and answered.
 pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
     let milliseconds = |what: &str, value: f64| {
@@ -230,6 +317,14 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
     };
     let key = Key::read(&options.key_file)?;
     let plan = Plan {
+        transport: match options.transport {
+            Carrier::Udp => Transport::Udp,
+            Carrier::Tcp => Transport::Tcp,
+            #[cfg(feature = "verbs")]
+            Carrier::RdmaUd => Transport::RdmaUd,
+            #[cfg(feature = "verbs")]
+            Carrier::RdmaRc => Transport::RdmaRc,
+        },
         target: target(&options.target, options.source)?,
         source: options.source,
         source_port: options.source_port,
@@ -240,19 +335,12 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
         dscp: options.dscp,
         timeout: milliseconds("the time-out", options.timeout_ms)?,
     };
-    #[cfg(feature = "verbs")]
-    let report = match options.transport {
-        Transport::Udp => railwatch_probe::run(&plan, &key, |_, _| {}),
-        Transport::Rc => verbs::run(&plan, Service::Connected, &key, |_, _| {}),
-        Transport::Ud => verbs::run(&plan, Service::Datagram, &key, |_, _| {}),
-    }?;
-    #[cfg(not(feature = "verbs"))]
     let report = railwatch_probe::run(&plan, &key, |_, _| {})?;
     match options.output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
         Output::Table => table(&plan, &report, out)?,
     }
-    Ok(report.answered == plan.count)
+    Ok(report.answered == plan.count && report.lost == 0)
 }
 
 /// The first address of the target that is of the source's family.
@@ -288,7 +376,7 @@ pub struct TraceHandOptions {
     tcp: bool,
     /// Own address
     #[arg(long, value_name = "ADDRESS")]
-    source: Option<Ipv4Addr>,
+    source: Option<IpAddr>,
     /// Own NIC [default: what the routes say]
     #[arg(long, value_name = "NIC", default_value = "", hide_default_value = true)]
     interface: String,
@@ -311,24 +399,20 @@ pub struct TraceHandOptions {
 
 /// Traces, and prints the way; whether it is known whole.
 pub fn trace_by_hand(options: &TraceHandOptions, out: &mut dyn Write) -> Result<bool> {
-    let SocketAddr::V4(to) = target(&options.target, Some([0; 4].into()))? else {
-        bail!("{} has no IPv4 address: traces are of IPv4 alone", options.target)
-    };
+    let to = target(&options.target, options.source)?;
     let source = match options.source {
         Some(source) => source,
         None => {
-            let asked = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a socket")?;
+            let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            let asked = UdpSocket::bind((any, 0)).context("open a socket")?;
             asked.connect(to).with_context(|| format!("find a way to {to}"))?;
-            match asked.local_addr().context("find the own address")?.ip() {
-                IpAddr::V4(source) => source,
-                IpAddr::V6(_) => bail!("the way to {to} begins with no IPv4 address"),
-            }
+            asked.local_addr().context("find the own address")?.ip()
         }
     };
     let flow = TraceSpec {
         interface: options.interface.clone(),
-        source: SocketAddrV4::new(source, options.sport),
-        destination: SocketAddrV4::new(*to.ip(), options.dport.unwrap_or(to.port())),
+        source: SocketAddr::new(source, options.sport),
+        destination: SocketAddr::new(to.ip(), options.dport.unwrap_or(to.port())),
         protocol: if options.tcp { Protocol::Tcp } else { Protocol::Udp },
         dscp: options.dscp,
     };
@@ -377,6 +461,11 @@ fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<(
     let Report { sent, answered, lost, unsent, unsent_reason, timed, .. } = report;
     let size = plan.size_bytes;
     writeln!(out, "{}: {sent} probes of {size} bytes, {answered} answered, {lost} lost", plan.target)?;
+    if let (Some(there), Some(back)) = (report.lost_there, report.lost_back)
+        && *lost > 0
+    {
+        writeln!(out, "of those lost, {there} on the way there, {back} on the way back")?;
+    }
     if let Some(reason) = unsent_reason {
         writeln!(out, "{unsent} were not sent: {reason}")?;
     }
@@ -446,7 +535,7 @@ mod tests {
         let key = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(key.path(), "0123456789abcdef").unwrap();
         std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
-        for transport in ["rc", "ud"] {
+        for transport in ["rdma-rc", "rdma-ud"] {
             let arguments = ["railwatch-agent", "probe", "127.0.0.1", "--transport", transport, "--key-file"];
             let arguments = arguments.iter().map(Into::into).chain([key.path().as_os_str().to_owned()]);
             let Command::Probe(options) = Cli::parse_from(arguments).command else { panic!("not probe") };

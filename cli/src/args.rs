@@ -218,6 +218,9 @@ pub enum Command {
         /// Only elements with this in their name: leaf1, host3:eth0, 'leaf1:eth3>spine0:eth1'
         #[arg(long, value_name = "TEXT")]
         element: Option<String>,
+        /// What a loss takes: of 100 packets so many; 1 of all packets, or 100 of the large ones, where absent
+        #[arg(long, value_name = "PERCENT", value_parser = percent)]
+        loss: Option<f64>,
         #[command(flatten)]
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
@@ -403,6 +406,9 @@ pub struct Probes {
     /// Only those that this host sends or answers
     #[arg(long, value_name = "HOST")]
     pub host: Option<String>,
+    /// Only those between hosts of this job, with their lowest ranks
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
     /// Over this time, at most 2m; windows of 10 s are shown whole
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub last: Duration,
@@ -474,6 +480,9 @@ pub enum ProbesInstead {
         /// Only flows that this host sends or answers
         #[arg(long, value_name = "HOST")]
         host: Option<String>,
+        /// Only flows between hosts of this job
+        #[arg(long, value_name = "NAME")]
+        job: Option<String>,
         #[command(flatten)]
         #[expect(missing_docs, reason = "documented at the type; a comment here would become the command's help")]
         shape: Shape,
@@ -535,6 +544,11 @@ impl IncidentState {
 }
 
 /// "500ms", "10s", "2m", "1h".
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>().map_err(|error| error.to_string())?;
+    if percent > 0.0 && percent <= 100.0 { Ok(percent) } else { Err("above 0 and at most 100".to_owned()) }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

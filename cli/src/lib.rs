@@ -162,8 +162,8 @@ fn execute(command: Command, asker: &Asker<'_>, out: &mut Output) -> Result<(), 
         Command::Inventory(asked) => inventory::inventory(&asker.connect()?, &asked, out),
         Command::Tape(tape) => tape::tape(&asker.connect()?, &tape, out),
         Command::Probes(asked) => probes::probes(&asker.connect()?, &asked, out),
-        Command::Coverage { element, shape } => {
-            probes::coverage(&asker.connect()?, element.as_deref(), shape.output, out)
+        Command::Coverage { element, loss, shape } => {
+            probes::coverage(&asker.connect()?, element.as_deref(), loss, shape.output, out)
         }
         Command::Burst(burst) => ask_for_burst(asker, &burst, out),
         Command::Topology(asked) => topology::topology(&asker.connect()?, &asked, out),

@@ -40,6 +40,10 @@ pub static PROBES: Listing = Listing {
         "lost_there",
         "lost_back",
         "flows",
+        "scopes",
+        "jobs",
+        "source_rank",
+        "target_rank",
     ],
     fixed: false,
     heads: &[
@@ -82,6 +86,37 @@ pub static PROBES: Listing = Listing {
     nothing: "No probes are planned. `railwatch probes plan` says which hosts take part, and why others do not.",
 };
 
+/// `railwatch probes --job NAME`: who they are in the job comes first.
+static PROBES_OF_JOB: Listing = Listing {
+    path: PROBES.path,
+    fields: PROBES.fields,
+    fixed: false,
+    heads: &[
+        "RANKS",
+        "FROM",
+        "TO",
+        "SENT",
+        "LOST",
+        "LOSS",
+        "THERE",
+        "BACK",
+        "FABRIC p50",
+        "p99",
+        "ROUND TRIP p50",
+        "p99",
+        "PROBER p99",
+        "ANSWERER p99",
+        "FLOWS",
+    ],
+    line: |row, now_ns| {
+        let rank = |field| row.number(field).map_or("-".to_owned(), |rank| rank.to_string());
+        let mut cells = (PROBES.line)(row, now_ns);
+        cells.insert(0, Cell::text(format!("{} to {}", rank("source_rank"), rank("target_rank"))));
+        cells
+    },
+    nothing: "No pair of this job's hosts is probed. `railwatch probes plan` says which pairs are, of which jobs.",
+};
+
 /// `railwatch coverage`.
 pub static COVERAGE: Listing = Listing {
     path: "/v1/coverage",
@@ -96,6 +131,7 @@ pub static COVERAGE: Listing = Listing {
         "located_to",
         "located_to_count",
         "split_by",
+        "reported_as",
     ],
     fixed: false,
     heads: &["ELEMENT", "FAULT", "WITHIN 1 s", "EXPECTED", "CHANCE", "BY", "LOCATED TO", "SPLIT BY"],
@@ -150,7 +186,7 @@ static FLOWS: Listing = Listing {
     path: "",
     fields: &[],
     fixed: false,
-    heads: &["FROM", "TO", "SOURCE PORT", "SIZE", "EVERY", "PATH", ""],
+    heads: &["FROM", "TO", "SOURCE PORT", "SIZE", "EVERY", "FOR", "PATH", ""],
     line: |row, _| {
         vec![
             Cell::text(row.text("source")),
@@ -158,6 +194,10 @@ static FLOWS: Listing = Listing {
             whole(row, "source_port"),
             Cell::number(format!("{} B", row.number("size_bytes").unwrap_or(0))),
             Cell::number(format!("{:.1} ms", row.number("interval_us").unwrap_or(0) as f64 / 1e3)),
+            Cell::text(match row.text("scope") {
+                "job" => format!("job {}", row.text("job")),
+                scope => scope.to_owned(),
+            }),
             Cell::text(if row.flag("placed") { "known" } else { "" }),
             Cell::text(if row.flag("dense") { "denser, for a suspect" } else { "" }).tone(Tone::Warn),
         ]
@@ -165,16 +205,41 @@ static FLOWS: Listing = Listing {
     nothing: "No flow.",
 };
 
+static JOBS: Listing = Listing {
+    path: "",
+    fields: &[],
+    fixed: false,
+    heads: &["JOB", "NICS", "HOSTS WITHOUT", "PAIRS", "PROBED", "NO ROOM FOR"],
+    line: |row, _| {
+        let tone = |field| if row.number(field).unwrap_or(0) == 0 { Tone::Plain } else { Tone::Warn };
+        vec![
+            Cell::text(row.text("job")),
+            whole(row, "nics"),
+            whole(row, "hosts_without").tone(tone("hosts_without")),
+            whole(row, "pairs"),
+            whole(row, "pairs_probed"),
+            whole(row, "pairs_left_out").tone(tone("pairs_left_out")),
+        ]
+    },
+    nothing: "No job runs on several hosts.",
+};
+
 /// Does what is asked.
 pub fn probes(client: &Client, asked: &Probes, out: &mut Output) -> Result<(), Failure> {
-    let of_host = |host: &Option<String>| host.as_ref().map(|host| format!("host={}", percent_encoded(host)));
-    if let Some(ProbesInstead::Plan { host, shape }) = &asked.instead {
-        let query = of_host(host).map(|host| format!("?{host}")).unwrap_or_default();
+    let only = |host: &Option<String>, job: &Option<String>| {
+        let named = [("host", host), ("job", job)].into_iter();
+        named
+            .filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(value.as_ref()?))))
+            .collect::<Vec<_>>()
+    };
+    if let Some(ProbesInstead::Plan { host, job, shape }) = &asked.instead {
+        let only = only(host, job);
+        let query = if only.is_empty() { String::new() } else { format!("?{}", only.join("&")) };
         let row = Row::one(client.get(&format!("/v1/probes/plan{query}"))?, "/v1/probes/plan")?;
         return out.write(&shaped(shape.output, &row.0, || plan(&row, out.colour))?);
     }
     let last_s = asked.last.as_secs_f64().ceil();
-    let query: Vec<_> = std::iter::once(format!("last_s={last_s:.0}")).chain(of_host(&asked.host)).collect();
+    let query: Vec<_> = std::iter::once(format!("last_s={last_s:.0}")).chain(only(&asked.host, &asked.job)).collect();
     let rows = Row::list(client.get(&format!("{}?{}", PROBES.path, query.join("&")))?, PROBES.path)?;
     if let Some(file) = &asked.heatmap {
         let picture = heatmap::picture(&rows).png();
@@ -182,13 +247,22 @@ pub fn probes(client: &Client, asked: &Probes, out: &mut Output) -> Result<(), F
             Failure::new(Kind::Usage, format!("cannot write {}: {error}", file.display()), "name another file")
         });
     }
-    show(&PROBES, &rows, asked.shape.output, out)
+    let listing = if asked.job.is_some() { &PROBES_OF_JOB } else { &PROBES };
+    show(listing, &rows, asked.shape.output, out)
 }
 
-/// What can be sensed.
-pub fn coverage(client: &Client, element: Option<&str>, format: Format, out: &mut Output) -> Result<(), Failure> {
-    let query = element.map(|element| format!("?element={}", percent_encoded(element))).unwrap_or_default();
-    let rows = Row::list(client.get(&format!("{}{query}", COVERAGE.path))?, COVERAGE.path)?;
+/// What can be sensed; where a loss is asked for, of so many of 100 packets.
+pub fn coverage(
+    client: &Client,
+    element: Option<&str>,
+    loss_percent: Option<f64>,
+    format: Format,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let element = element.map(|element| format!("element={}", percent_encoded(element)));
+    let loss = loss_percent.map(|percent| format!("loss={}", percent / 100.0));
+    let query = element.into_iter().chain(loss).collect::<Vec<_>>().join("&");
+    let rows = Row::list(client.get(&format!("{}?{query}", COVERAGE.path))?, COVERAGE.path)?;
     show(&COVERAGE, &rows, format, out)
 }
 
@@ -197,7 +271,7 @@ fn show(listing: &Listing, rows: &[Row], format: Format, out: &mut Output) -> Re
     out.write(&shaped(format, &ordered, || listing.table(rows, now_ns(), out.colour))?)?;
     if rows.len() >= ROWS_MAX && !out.closed {
         eprintln!(
-            "railwatch: note: the first {ROWS_MAX} rows are shown, there may be more: --host or --element narrows it"
+            "railwatch: note: the first {ROWS_MAX} rows are shown, there may be more: --host, --job or --element narrows it"
         );
     }
     Ok(())
@@ -221,11 +295,15 @@ fn plan(row: &Row, colour: bool) -> String {
             ),
         ),
         ("NICs", row.number("nics").unwrap_or(0).to_string()),
+        ("pairs of", row.texts("scopes").join(", ")),
         ("rails told apart by", row.text("rails").replace('_', " ")),
         ("planned in", format!("{:.1} ms", real("planned_in_ms"))),
     ];
     if let Some(pairs) = row.number("blind_pairs").filter(|pairs| *pairs > 0) {
         facts.push(("joined by nothing known", format!("{pairs} pairs of NICs: probed as a mesh")));
+    }
+    if let Some(jobs) = row.number("jobs_left_out").filter(|jobs| *jobs > 0) {
+        facts.push(("jobs left out", format!("{jobs}: too many run at a time")));
     }
     if !suspects.is_empty() {
         facts.push(("suspects", suspects.join(", ")));
@@ -242,6 +320,10 @@ fn plan(row: &Row, colour: bool) -> String {
         text.push('\n');
         text.push_str(&table::render(&["LEFT OUT", "WHY"], &lines, colour));
     }
+    if row.texts("scopes").contains(&"job") {
+        text.push('\n');
+        text.push_str(&JOBS.table(&row.rows("jobs"), 0, colour));
+    }
     text.push('\n');
     text.push_str(&DIRECTIONS.table(&row.rows("directions"), 0, colour));
     let flows = row.rows("flows");
@@ -249,7 +331,7 @@ fn plan(row: &Row, colour: bool) -> String {
     text.push_str(&FLOWS.table(&flows[..flows.len().min(FLOWS_SHOWN)], 0, colour));
     if flows.len() > FLOWS_SHOWN {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "… and {} more: --host HOST, or -o json", flows.len() - FLOWS_SHOWN);
+        let _ = writeln!(text, "… and {} more: --host HOST, --job NAME, or -o json", flows.len() - FLOWS_SHOWN);
     }
     text
 }
@@ -285,12 +367,23 @@ mod tests {
     }
 
     #[test]
+    fn pairs_of_a_job_show_their_ranks() {
+        let row = json!({"source_host": "a", "source_interface": "eth0", "target_host": "b", "target_interface": "eth0",
+            "sent": 200, "lost": 0, "loss": 0.0, "flows": 3, "source_rank": 8, "target_rank": null});
+        let text = PROBES_OF_JOB.table(&[Row::one(row, "").unwrap()], 0, false);
+        assert!(text.lines().nth(1).unwrap().starts_with("8 to -  a:eth0  b:eth0"), "{text}");
+        assert_eq!(PROBES_OF_JOB.heads[1..], *PROBES.heads);
+    }
+
+    #[test]
     fn a_plan_says_what_it_does_not_cover_and_why() {
         let row = json!({"per_direction_per_s": 10.0, "coverage": 0.5, "packets_per_s_per_nic": 12.0, "packets_per_s_per_nic_most": 12.5,
             "packets_per_s_per_nic_max": 150.0, "nics": 16, "rails": "prefix", "planned_in_ms": 0.2, "blind_pairs": 28,
             "suspects": ["leaf1:eth4>spine0:eth1"], "left_out": {"host3": "it does not answer probes"},
             "directions": [{"direction": "leaf0:eth4>spine0:eth0", "per_s": 0.0, "sure_per_s": 0.0, "certainty": 0.0, "uncovered": "no_way"}],
-            "flows": [{"source": "a:eth0", "target": "b:eth0", "source_port": 20480, "size_bytes": 64, "interval_us": 1000000, "dense": true, "placed": false}]});
+            "scopes": ["rail", "job"], "jobs_left_out": 2,
+            "jobs": [{"job": "42", "nics": 128, "hosts_without": 1, "pairs": 8128, "pairs_probed": 640, "pairs_left_out": 7488}],
+            "flows": [{"scope": "job", "job": "42", "source": "a:eth0", "target": "b:eth0", "source_port": 20480, "size_bytes": 64, "interval_us": 1000000, "dense": true, "placed": false}]});
         let text = plan(&Row::one(row, "").unwrap(), false);
         for part in [
             "50.0 %",
@@ -299,6 +392,10 @@ mod tests {
             "host3     it does not answer probes",
             "on no known way between two NICs that probe",
             "denser, for a suspect",
+            "rail, job",
+            "42    128              1   8128     640         7488",
+            "2: too many run at a time",
+            "job 42",
             "leaf1:eth4>spine0:eth1",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

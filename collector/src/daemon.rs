@@ -24,7 +24,7 @@ use crate::{
     otlp,
     probes::{self, Probes, ways::OfMap},
     run_file::{Addresses, RunFile},
-    switches,
+    started, switches,
     tape::{Tapes, kept::Kept},
 };
 use anyhow::{Context, Result};
@@ -104,6 +104,7 @@ impl Daemon {
         let database = config.state_dir.join(DATABASE);
         let store = Store::open(&database)?;
         let known_hosts = store.restore(Timeline::now(), None)?.hosts;
+        let former = store.former();
         let core = CoreHandle::spawn(
             store,
             CoreConfig {
@@ -199,6 +200,11 @@ impl Daemon {
                 tracing::warn!(directory = %directory.display(), %error, "collector.json cannot be written: set RAILWATCH_COLLECTOR for the railwatch command, or --run-dir here");
             })
             .ok();
+        if let Some(former) = former
+            && let Err(error) = core.observe(started::signal(former, Timeline::now())).await
+        {
+            tracing::error!(%error, "that this collector follows another is not told");
+        }
         tracing::info!(%uplink, %api, %metrics, state_dir = %config.state_dir.display(), "ready");
         Ok(Self {
             addresses,

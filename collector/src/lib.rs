@@ -26,6 +26,7 @@ pub mod otlp;
 pub mod overload;
 pub mod probes;
 mod run_file;
+pub mod started;
 pub mod switches;
 pub mod tape;
 pub mod traces;

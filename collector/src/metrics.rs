@@ -370,6 +370,13 @@ impl Collector for Inside {
             ),
             ("probes_directions", "Directions of known links that are up", probes.directions),
             ("probes_directions_covered", "Of them, those that probes cross at the rate they should", probes.covered),
+            ("probes_job_pairs", "Pairs of NICs of jobs that run, where these are to be probed", probes.job_pairs),
+            (
+                "probes_job_pairs_left_out",
+                "Of them, those that are not probed because there is no room",
+                probes.job_pairs_left_out,
+            ),
+            ("probes_jobs_left_out", "Jobs whose pairs are not probed because too many run", probes.jobs_left_out),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;

@@ -1,12 +1,13 @@
 //! Probes: which host sends which, what became of them, and what that makes suspect.
 //!
-//! In: the fabric ([`view::FabricView`]), what hosts say that they can do, `ProbeResults` and signals of their agents. Out: a `ProbePlan` per
+//! In: the fabric ([`view::FabricView`]), what hosts say that they can do, the jobs that run ([`jobs`]), `ProbeResults` and signals of their agents. Out: a `ProbePlan` per
 //! connected host, made by [`railwatch_engine::cover`], sent on connection and on change and renewed before it lapses; the pairs' figures
 //! ([`results`]); coverage. A plan is made again within [`LOOK_EVERY`] of a change; where loss shows, what shares a way with it is sent
 //! more often at once, and for [`SUSPECT_FOR`] after its last sign. Bounded: flows, suspects, and the minutes kept. Never: a
 //! probe of a host that does not answer, or a plan for one that does not probe.
 
 pub mod blame;
+pub mod jobs;
 pub mod options;
 pub mod recent;
 pub mod results;
@@ -17,14 +18,14 @@ use crate::clock::Timeline;
 use crate::live::Live;
 use options::ProbeOptions;
 use railwatch_engine::Timestamp;
-use railwatch_engine::cover::{self, Endpoint, OutlookRow, Plan, PlannedFlow, Senses, Suspects, World};
+use railwatch_engine::cover::{self, Endpoint, Job, OutlookRow, Plan, PlannedFlow, Senses, Suspects, World};
 use railwatch_engine::map::{Direction, Fabric, Flow, Path, PortName};
 use railwatch_wire::v1;
 use recent::Recent;
-use results::{Kept, ProbeRow};
+use results::{Kept, Only, ProbeRow};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -37,6 +38,8 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(200);
 /// A plan is renewed so often within its lease.
 const RENEWALS_PER_LEASE: u64 = 3;
+/// Jobs are looked for again after so long though no host told anything new of its processes: one may have been forgotten, or a communicator made.
+const JOBS_AGAIN: Duration = Duration::from_secs(5);
 /// How long something stays suspect after its last loss.
 pub const SUSPECT_FOR: Duration = Duration::from_secs(60);
 /// Suspects of each kind; more are not followed, and counted.
@@ -59,6 +62,9 @@ struct Inner {
     kept: Mutex<Kept>,
     recent: Mutex<Recent>,
     suspected: Mutex<Suspected>,
+    running: Mutex<Running>,
+    /// A host told something of its processes since jobs were looked for.
+    placed: AtomicBool,
     wake: Notify,
     revision: AtomicU64,
     counts: Counts,
@@ -91,6 +97,12 @@ pub struct Planned {
     pub left_out: BTreeMap<String, String>,
     /// What was suspect.
     pub suspects: Suspects,
+    /// NICs of each job are probed with each other.
+    pub has_jobs: bool,
+    /// Those jobs.
+    pub jobs: Arc<Vec<Job>>,
+    /// Jobs beyond those.
+    pub jobs_beyond: u64,
     /// As was asked for.
     pub options: cover::Options,
     /// The flows.
@@ -99,6 +111,14 @@ pub struct Planned {
     pub took_ms: f64,
     /// Since when the fabric is as it is.
     pub steady_since: Timestamp,
+}
+
+/// Jobs, as they were found last.
+#[derive(Clone, Default)]
+struct Running {
+    jobs: Arc<Vec<Job>>,
+    beyond: u64,
+    at: Timestamp,
 }
 
 #[derive(Default)]
@@ -136,6 +156,12 @@ pub struct Figures {
     pub covered: u64,
     /// Planned, of the NIC that sends most.
     pub packets_per_s_per_nic_most: f64,
+    /// Pairs of NICs of jobs that run.
+    pub job_pairs: u64,
+    /// Of them, those for which there is no room.
+    pub job_pairs_left_out: u64,
+    /// Jobs that are not looked at because there are too many.
+    pub jobs_left_out: u64,
 }
 
 impl Probes {
@@ -152,6 +178,8 @@ impl Probes {
             kept: Mutex::default(),
             recent: Mutex::default(),
             suspected: Mutex::default(),
+            running: Mutex::default(),
+            placed: AtomicBool::new(true),
             wake: Notify::new(),
             revision: AtomicU64::new(0),
             counts: Counts::default(),
@@ -179,6 +207,14 @@ impl Probes {
         if lines.get(host).is_some_and(|line| line.generation == generation) {
             lines.remove(host);
             drop(lines);
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// A host told something new of its processes: a job may have started or ended.
+    pub fn placed(&self) {
+        self.0.placed.store(true, Relaxed);
+        if lock(&self.0.options).has_jobs() {
             self.0.wake.notify_one();
         }
     }
@@ -251,18 +287,48 @@ impl Probes {
         Arc::clone(&lock(&self.0.planned))
     }
 
-    /// Figures of pairs over the last time, the worst first.
-    pub fn rows(&self, last: Duration, host: Option<&str>) -> Vec<ProbeRow> {
-        lock(&self.0.kept).rows(last, host, Timeline::now())
+    /// Figures of pairs over the last time.
+    pub fn rows(&self, last: Duration, only: Only<'_>) -> Vec<ProbeRow> {
+        lock(&self.0.kept).rows(last, only, Timeline::now())
     }
 
-    /// What would be sensed, of elements with this in their name.
-    pub fn outlook(&self, containing: &str, rows_max: usize) -> Vec<OutlookRow> {
+    /// Hosts of the job that is called so, with their lowest ranks.
+    ///
+    /// # Errors
+    /// No job is called so, or several are.
+    pub fn ranks(&self, job: &str) -> Result<jobs::Ranks, String> {
+        jobs::ranks(&self.0.live.jobs(), job)
+    }
+
+    /// Jobs that run, where their NICs are to be probed with each other.
+    fn running(&self, options: &ProbeOptions, now: Timestamp) -> Running {
+        if !options.enabled || !options.has_jobs() {
+            return Running::default();
+        }
+        let mut running = lock(&self.0.running);
+        let again_ns = u64::try_from(JOBS_AGAIN.as_nanos()).unwrap_or(u64::MAX);
+        if self.0.placed.swap(false, Relaxed) || now.0.saturating_sub(running.at.0) >= again_ns {
+            let (jobs, beyond) = jobs::running(&self.0.live.jobs());
+            // The same as before stays the same one: whoever compares need not look inside.
+            if *running.jobs != jobs {
+                running.jobs = Arc::new(jobs);
+            }
+            (running.beyond, running.at) = (beyond, now);
+        }
+        running.clone()
+    }
+
+    /// What would be sensed, of elements with this in their name; where a loss is asked for, of so much of 1.
+    pub fn outlook(&self, containing: &str, loss: Option<f64>, rows_max: usize) -> Vec<OutlookRow> {
         let planned = self.planned();
         let options = lock(&self.0.options).clone();
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a configuration")]
         let senses = Senses {
             sources: view::sources(&self.0.live),
+            series: view::telling(&self.0.live),
+            switches: view::said_by_switches(&self.0.live),
+            loss: loss.unwrap_or(cover::SILENT_LOSS),
+            large_loss: loss.unwrap_or(cover::LARGE_LOSS),
             timeout_ms: f64::from(options.timeout_ms),
             silent_after_ms: self.0.silent_after_ms.load(Relaxed) as f64,
         };
@@ -304,6 +370,7 @@ impl Probes {
         let planned = self.planned();
         let up = planned.plan.covered.iter().filter(|covered| covered.uncovered != Some(cover::Uncovered::Down));
         let suspects = self.suspects();
+        let of_jobs = |count: fn(&cover::JobPlan) -> usize| planned.plan.jobs.iter().map(count).sum::<usize>() as u64;
         Figures {
             plans: plans.load(Relaxed),
             results: results.load(Relaxed),
@@ -314,6 +381,9 @@ impl Probes {
             directions: up.clone().count() as u64,
             covered: up.filter(|covered| covered.uncovered.is_none()).count() as u64,
             packets_per_s_per_nic_most: planned.plan.packets_per_s.iter().copied().fold(0.0, f64::max),
+            job_pairs: of_jobs(|job| job.pairs),
+            job_pairs_left_out: of_jobs(|job| job.pairs - job.pairs_probed),
+            jobs_left_out: planned.jobs_beyond,
         }
     }
 
@@ -346,7 +416,7 @@ impl Probes {
             self.suspects()
         };
         let before = self.planned();
-        let planned = self.plan(&options, &suspects, &before);
+        let planned = self.plan(&options, &suspects, &before, now);
         let is_new = !Arc::ptr_eq(&planned, &before);
         if is_new {
             *lock(&self.0.planned) = Arc::clone(&planned);
@@ -359,12 +429,13 @@ impl Probes {
     }
 
     /// The plan that fits the world as it is; the one before where nothing would change.
-    fn plan(&self, options: &ProbeOptions, suspects: &Suspects, before: &Arc<Planned>) -> Arc<Planned> {
+    fn plan(&self, options: &ProbeOptions, suspects: &Suspects, before: &Arc<Planned>, now: Timestamp) -> Arc<Planned> {
         let begun = std::time::Instant::now();
         let peers: HashMap<String, IpAddr> =
             lock(&self.0.lines).iter().map(|(host, line)| (host.to_string(), line.peer)).collect();
         let (fabric, placements) = (self.0.view.fabric(), self.0.view.placements());
         let wanted = options.planner();
+        let Running { jobs, beyond: jobs_beyond, .. } = self.running(options, now);
         let mut found = view::endpoints(&self.0.live, &peers, &fabric);
         if !options.enabled {
             (found.endpoints, found.left_out) = (Vec::new(), BTreeMap::new());
@@ -374,6 +445,9 @@ impl Probes {
             && found.left_out == before.left_out
             && *suspects == before.suspects
             && wanted == before.options
+            && options.has_jobs() == before.has_jobs
+            && (Arc::ptr_eq(&jobs, &before.jobs) || *jobs == *before.jobs)
+            && jobs_beyond == before.jobs_beyond
             && (Arc::ptr_eq(&fabric, &before.fabric) || *fabric == *before.fabric)
             && (Arc::ptr_eq(&placements, &before.placements) || *placements == *before.placements);
         if same {
@@ -384,7 +458,9 @@ impl Probes {
             endpoints: &found.endpoints,
             placements: &placements,
             suspects,
-            before: &before.plan.flows,
+            // Pairs across rails that were chosen to cover links would stay as long as they do.
+            before: if wanted.fleet == before.options.fleet { &before.plan.flows } else { &[] },
+            jobs: &jobs,
         };
         let plan = cover::plan(world, &wanted);
         let is_as_before = *fabric == *before.fabric;
@@ -396,6 +472,9 @@ impl Probes {
             able: found.able,
             left_out: found.left_out,
             suspects: suspects.clone(),
+            has_jobs: options.has_jobs(),
+            jobs,
+            jobs_beyond,
             options: wanted,
             plan,
             took_ms: begun.elapsed().as_secs_f64() * 1e3,
@@ -475,6 +554,7 @@ mod tests {
     use super::view::HostsOnly;
     use super::view::tests::{lab_host, lab_peers};
     use super::*;
+    use railwatch_engine::cover::{Scope, Shape};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -585,6 +665,70 @@ mod tests {
         lab.probes.signal("host0", &signal, Timestamp(163 * SECOND));
         lab.look(163);
         assert!(per_s(&lab.sent("host0").unwrap()) > 2.0 * per_s(&calm));
+    }
+
+    #[test]
+    fn a_job_that_starts_is_probed_by_its_ranks_at_once_and_its_flows_end_with_it() {
+        let mut lab = lab();
+        lab.look(100);
+        let calm = lab.sent("host0").unwrap();
+        let run = |lab: &Lab, has_ended: bool| {
+            for (rank, host) in [(0, "host5"), (1, "host0"), (2, "host6")] {
+                let exited_unix_ns = has_ended.then_some(1);
+                let (scheduler, job) = ("slurm".to_owned(), "42".to_owned());
+                let task = v1::Task { pid: 9, scheduler, job, rank: Some(rank), exited_unix_ns, ..v1::Task::default() };
+                lab.live.host(host).lock().placement.tasks = vec![task];
+            }
+            lab.probes.placed();
+        };
+        run(&lab, false);
+        lab.look(101);
+        assert_eq!(lab.sent("host0"), None, "rails alone are asked for");
+        let options =
+            ProbeOptions { scopes: vec![Scope::Rail, Scope::Job], shape: Shape::Ring, ..ProbeOptions::default() };
+        lab.probes.configure(options.clone(), 1000);
+        lab.look(102);
+        let planned = lab.probes.planned();
+        let of_job = planned.plan.flows.iter().filter(|flow| flow.job.as_deref() == Some("42"));
+        let pairs: BTreeSet<_> = of_job
+            .map(|flow| {
+                let ends = [flow.from, flow.to].map(|end| planned.endpoints[end].port.node.as_str());
+                (ends, flow.size_bytes, planned.endpoints[flow.from].port.port.as_str())
+            })
+            .collect();
+        let ring = [["host5", "host0"], ["host0", "host6"], ["host6", "host5"]];
+        let expected = ring.into_iter().flat_map(|ends| {
+            [64, 1458].into_iter().flat_map(move |size| ["eth0", "eth1"].map(|interface| (ends, size, interface)))
+        });
+        assert_eq!(pairs, expected.collect());
+        let figures = lab.probes.figures();
+        assert_eq!((figures.job_pairs, figures.job_pairs_left_out, figures.jobs_left_out), (6, 0, 0));
+        assert!(lab.sent("host0").unwrap().flows.iter().any(|flow| flow.target_host == "host6"));
+        run(&lab, true);
+        lab.look(103);
+        assert!(lab.probes.planned().plan.flows.iter().all(|flow| flow.job.is_none()));
+        lab.probes.configure(ProbeOptions::default(), 1000);
+        lab.look(104);
+        let count = |plan: &v1::ProbePlan| plan.flows.len();
+        assert_eq!(count(&lab.sent("host0").unwrap()), count(&calm));
+    }
+
+    #[test]
+    fn pairs_of_the_fleet_go_with_the_setting_that_asked_for_them() {
+        let mut lab = lab();
+        let crossing = |lab: &Lab| {
+            let planned = lab.probes.planned();
+            planned.plan.flows.iter().filter(|flow| flow.scope(&planned.endpoints) == Scope::Fleet).count()
+        };
+        lab.look(100);
+        let calm = lab.sent("host0").unwrap();
+        assert_eq!(crossing(&lab), 0);
+        lab.probes.configure(ProbeOptions { scopes: vec![Scope::Fleet], ..ProbeOptions::default() }, 1000);
+        lab.look(101);
+        assert!(crossing(&lab) > 0);
+        lab.probes.configure(ProbeOptions::default(), 1000);
+        lab.look(102);
+        assert_eq!((crossing(&lab), &lab.sent("host0").unwrap().flows), (0, &calm.flows));
     }
 
     #[test]

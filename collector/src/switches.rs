@@ -16,7 +16,7 @@ pub use config::{SflowConfig, SwitchConfig, check};
 pub use far_end::{FarEndRow, FarEnds};
 pub use row::SwitchRow;
 pub use sflow::SflowCounts;
-pub use table::Table;
+pub use table::{Switch, Table};
 
 use crate::clock::Timeline;
 use crate::core::CoreHandle;
@@ -26,7 +26,7 @@ use railwatch_engine::{Signal, Timestamp};
 use railwatch_switches::client::{Event, Target, follow};
 use std::sync::Arc;
 use std::time::Duration;
-use table::{Cell, Switch};
+use table::Cell;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;

@@ -64,6 +64,8 @@ async fn a_stop_tells_agents_to_come_back_and_loses_nothing_acknowledged() {
     assert_eq!(code, tonic::Code::Unavailable, "{message}");
     let collector = Collector::start_in(directory, "").await;
     assert_eq!(collector.stored_signals(), ["before the stop"]);
+    let own = collector.own_signals();
+    assert!(own.len() == 1 && own[0].contains("the one before was stopped in order"), "{own:?}");
 }
 
 #[tokio::test]

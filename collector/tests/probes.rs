@@ -19,7 +19,8 @@ async fn get(collector: &Collector, path: &str) -> Value {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    let status = if path.contains("unknown") { "404" } else { "200" };
+    assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
     serde_json::from_str(body).unwrap()
 }
 
@@ -48,6 +49,30 @@ async fn host(collector: &Collector, name: &str, number: u8) -> Agent {
     agent
 }
 
+/// A plan that covers all links: hosts are planned for before their cables are on the map.
+async fn covered(collector: &Collector, path: &str) -> Value {
+    loop {
+        let planned = get(collector, path).await;
+        if planned["coverage"] == 1.0 {
+            return planned;
+        }
+    }
+}
+
+/// A rank of job 42 that runs there.
+async fn rank(agent: &Agent, rank: u32, has_ended: bool) {
+    let task = v1::Task {
+        pid: 7,
+        scheduler: "slurm".into(),
+        job: "42".into(),
+        rank: Some(rank),
+        exited_unix_ns: has_ended.then_some(1),
+        ..v1::Task::default()
+    };
+    let placement = Some(v1::PlacementState { tasks: vec![task], ..v1::PlacementState::default() });
+    agent.say(Body::Snapshot(v1::Snapshot { placement, ..v1::Snapshot::default() })).await;
+}
+
 /// The next plan that is as wanted.
 async fn plan(agent: &mut Agent, wanted: impl Fn(&v1::ProbePlan) -> bool) -> v1::ProbePlan {
     loop {
@@ -70,8 +95,7 @@ async fn hosts_are_told_whom_to_probe_and_what_they_tell_of_it_is_shown() {
     };
     assert_eq!(ends(&of_a), ("10.0.0.1".into(), "b".into(), "10.0.0.2".into(), 7704));
     assert_eq!(ends(&of_b).1, "a");
-    let planned = get(&collector, "/v1/probes/plan?host=a").await;
-    assert_eq!(planned["coverage"], 1.0, "{planned}");
+    let planned = covered(&collector, "/v1/probes/plan?host=a").await;
     assert_eq!(planned["directions"].as_array().unwrap().len(), 4);
 
     let results = |flows| {
@@ -102,5 +126,49 @@ async fn hosts_are_told_whom_to_probe_and_what_they_tell_of_it_is_shown() {
     assert_eq!(black_hole["sensed"], true);
     let page = collector.metrics().await;
     assert!(page.contains("\nrailwatch_collector_probes_directions_covered 4\n"), "{page}");
+    collector.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_jobs_pairs_are_probed_while_it_runs_and_shown_with_their_ranks() {
+    let directory = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let text = "[probes]\nscopes = [\"rail\", \"job\"]\nshape = \"ring\"\n";
+    let collector = Collector::start_in(directory, text).await;
+    let mut a = host(&collector, "a", 1).await;
+    let (b, c) = (host(&collector, "b", 2).await, host(&collector, "c", 3).await);
+    let targets = |plan: &v1::ProbePlan| {
+        plan.flows.iter().map(|flow| flow.target_host.clone()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let calm = plan(&mut a, |plan| !plan.flows.is_empty()).await;
+    rank(&a, 8, false).await;
+    rank(&c, 0, false).await;
+    // In a ring of two each probes the other, in each size.
+    let with = plan(&mut a, |plan| plan.flows.iter().filter(|flow| flow.target_host == "c").count() >= 2).await;
+    assert!(targets(&with).contains("c"));
+    let planned = covered(&collector, "/v1/probes/plan?job=42").await;
+    assert_eq!(planned["scopes"], serde_json::json!(["rail", "job"]), "{planned}");
+    let of_job = serde_json::json!([{"job": "42", "nics": 2, "hosts_without": 0, "pairs": 2, "pairs_probed": 2, "pairs_left_out": 0}]);
+    assert_eq!(planned["jobs"], of_job);
+    let flows = planned["flows"].as_array().unwrap();
+    let of_job = flows.iter().filter(|flow| flow["scope"] == "job" && flow["job"] == "42").count();
+    assert_eq!(of_job, 4, "{planned}");
+    assert!(flows.iter().all(|flow| flow["source"] != "b:eth0" && flow["target"] != "b:eth0"), "{planned}");
+    let rows = get(&collector, "/v1/probes?job=slurm/42").await;
+    let shown: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["source_rank"].as_u64(), row["target_rank"].as_u64(), row["jobs"][0].as_str()))
+        .collect();
+    assert_eq!(shown, [(Some(8), Some(0), Some("42")), (Some(0), Some(8), Some("42"))], "{rows}");
+    assert!(get(&collector, "/v1/probes?job=unknown").await["detail"].as_str().unwrap().contains("railwatch jobs"));
+    let page = collector.metrics().await;
+    assert!(page.contains("\nrailwatch_collector_probes_job_pairs 2\n"), "{page}");
+    rank(&a, 8, true).await;
+    rank(&c, 0, true).await;
+    plan(&mut a, |plan| plan.flows.len() <= calm.flows.len()).await;
+    let planned = get(&collector, "/v1/probes/plan").await;
+    assert!(planned["flows"].as_array().unwrap().iter().all(|flow| flow["job"].is_null()), "{planned}");
+    drop(b);
     collector.daemon.stop().await;
 }

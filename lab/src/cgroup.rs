@@ -51,12 +51,31 @@ pub fn make<'a>(lab: &str, nodes: impl Iterator<Item = &'a str>) -> Result<()> {
     Ok(())
 }
 
+/// Makes the folder of a node that a lab has grown by.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn add(lab: &str, node: &str) -> Result<()> {
+    fs::create_dir(root()?.join(folder_name(lab)).join(node)).with_context(|| format!("make the cgroup of {node}"))
+}
+
 /// Kills everything in a lab's cgroup and removes it. Nothing to do where there is none.
 ///
 /// # Errors
 /// A process that does not go, such as one stuck in the kernel.
 pub fn remove(lab: &str) -> Result<()> {
-    let folder = root()?.join(folder_name(lab));
+    end(&root()?.join(folder_name(lab)))
+}
+
+/// As [`remove`], of one node.
+///
+/// # Errors
+/// Likewise.
+pub fn remove_node(lab: &str, node: &str) -> Result<()> {
+    end(&root()?.join(folder_name(lab)).join(node))
+}
+
+fn end(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
@@ -64,7 +83,7 @@ pub fn remove(lab: &str) -> Result<()> {
     fs::write(folder.join("cgroup.kill"), "1").with_context(|| format!("kill {}", folder.display()))?;
     let end = Instant::now() + PATIENCE;
     loop {
-        match remove_tree(&folder) {
+        match remove_tree(folder) {
             Ok(()) => return Ok(()),
             Err(error) if Instant::now() >= end => {
                 return Err(error).with_context(|| format!("remove the cgroup {}", folder.display()));

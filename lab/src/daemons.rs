@@ -10,7 +10,7 @@ use crate::{
     enter::{self, Session, enter},
     interrupt,
     lab::Lab,
-    plan::{Host, Switch},
+    plan::{Host, Nic, Switch},
     routing, switch,
     train::{Addresses, addresses_text},
     verify,
@@ -245,7 +245,11 @@ pub fn wait_for_api(lab: &Lab, collector: &mut Daemon) -> Result<()> {
     Ok(())
 }
 
-fn issue(lab: &Lab, host: &Host) -> Result<()> {
+/// Gives a host's agent its certificate.
+///
+/// # Errors
+/// The collector's command does not.
+pub fn issue(lab: &Lab, host: &Host) -> Result<()> {
     let output = Command::new(lab.programs.own("railwatch-collector")?)
         .args(["pki", "issue", &host.name, "--state-dir"])
         .arg(lab.folder.join("collector"))
@@ -257,7 +261,7 @@ fn issue(lab: &Lab, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Starts a host's agent.
+/// Starts a host's agent. Emulated ports send no notifications as a kernel does, and are looked at the more often.
 ///
 /// # Errors
 /// It cannot be started.
@@ -278,7 +282,7 @@ fn agent_configuration(lab: &Lab, host: &Host) -> Result<String> {
     Ok(format!(
         "host_name = {name:?}\nstate_dir = {state:?}\ncollector = \"{collector}:{UPLINK_PORT}\"\nserver_name = \"localhost\"\n\
          pki_dir = {pki:?}\n\n[gpu]\nscope = \"cgroup:{cgroup}\"\npin_dir = \"\"\n\n[sampling]\nsysfs_root = {sysfs:?}\n\
-         software_interfaces = [\"veth\"]\ncadence_ms = {{ optics = 10000 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
+         software_interfaces = [\"veth\"]\ncadence_ms = {{ optics = 10000, \"netdev.link\" = 100 }}\n\n[peers]\nown_interfaces = true\n\n[drops]\nscope = \"netns\"\n\n[health]\nenabled = false\n\n\
          [tape]\nbytes_max = 8388608\n\n[probe]\nenabled = true\nkey_file = {key:?}\n\
          packets_per_s_per_nic_max = {PACKETS_PER_S_PER_NIC}\nanswers_per_source_per_s = 10000\n",
         name = host.name,
@@ -315,14 +319,36 @@ fn start_hardware(lab: &Lab) -> Result<Daemon> {
     // It reaches into every host's namespace, and so is inside none.
     enter::join(lab, node, &mut command)?;
     let mut daemon = Daemon::start(lab, node, "hardware", &mut command)?;
+    lab.plan.hosts.iter().try_for_each(|host| wait_for_hardware(lab, host, &mut daemon))?;
+    Ok(daemon)
+}
+
+/// Starts the emulated hardware of one host, which ends with that host.
+///
+/// # Errors
+/// It does not come up.
+pub fn start_hardware_of(lab: &Lab, host: &Host) -> Result<Daemon> {
+    let mut command = Command::new(std::env::current_exe().context("find the own program")?);
+    command.args(["hardware", &lab.name, "--host", &host.name]);
+    enter::join(lab, &host.name, &mut command)?;
+    let mut daemon = Daemon::start(lab, &host.name, "hardware", &mut command)?;
+    wait_for_hardware(lab, host, &mut daemon)?;
+    Ok(daemon)
+}
+
+fn wait_for_hardware(lab: &Lab, host: &Host, daemon: &mut Daemon) -> Result<()> {
     let end = Instant::now() + PATIENCE;
-    let ready = |host: &Host| lab.node_folder(&host.name).join("sys/class/infiniband").exists();
-    while !lab.plan.hosts.iter().all(ready) {
+    let devices = lab.node_folder(&host.name).join("sys/class/infiniband");
+    // The last file of a card; before that an agent would find it half made.
+    let is_made = |nic: &Nic| {
+        fs::metadata(devices.join(&nic.rdma_device).join("ports/1/phys_state")).is_ok_and(|file| file.len() > 0)
+    };
+    while !host.nics.iter().all(is_made) {
         daemon.must_run()?;
-        ensure!(Instant::now() < end, "the emulated hardware does not come up");
+        ensure!(Instant::now() < end, "the emulated hardware of {} does not come up", host.name);
         thread::sleep(LOOK_AGAIN);
     }
-    Ok(daemon)
+    Ok(())
 }
 
 fn start_rank(lab: &Lab, host: &Host) -> Result<Daemon> {

@@ -44,6 +44,53 @@ pub fn make(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Makes the namespace and links of a host that a plan has grown by, while all else goes on.
+///
+/// # Errors
+/// What `ip` or the kernel refused.
+pub fn add_host(lab: &Lab, name: &str) -> Result<()> {
+    ip(None, &format!("netns add {}\n", lab.namespace(name)))?;
+    let mut batch = String::new();
+    for link in lab.plan.links_of(name) {
+        pair(&mut batch, lab, (&link.a.node, &link.a.port), (&link.b.node, &link.b.port));
+    }
+    pair(&mut batch, lab, (name, MANAGEMENT_PORT), (&lab.plan.management, name));
+    ip(None, &batch)?;
+    for link in lab.plan.links_of(name) {
+        let end = &link.b;
+        let mut batch = String::new();
+        line(&mut batch, format_args!("addr add {}/31 dev {}", end.address, end.port));
+        line(&mut batch, format_args!("link set {} up gso_max_segs 1", end.port));
+        ip(Some(&lab.namespace(&end.node)), &batch)?;
+        enter::inside(lab, &end.node, || keep_order(lab, &end.node))?;
+    }
+    enter::inside(lab, name, || {
+        sysctls(false)?;
+        keep_order(lab, name)
+    })?;
+    let peer = lab.plan.host(name).context("the plan has the host")?.management_peer;
+    let batch = format!("addr add {peer}/31 dev {name}\nlink set {name} up\n");
+    ip(Some(&lab.namespace(&lab.plan.management)), &batch)?;
+    ip(Some(&lab.namespace(name)), &configuration(lab, name))
+}
+
+/// Removes the namespace of a node, and all that is in it.
+///
+/// # Errors
+/// What `ip` refused.
+pub fn remove_node(lab: &Lab, name: &str) -> Result<()> {
+    ip(None, &format!("netns del {}\n", lab.namespace(name)))
+}
+
+/// Gives a port of a switch another name, with its carrier down meanwhile: its cable is in another port.
+///
+/// # Errors
+/// What `ip` refused.
+pub fn rename_port(lab: &Lab, node: &str, from: &str, to: &str) -> Result<()> {
+    let batch = format!("link set {from} down\nlink set {from} name {to}\nlink set {to} up\n");
+    ip(Some(&lab.namespace(node)), &batch)
+}
+
 /// Removes the namespaces whose names begin so, and all that is in them.
 ///
 /// # Errors

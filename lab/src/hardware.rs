@@ -106,13 +106,14 @@ pub fn set_anomalies(lab: &Lab, anomalies: &Anomalies) -> Result<()> {
         .with_context(|| format!("write {}", file.display()))
 }
 
-/// Is the hardware of all hosts, until it is killed.
+/// Is the hardware of all hosts, or of one, until it is killed.
 ///
 /// # Errors
 /// A file that cannot be made or written.
-pub fn emulate(lab: &Lab) -> Result<()> {
+pub fn emulate(lab: &Lab, alone: Option<&str>) -> Result<()> {
     thread::scope(|scope| {
-        let threads: Vec<_> = lab.plan.hosts.iter().map(|host| scope.spawn(|| emulate_host(lab, host))).collect();
+        let hosts = lab.plan.hosts.iter().filter(|host| alone.is_none_or(|alone| host.name == alone));
+        let threads: Vec<_> = hosts.map(|host| scope.spawn(|| emulate_host(lab, host))).collect();
         for thread in threads {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }

@@ -119,7 +119,11 @@ impl Lab {
         serde_json::from_str(&text).with_context(|| format!("{} is not of this version", file.display()))
     }
 
-    fn write(&self) -> Result<()> {
+    /// Writes its record anew, for a plan that has grown or shrunk.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self) -> Result<()> {
         let (file, new) = (self.folder.join("lab.json"), self.folder.join("lab.json.new"));
         fs::write(&new, serde_json::to_vec_pretty(self)?)
             .and_then(|()| fs::rename(&new, &file))
@@ -183,7 +187,7 @@ impl Drop for Held {
     }
 }
 
-fn namespace_prefix(name: &str) -> String {
+pub(crate) fn namespace_prefix(name: &str) -> String {
     format!("rwlab-{name}-")
 }
 

@@ -6,6 +6,8 @@
 //! lab's name, and nothing of those is left when the lab ends, however it ends.
 
 pub mod cgroup;
+pub mod churn;
+pub mod claim;
 pub mod daemons;
 pub mod enter;
 pub mod fabric;
@@ -14,6 +16,7 @@ pub mod hardware;
 pub mod interrupt;
 pub mod keeper;
 pub mod lab;
+pub mod left;
 pub mod observe;
 pub mod optic;
 pub mod plan;
@@ -21,6 +24,7 @@ pub mod progress;
 pub mod routing;
 pub mod run;
 pub mod scenario;
+pub mod series;
 pub mod switch;
 pub mod train;
 pub mod verify;

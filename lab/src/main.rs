@@ -3,15 +3,23 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use railwatch_lab::{
+    churn,
     enter::{Session, enter},
     hardware, interrupt, keeper,
     lab::{self, Lab, Programs},
     plan::{Plan, Sizes},
     routing, run,
     scenario::{BUILT_IN, Scenario},
-    verify,
+    series, verify,
 };
-use std::{fs, io::Write, os::unix::process::CommandExt, path::PathBuf, process::Command};
+use serde::Serialize;
+use std::{
+    fs,
+    io::Write,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A fabric to break, on one machine
 #[derive(Parser)]
@@ -83,6 +91,20 @@ enum Action {
         #[arg(long)]
         json: Option<PathBuf>,
         #[command(flatten)]
+        options: run::Options,
+        #[command(flatten)]
+        sizes: Sizes,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Run scenarios with many seeds, one after another, and sum up; fails where a run did not work or something is left behind
+    Series {
+        #[command(flatten)]
+        options: series::Options,
+        /// Write all of it there, after each run; standard output, at the end, where absent
+        #[arg(long)]
+        json: Option<PathBuf>,
+        #[command(flatten)]
         sizes: Sizes,
         #[command(flatten)]
         places: Places,
@@ -94,6 +116,17 @@ enum Action {
         name: String,
         #[command(flatten)]
         options: verify::Options,
+    },
+    /// Take links down and up, move a cable, add a host and remove it, on a lab that is up; fails where the map says so too late
+    Churn {
+        /// Which lab
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// Write the report there; standard output where absent
+        #[arg(long)]
+        json: Option<PathBuf>,
+        #[command(flatten)]
+        options: churn::Options,
     },
     /// Show the labs of this machine, and the built-in scenarios
     List,
@@ -119,6 +152,9 @@ enum Action {
     Hardware {
         /// Which
         name: String,
+        /// Of this host alone
+        #[arg(long)]
+        host: Option<String>,
     },
 }
 
@@ -134,29 +170,65 @@ fn main() -> Result<()> {
                 .filter(|(_, standing)| *standing == lab::Standing::Kept)
                 .try_for_each(|(name, _)| lab::down(name))
         }
-        Action::Run { scenario, seed, json, sizes, places } => {
+        Action::Run { scenario, seed, json, options, sizes, places } => {
             interrupt::listen()?;
             lab::sweep()?;
-            let report = run::run(&scenario, seed, sizes, places.programs()?)?;
-            let text = serde_json::to_string_pretty(&report)?;
-            match json {
-                Some(file) => fs::write(&file, text + "\n").with_context(|| format!("write {}", file.display())),
-                None => {
-                    println!("{text}");
-                    Ok(())
-                }
+            let report = run::run(&scenario, seed, &options, sizes, places.programs()?)?;
+            give(&report, json.as_deref())
+        }
+        Action::Series { options, json, sizes, places } => {
+            interrupt::listen()?;
+            let series = series::series(&options, &arguments(sizes, &places), json.as_deref())?;
+            if json.is_none() {
+                give(&series, None)?;
             }
+            series.must_be_clean()
         }
         Action::Verify { name, options } => {
             let verdict = verify::verify(&Lab::find(&name)?, options)?;
             println!("{}", serde_json::to_string_pretty(&verdict)?);
             if verdict.is_whole() { Ok(()) } else { bail!("the map of lab {name} is not its plan") }
         }
+        Action::Churn { name, json, options } => {
+            interrupt::listen()?;
+            let report = churn::churn(&name, options)?;
+            give(&report, json.as_deref())?;
+            report.must_be_in_time()
+        }
         Action::List => list(),
         Action::Shell { node, name, command } => shell(&name, &node, &command),
         Action::Keep { name } => keeper::keep(&name),
-        Action::Hardware { name } => hardware::emulate(&Lab::find(&name)?),
+        Action::Hardware { name, host } => hardware::emulate(&Lab::find(&name)?, host.as_deref()),
     }
+}
+
+/// Results go into a file, or to standard output.
+fn give(results: &impl Serialize, json: Option<&Path>) -> Result<()> {
+    let text = serde_json::to_string_pretty(results)?;
+    match json {
+        Some(file) => fs::write(file, text + "\n").with_context(|| format!("write {}", file.display())),
+        None => {
+            println!("{text}");
+            Ok(())
+        }
+    }
+}
+
+/// What every run of a series is told as the series itself was.
+fn arguments(sizes: Sizes, places: &Places) -> Vec<String> {
+    let Sizes { rails, leaves_per_rail, hosts_per_leaf, spines } = sizes;
+    let sizes = [
+        ("--rails", rails),
+        ("--leaves-per-rail", leaves_per_rail),
+        ("--hosts-per-leaf", hosts_per_leaf),
+        ("--spines", spines),
+    ];
+    let sizes = sizes.map(|(name, size)| (name, size.to_string()));
+    let path = |path: &Path| path.display().to_string();
+    let places = [("--routing", path(&places.routing)), ("--libraries", path(&places.libraries))]
+        .into_iter()
+        .chain(places.programs.as_deref().map(|programs| ("--programs", path(programs))));
+    sizes.into_iter().chain(places).flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
 
 fn print_plan(plan: &Plan) -> Result<()> {
@@ -214,4 +286,15 @@ fn shell(name: &str, node: &str, words: &[String]) -> Result<()> {
         .env("RAILWATCH_TOKEN_FILE", lab.folder.join("collector/token-approve"));
     enter(&lab, node, Session::Callers, &mut command)?;
     Err(command.exec()).context("start the command")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Arguments::command().debug_assert();
+    }
 }

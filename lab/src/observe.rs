@@ -138,7 +138,11 @@ fn judge(
     let after = |instant: &Value| instant.as_u64().and_then(|instant| instant.checked_sub(injected_ns));
     let touches = |element: &Value| {
         let host = element["host"].as_str().unwrap_or_default();
-        injection.is_some_and(|injection| injection.hosts.iter().any(|touched| touched == host))
+        // What is of no host goes by its own name: the collector, a link.
+        injection.is_some_and(|injection| match host {
+            "" => element["name"] == injection.element.as_str(),
+            host => injection.hosts.iter().any(|touched| touched == host),
+        })
     };
     let identity = |signal: &Value| (signal["name"].to_string(), signal["element"].to_string());
     // What a host says all the time says nothing about the fault.
@@ -223,7 +227,7 @@ fn name(plan: &Plan, element: &Value) -> String {
 }
 
 /// Whether two names mean one element: a direction is part of its link and of its cable, a NIC an end of it.
-fn same(at_fault: &str, blamed: &str) -> bool {
+pub(crate) fn same(at_fault: &str, blamed: &str) -> bool {
     let ends = |name: &str| name.split(['-', '>']).map(str::to_owned).collect::<BTreeSet<_>>();
     at_fault == blamed
         || (at_fault.contains('>') != blamed.contains('>') && ends(at_fault) == ends(blamed))
@@ -271,6 +275,23 @@ mod tests {
             assert_eq!(found.sensed_ms, sensed, "{signals:?}");
             assert_eq!(found.sensed_by.is_some(), sensed.is_some(), "{found:?}");
             assert_eq!(found.correct, None);
+        }
+    }
+
+    #[test]
+    fn a_collector_that_starts_again_is_sensed_by_its_own_word_alone() {
+        let plan = Plan::new(Sizes::default()).expect("the default sizes");
+        let text = "about = \"x\"\n[fault]\nkind = \"collector-restart\"";
+        let injection =
+            Scenario::parse(text).and_then(|it| it.draw("x", &plan, 1)).expect("a scenario").expect("a fault");
+        let mut own = signal("", "collector.started", 1_500_000_000);
+        own["signal"]["element"] = json!({"host": "", "kind": "collector", "name": "collector"});
+        for (signals, sensed) in [
+            (vec![own.clone()], Some(500.0)),
+            (vec![signal("host3", "nic.errors", 1_400_000_000), own], Some(500.0)),
+            (vec![signal("", "switch.link.down", 1_400_000_000)], None),
+        ] {
+            assert_eq!(judge(&plan, Some(&injection), 1_000_000_000, &signals, &[]).sensed_ms, sensed, "{signals:?}");
         }
     }
 

@@ -220,31 +220,10 @@ impl Plan {
         let mut hosts = Vec::new();
         for rank in 0..leaves_per_rail * hosts_per_leaf {
             let (group, place) = (rank / hosts_per_leaf, rank % hosts_per_leaf);
-            let name = format!("host{rank}");
-            let mut nics = Vec::new();
-            for rail in 0..rails {
-                let link = link(
-                    LinkKind::Host,
-                    rail,
-                    End { node: name.clone(), port: port(rail), address: octets(10, rail, group, place * 2 + 1) },
-                    End {
-                        node: leaf_name(rail, group),
-                        port: port(place),
-                        address: octets(10, rail, group, place * 2),
-                    },
-                );
-                nics.push(Nic {
-                    port: link.a.port.clone(),
-                    rail,
-                    rdma_device: format!("mlx5_{rail}"),
-                    address: link.a.address,
-                    gateway: link.b.address,
-                    link: link.name.clone(),
-                });
-                links.push(link);
-            }
-            let management = |end: u32| octets(172, 16 + rank / 128, rank % 128, end);
-            hosts.push(Host { name, rank, nics, management: management(1), management_peer: management(0) });
+            let at = (0..rails).map(|rail| (leaf_name(rail, group), port(place)));
+            let (host, of_host) = host(rank, group, place, at);
+            hosts.push(host);
+            links.extend(of_host);
         }
 
         // At most 192 of them, above the 1,024 hosts.
@@ -306,6 +285,40 @@ impl Plan {
         })
     }
 
+    /// One more host, at the last group's leaves, each of which has one more port. Its name.
+    ///
+    /// # Errors
+    /// Nothing more fits into the addresses.
+    pub fn grow(&mut self) -> Result<String> {
+        let Sizes { rails, leaves_per_rail, hosts_per_leaf, .. } = self.sizes;
+        let rank = self.hosts.iter().map(|host| host.rank + 1).max().unwrap_or_default();
+        let group = leaves_per_rail - 1;
+        let place = hosts_per_leaf + rank - leaves_per_rail * hosts_per_leaf;
+        ensure!(place < 128 && rank < 1024, "there is no room for another host at {}", self.rails[0].leaves.join(", "));
+        let leaves: Vec<_> = (0..rails).map(|rail| format!("leaf{}", rail * leaves_per_rail + group)).collect();
+        let mut at = Vec::new();
+        for switch in self.switches.iter_mut().filter(|switch| leaves.contains(&switch.name)) {
+            at.push((switch.name.clone(), format!("eth{}", switch.ports)));
+            switch.ports += 1;
+        }
+        let (host, links) = host(rank, group, place, at.into_iter());
+        let name = host.name.clone();
+        self.hosts.push(host);
+        let first_above = self.links.iter().position(|link| link.kind == LinkKind::Fabric).unwrap_or(self.links.len());
+        self.links.splice(first_above..first_above, links);
+        Ok(name)
+    }
+
+    /// Takes out the host that came last, with its links and the leaves' ports. Nothing where there is no such host.
+    pub fn shrink(&mut self) {
+        let Some(host) = self.hosts.pop() else { return };
+        for switch in &mut self.switches {
+            let its = self.links.iter().filter(|link| link.a.node == host.name && link.b.node == switch.name);
+            switch.ports -= u32::try_from(its.count()).unwrap_or_default();
+        }
+        self.links.retain(|link| link.a.node != host.name);
+    }
+
     /// Every namespace there is: switches, hosts, management.
     pub fn nodes(&self) -> impl Iterator<Item = &str> {
         let switches = self.switches.iter().map(|switch| switch.name.as_str());
@@ -340,6 +353,29 @@ impl Plan {
             nodes.into_iter().find(|node| link.directed(node) == name).map(|node| (link, Some(node.as_str())))
         })
     }
+}
+
+/// A host, and its links to a leaf and port of each rail.
+fn host(rank: u32, group: u32, place: u32, at: impl Iterator<Item = (String, String)>) -> (Host, Vec<Link>) {
+    let name = format!("host{rank}");
+    let (mut nics, mut links) = (Vec::new(), Vec::new());
+    for (rail, (leaf, port)) in (0..).zip(at) {
+        let own =
+            End { node: name.clone(), port: format!("eth{rail}"), address: octets(10, rail, group, place * 2 + 1) };
+        let far = End { node: leaf, port, address: octets(10, rail, group, place * 2) };
+        let link = link(LinkKind::Host, rail, own, far);
+        nics.push(Nic {
+            port: link.a.port.clone(),
+            rail,
+            rdma_device: format!("mlx5_{rail}"),
+            address: link.a.address,
+            gateway: link.b.address,
+            link: link.name.clone(),
+        });
+        links.push(link);
+    }
+    let management = |end: u32| octets(172, 16 + rank / 128, rank % 128, end);
+    (Host { name, rank, nics, management: management(1), management_peer: management(0) }, links)
 }
 
 fn octets(a: u32, b: u32, c: u32, d: u32) -> Ipv4Addr {
@@ -413,6 +449,23 @@ mod tests {
                 assert_eq!(ports[switch.name.as_str()], expected, "{sizes:?}: {}", switch.name);
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_plan_grows_by_a_host_that_has_nothing_of_another_and_shrinks_back() -> Result<()> {
+        let before = Plan::new(Sizes::default())?;
+        let mut plan = before.clone();
+        let name = plan.grow()?;
+        assert_eq!((name.as_str(), plan.hosts.len(), plan.links.len()), ("host8", 9, before.links.len() + 2));
+        assert!(plan.link("host8:eth0-leaf1:eth6").is_some() && plan.link("host8:eth1-leaf3:eth6").is_some());
+        let ends: Vec<_> = plan.links.iter().flat_map(|link| [&link.a, &link.b]).collect();
+        assert_eq!(ends.iter().map(ToString::to_string).collect::<BTreeSet<_>>().len(), ends.len());
+        assert_eq!(ends.iter().map(|end| end.address).collect::<BTreeSet<_>>().len(), ends.len());
+        assert_eq!(plan.grow()?, "host9");
+        plan.shrink();
+        plan.shrink();
+        assert_eq!(plan, before);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::{
     enter::{Session, enter},
     interrupt,
     lab::Lab,
-    plan::{LinkKind, Switch, Tier},
+    plan::{Link, LinkKind, Switch, Tier},
 };
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -39,36 +39,42 @@ const GROUPS: [(&str, u32); 3] = [("frr", 64_101), ("_lldpd", 64_102), ("frrvty"
 /// # Errors
 /// What cannot be written.
 pub fn write_files(lab: &Lab) -> Result<()> {
-    let (passwd, group) = (fs::read_to_string("/etc/passwd")?, fs::read_to_string("/etc/group")?);
     // What people type in a shell of a node: vtysh looks for its file below /etc, which the machine may not have.
     let vtysh = lab.folder.join("bin/vtysh");
     fs::create_dir_all(lab.folder.join("bin"))?;
     let program = lab.programs.routing.join("usr/bin/vtysh");
     fs::write(&vtysh, format!("#!/bin/sh\nexec '{}' --config_dir /run/frr \"$@\"\n", program.display()))?;
     fs::set_permissions(&vtysh, fs::Permissions::from_mode(0o755))?;
-    for node in lab.plan.nodes() {
-        let folder = lab.node_folder(node);
-        for below in ["run/frr", "run/lldpd", "run/lock"] {
-            fs::create_dir_all(folder.join(below)).with_context(|| format!("make {}", folder.display()))?;
-        }
-        let write = |name: &str, text: String| {
-            fs::write(folder.join(name), text).with_context(|| format!("write {}/{name}", folder.display()))
-        };
-        write("hosts", format!("127.0.0.1 localhost {node}\n"))?;
-        write(
-            "passwd",
-            with_rows(
-                &passwd,
-                USERS.map(|(name, id)| (name, format!("{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin"))),
-            ),
-        )?;
-        write("group", with_rows(&group, GROUPS.map(|(name, id)| (name, format!("{name}:x:{id}:root")))))?;
-        write("run/lldpd.conf", lldpd_configuration(node))?;
-        if let Some(switch) = lab.plan.switch(node) {
-            write("run/frr/zebra.conf", zebra_configuration(lab, switch))?;
-            write("run/frr/bgpd.conf", bgpd_configuration(lab, switch))?;
-            write("run/frr/vtysh.conf", "username root nopassword\n".to_owned())?;
-        }
+    lab.plan.nodes().try_for_each(|node| write_node(lab, node))
+}
+
+/// Writes the files of one node.
+///
+/// # Errors
+/// What cannot be written.
+pub fn write_node(lab: &Lab, node: &str) -> Result<()> {
+    let (passwd, group) = (fs::read_to_string("/etc/passwd")?, fs::read_to_string("/etc/group")?);
+    let folder = lab.node_folder(node);
+    for below in ["run/frr", "run/lldpd", "run/lock"] {
+        fs::create_dir_all(folder.join(below)).with_context(|| format!("make {}", folder.display()))?;
+    }
+    let write = |name: &str, text: String| {
+        fs::write(folder.join(name), text).with_context(|| format!("write {}/{name}", folder.display()))
+    };
+    write("hosts", format!("127.0.0.1 localhost {node}\n"))?;
+    write(
+        "passwd",
+        with_rows(
+            &passwd,
+            USERS.map(|(name, id)| (name, format!("{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin"))),
+        ),
+    )?;
+    write("group", with_rows(&group, GROUPS.map(|(name, id)| (name, format!("{name}:x:{id}:root")))))?;
+    write("run/lldpd.conf", lldpd_configuration(node))?;
+    if let Some(switch) = lab.plan.switch(node) {
+        write("run/frr/zebra.conf", zebra_configuration(lab, switch))?;
+        write("run/frr/bgpd.conf", bgpd_configuration(lab, switch))?;
+        write("run/frr/vtysh.conf", "username root nopassword\n".to_owned())?;
     }
     Ok(())
 }
@@ -150,11 +156,39 @@ pub fn start(lab: &Lab) -> Result<()> {
     }
     let hosts = lab.plan.hosts.iter().map(|host| &host.name);
     for node in lab.plan.switches.iter().map(|switch| &switch.name).chain(hosts) {
-        let mut command = Command::new(file("usr/sbin/lldpd"));
-        command.args(["-d", "-u", "/run/lldpd.socket", "-O", "/run/lldpd.conf", "-I", "eth*", "-L"]);
-        command.arg(file("usr/sbin/lldpcli"));
-        spawn(lab, node, "lldpd", &mut command)?;
+        start_lldpd(lab, node)?;
     }
+    Ok(())
+}
+
+/// Starts lldpd of a node.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start_lldpd(lab: &Lab, node: &str) -> Result<()> {
+    let file = |path: &str| lab.programs.routing.join(path);
+    let mut command = Command::new(file("usr/sbin/lldpd"));
+    command.args(["-d", "-u", "/run/lldpd.socket", "-O", "/run/lldpd.conf", "-I", "eth*", "-L"]);
+    command.arg(file("usr/sbin/lldpcli"));
+    spawn(lab, node, "lldpd", &mut command)
+}
+
+/// Has a leaf announce the network of a host link, or no longer, without a restart.
+///
+/// # Errors
+/// `vtysh` is not understood.
+pub fn announce(lab: &Lab, link: &Link, is_there: bool) -> Result<()> {
+    let leaf = lab.plan.switch(&link.b.node).context("a host link ends at a leaf")?;
+    let network = format!("{}network {}/31", if is_there { "" } else { "no " }, link.b.address);
+    let mut command = Command::new("/usr/bin/env");
+    command.arg("vtysh");
+    for line in ["configure", &format!("router bgp {}", leaf.asn), "address-family ipv4 unicast", &network] {
+        command.args(["-c", line]);
+    }
+    environment(lab, &mut command)?;
+    enter(lab, &leaf.name, Session::Own, &mut command)?;
+    let output = command.output().context("start vtysh")?;
+    ensure!(output.status.success(), "vtysh of {}: {}", leaf.name, String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

@@ -215,6 +215,24 @@ pub enum Act {
     CollectorRestart,
 }
 
+impl Act {
+    /// The link that it is done to, where it is one.
+    fn link(&self) -> Option<&str> {
+        match self {
+            Self::Loss { link, .. }
+            | Self::Rate { link, .. }
+            | Self::Flap { link, .. }
+            | Self::DirtyOptic { link, .. }
+            | Self::PauseStorm { link, .. } => Some(link),
+            Self::RankHang { .. }
+            | Self::SlowRank { .. }
+            | Self::GpuMemory { .. }
+            | Self::AgentDeath { .. }
+            | Self::CollectorRestart => None,
+        }
+    }
+}
+
 /// A fault with its place and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Injection {
@@ -224,7 +242,7 @@ pub struct Injection {
     pub element: String,
     /// After the begin of the observation, ms.
     pub at_ms: u64,
-    /// Hosts whose signals may come from it.
+    /// Hosts and switches whose signals may come from it.
     pub hosts: Vec<String>,
     /// What is done.
     pub act: Act,
@@ -279,7 +297,10 @@ impl Scenario {
         let mut dice =
             Dice(name.bytes().fold(seed, |seed, byte| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)));
         let at_ms = ((self.warm_up_s + self.spread_s * dice.unit()) * 1000.0) as u64;
-        let (kind, element, hosts, act) = draw(fault, plan, &mut dice)?;
+        let (kind, element, mut hosts, act) = draw(fault, plan, &mut dice)?;
+        // The switches at a link have a word of their own.
+        let ends = act.link().and_then(|link| plan.link(link)).into_iter().flat_map(|(link, _)| [&link.a, &link.b]);
+        hosts.extend(ends.filter(|end| plan.switch(&end.node).is_some()).map(|end| end.node.clone()));
         Ok(Some(Injection { kind, element, at_ms, hosts, act }))
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     daemons, enter, interrupt,
     lab::Lab,
     plan::{End, Link, LinkKind, Plan},
+    progress::Step,
 };
 use anyhow::{Context, Result, ensure};
 use capture::{Capture, Seen};
@@ -73,7 +74,7 @@ pub struct WrongFlow {
 }
 
 /// What came out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Verdict {
     /// By name.
     pub hosts: Compared,
@@ -103,6 +104,38 @@ pub struct Verdict {
     pub unpredicted: usize,
     /// Those that took another.
     pub wrong: Vec<WrongFlow>,
+    /// How long it took to compare the map, until it was whole or given up, s.
+    pub map_s: f64,
+    /// How long it took to predict, send and compare all flows, s.
+    pub flows_s: f64,
+}
+
+/// The map beside the plan, in short.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MapFound {
+    /// Every host, switch, link and port, nothing beyond, no contradiction.
+    pub equals_plan: bool,
+    /// What is not so, in words.
+    pub differences: Vec<String>,
+    /// How long it took until it was so, or given up.
+    pub seconds: f64,
+}
+
+/// Predicted ways beside those that packets took, in short.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PathsFound {
+    /// Flows whose packet was seen all its way.
+    pub checked: usize,
+    /// Of those, that took the one way that was predicted.
+    pub exact: usize,
+    /// Of those, that took one of several predicted.
+    pub as_set: usize,
+    /// Of those, that took another, or of which none was predicted.
+    pub wrong: Vec<WrongFlow>,
+    /// Flows beside those, whose packet was not seen all its way.
+    pub unseen: usize,
+    /// How long all of it took.
+    pub seconds: f64,
 }
 
 impl Verdict {
@@ -116,6 +149,40 @@ impl Verdict {
             && self.unpredicted == 0
             && self.captured == self.flows
     }
+
+    /// What of the plan the map lacks, what it has beyond, and what it contradicts.
+    #[must_use]
+    pub fn map(&self) -> MapFound {
+        let kinds = [
+            ("host", &self.hosts),
+            ("switch", &self.switches),
+            ("host link", &self.host_links),
+            ("fabric link", &self.fabric_links),
+            ("port", &self.ports),
+        ];
+        let named = |what: &str, kind: &str, names: &[String]| {
+            names.iter().map(|name| format!("{what} {kind} {name}")).collect::<Vec<_>>()
+        };
+        let differ = kinds.iter().flat_map(|(kind, compared)| {
+            [named("missing", kind, &compared.missing), named("beyond", kind, &compared.beyond)].concat()
+        });
+        let differences: Vec<_> =
+            differ.chain(named("contradicted", "by the map itself:", &self.contradictions)).collect();
+        MapFound { equals_plan: differences.is_empty(), differences, seconds: self.map_s }
+    }
+
+    /// How the flows went.
+    #[must_use]
+    pub fn paths(&self) -> PathsFound {
+        PathsFound {
+            checked: self.captured,
+            exact: self.exact_right,
+            as_set: self.set_right,
+            wrong: self.wrong.clone(),
+            unseen: self.flows - self.captured,
+            seconds: self.flows_s,
+        }
+    }
 }
 
 /// Compares.
@@ -126,19 +193,35 @@ pub fn verify(lab: &Lab, options: Options) -> Result<Verdict> {
     if options.inventory {
         write_inventory(lab)?;
     }
-    let begun = Instant::now();
-    let mut verdict = loop {
-        let verdict = compared(lab, &daemons::get(lab, "/v1/topology")?);
-        if verdict.is_whole() || begun.elapsed() > SETTLES_WITHIN {
-            break verdict;
-        }
-        interrupt::pause(Duration::from_millis(500))?;
-    };
+    let mut verdict = settled(lab, SETTLES_WITHIN)?;
     let flows = draw(lab, options);
+    let step = Step::begin(format!("the ways of {} flows, predicted and captured", flows.len()));
+    let begun = Instant::now();
     for batch in flows.chunks(BATCH) {
         check(lab, batch, &mut verdict)?;
     }
+    verdict.flows_s = begun.elapsed().as_secs_f64();
+    step.done();
     Ok(verdict)
+}
+
+/// The map beside the plan, once it is that, or after this time.
+///
+/// # Errors
+/// The collector does not answer.
+pub fn map(lab: &Lab, within: Duration) -> Result<MapFound> {
+    Ok(settled(lab, within)?.map())
+}
+
+fn settled(lab: &Lab, within: Duration) -> Result<Verdict> {
+    let begun = Instant::now();
+    loop {
+        let verdict = compared(lab, &daemons::get(lab, "/v1/topology")?);
+        if verdict.is_whole() || begun.elapsed() > within {
+            return Ok(Verdict { map_s: begun.elapsed().as_secs_f64(), ..verdict });
+        }
+        interrupt::pause(Duration::from_millis(500))?;
+    }
 }
 
 /// Where the lab's collector looks for it.
@@ -297,10 +380,7 @@ fn check(lab: &Lab, flows: &[Flow], verdict: &mut Verdict) -> Result<()> {
         verdict.captured += 1;
         let Some((exact, paths)) = predicted.get(&flow.number) else { continue };
         verdict.exact += usize::from(*exact);
-        if paths.is_empty() {
-            verdict.unpredicted += 1;
-            continue;
-        }
+        verdict.unpredicted += usize::from(paths.is_empty());
         match (exact, paths.contains(&took)) {
             (true, true) => verdict.exact_right += 1,
             (false, true) => verdict.set_right += 1,
@@ -436,6 +516,16 @@ mod tests {
         let mut other = map(&lab);
         other["contradictions"] = json!([{"kind": "address", "about": "10.0.0.1"}]);
         assert_eq!(compared(&lab, &other).contradictions, ["address 10.0.0.1"]);
+        assert_eq!(compared(&lab, &map(&lab)).map().differences, [""; 0]);
+        assert_eq!(
+            found.map().differences,
+            [
+                "missing switch spine1",
+                "missing host link host0:eth0-leaf0:eth0",
+                "beyond host link host0:eth0-leaf0:eth7",
+            ]
+        );
+        assert!(!compared(&lab, &other).map().equals_plan);
     }
 
     #[test]

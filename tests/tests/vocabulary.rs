@@ -202,21 +202,6 @@ fn what_both_daemons_show_is_in_the_table_and_what_the_table_has_is_set() -> Res
     Ok(())
 }
 
-#[test]
-fn a_row_that_names_a_test_names_one_that_names_it() -> Result<()> {
-    let of_series = rows()
-        .map(|(section, series)| (vec![series.name.to_owned(), series.prometheus_name()], section.proof_of(series)));
-    let of_daemons = own::rows().map(|metric| (vec![metric.name.to_owned()], metric.proof));
-    for (names, proof) in of_series.chain(of_daemons) {
-        let Proof::Test(path) = proof else { continue };
-        let file = Path::new(DEPLOY).join("..").join(path);
-        let text =
-            std::fs::read_to_string(&file).with_context(|| format!("{}: the test of {}", file.display(), names[0]))?;
-        ensure!(names.iter().any(|name| text.contains(name)), "{path} is to set {} and does not name it", names[0]);
-    }
-    Ok(())
-}
-
 /// A query of a dashboard.
 struct Query {
     board: &'static str,

@@ -115,6 +115,7 @@ mod tests {
     use super::{Declared, check};
     use crate::{Panel, Proof, own, rows};
     use std::collections::{BTreeMap, HashSet};
+    use std::path::Path;
 
     fn io(labels: &[(&'static str, &'static str)]) -> Declared<'static> {
         Declared { name: "hw.network.io", unit: "By", is_counter: true, entity: "port", labels: labels.to_vec() }
@@ -199,6 +200,20 @@ mod tests {
             let shape = (convention.unit, series.kind.is_counter());
             let first = *shapes.entry(convention.name).or_insert(shape);
             assert_eq!(shape, first, "{} has one unit and one kind, also for {}", convention.name, series.name);
+        }
+    }
+
+    #[test]
+    fn a_row_that_names_a_test_names_one_that_names_it() {
+        let of_series = rows().map(|(section, series)| {
+            (vec![series.name.to_owned(), series.prometheus_name()], section.proof_of(series))
+        });
+        let of_daemons = own::rows().map(|metric| (vec![metric.name.to_owned()], metric.proof));
+        for (names, proof) in of_series.chain(of_daemons) {
+            let Proof::Test(path) = proof else { continue };
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+            let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            assert!(names.iter().any(|name| text.contains(name)), "{path} is to set {} and does not name it", names[0]);
         }
     }
 

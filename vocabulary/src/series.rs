@@ -37,6 +37,7 @@ pub const ALL: &[&Section] = &[
     &optics::LANES,
     &accelerators::GPUS,
     &accelerators::PROCESSES,
+    &accelerators::RUNNING,
     &accelerators::NPUS,
     &accelerators::NPU_PORTS,
     &accelerators::NPU_MODULES,

@@ -103,7 +103,7 @@ fn main() -> Result<()> {
             let environment =
                 [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest), (packages::VERBS, &verbs)];
             let clock = if exact_time { vm::Clock::Exact } else { vm::Clock::Host };
-            std::process::exit(vm::run(&kernel, memory_mib, clock, &command, &environment)?)
+            std::process::exit(vm::run(&kernel, memory_mib, clock, &command, &environment, &mut std::io::stdout())?)
         }
     }
 }

@@ -5,7 +5,11 @@
 
 use crate::{ebpf, fakenic, lab, packages, proto, shell, shell::Step, vm, vm::Clock, vocabulary};
 use anyhow::{Context, Result, ensure};
-use std::{path::PathBuf, process::Command, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 /// The kernels besides the running one that the kernel half must work on.
 const KERNELS: &[&str] = &["6.1", "6.12"];
@@ -148,32 +152,45 @@ fn kernels(environment: &Environment) -> Result<()> {
         "railwatch-disk",
         "railwatch-health",
     ];
+    let mut binaries = Vec::new();
     for package in PACKAGES {
-        let binaries = test_binaries(package, "kernel_")?;
-        ensure!(!binaries.is_empty(), "{package} has no tests named kernel_*");
-        let runs = KERNELS.iter().zip(&fake_nics).flat_map(|on| binaries.iter().map(move |binary| (on, binary)));
-        for ((kernel, fake_nic), binary) in runs {
-            let name = binary.file_name().unwrap_or_default().display();
-            let step = Step::begin(&format!("kernel {kernel}: {name}"));
-            // Ignored on the running kernel are those that want a machine to themselves: this one is theirs.
-            let mut runs = vec![(Clock::Host, vec!["--include-ignored", "--skip", EXACT])];
-            if shell::output(Command::new(binary).args(["--list", "--ignored", EXACT]))?.contains(EXACT) {
-                runs.push((Clock::Exact, vec!["--ignored", EXACT]));
-            }
-            for (clock, arguments) in runs {
-                let program = binary.display().to_string();
-                let command: Vec<_> =
-                    [program.as_str(), "--test-threads=1"].into_iter().chain(arguments).map(str::to_owned).collect();
-                let environment = [
-                    (fakenic::VARIABLE, fake_nic.as_path()),
-                    (packages::PERFTEST, &perftest),
-                    (packages::VERBS, &verbs),
-                ];
-                let status = vm::run(kernel, 4096, clock, &command, &environment)?;
-                ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");
-            }
-            step.done();
+        let found = test_binaries(package, "kernel_")?;
+        ensure!(!found.is_empty(), "{package} has no tests named kernel_*");
+        binaries.extend(found);
+    }
+    // A guest seldom keeps more than one processor busy: the kernels have theirs side by side.
+    std::thread::scope(|scope| {
+        let running: Vec<_> = KERNELS
+            .iter()
+            .zip(&fake_nics)
+            .map(|(kernel, fake_nic)| scope.spawn(|| on_kernel(kernel, &binaries, [fake_nic, &perftest, &verbs])))
+            .collect();
+        // All are waited for, so that each kernel's failure is seen.
+        let ends: Vec<_> = running.into_iter().map(|thread| thread.join().expect("a tier's thread ended")).collect();
+        ends.into_iter().collect()
+    })
+}
+
+/// Runs these test binaries on `kernel`, one after the other, with what is made for them: a network card, perftest, libibverbs.
+fn on_kernel(kernel: &str, binaries: &[PathBuf], [fake_nic, perftest, verbs]: [&Path; 3]) -> Result<()> {
+    for binary in binaries {
+        let name = binary.file_name().unwrap_or_default().display();
+        let step = Step::begin(&format!("kernel {kernel}: {name}"));
+        // Ignored on the running kernel are those that want a machine to themselves: this one is theirs.
+        let mut runs = vec![(Clock::Host, vec!["--include-ignored", "--skip", EXACT])];
+        if shell::output(Command::new(binary).args(["--list", "--ignored", EXACT]))?.contains(EXACT) {
+            runs.push((Clock::Exact, vec!["--ignored", EXACT]));
         }
+        for (clock, arguments) in runs {
+            let program = binary.display().to_string();
+            let command: Vec<_> =
+                [program.as_str(), "--test-threads=1"].into_iter().chain(arguments).map(str::to_owned).collect();
+            let environment = [(fakenic::VARIABLE, fake_nic), (packages::PERFTEST, perftest), (packages::VERBS, verbs)];
+            let mut output = shell::Prefixed::new(format!("{kernel}: "));
+            let status = vm::run(kernel, 4096, clock, &command, &environment, &mut output)?;
+            ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");
+        }
+        step.done();
     }
     Ok(())
 }

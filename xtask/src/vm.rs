@@ -56,19 +56,20 @@ impl Clock {
     }
 }
 
-/// Boots kernel `series` and runs `command` in this folder, with these variables beside the kept ones; the command's exit
-/// status.
+/// Boots kernel `series` and runs `command` in this folder, with these variables beside the kept ones; what it prints goes to
+/// `output` as it comes. The command's exit status. Guests of different kernels may run at a time.
 pub fn run(
     series: &str,
     memory_mib: u32,
     clock: Clock,
     command: &[String],
     environment: &[(&str, &Path)],
+    output: &mut dyn Write,
 ) -> Result<i32> {
     ensure!(!command.is_empty(), "no command: cargo xtask vm {series} -- COMMAND");
     let (qemu, kernel) = fetched(series)?;
     let initramfs = kernel.initramfs(&qemu, command, environment)?;
-    let status = qemu.boot(&kernel, &initramfs, memory_mib, clock)?;
+    let status = qemu.boot(&kernel, &initramfs, memory_mib, clock, output)?;
     fs::remove_file(&initramfs)?;
     Ok(status)
 }
@@ -107,7 +108,14 @@ impl Qemu {
         if unpacked.exists() { unpacked } else { Path::new("/").join(path) }
     }
 
-    fn boot(&self, kernel: &Kernel, initramfs: &Path, memory_mib: u32, clock: Clock) -> Result<i32> {
+    fn boot(
+        &self,
+        kernel: &Kernel,
+        initramfs: &Path,
+        memory_mib: u32,
+        clock: Clock,
+        output: &mut dyn Write,
+    ) -> Result<i32> {
         let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| self.prefix.join(path));
         let mut qemu = Command::new(self.prefix.join("usr/bin/qemu-system-x86_64"))
             .env("LD_LIBRARY_PATH", std::env::join_paths(libraries)?)
@@ -134,7 +142,7 @@ impl Qemu {
         let mut console = BufReader::new(qemu.stdout.take().context("QEMU has a console")?);
         let mut firmware = Vec::new();
         while console.read_until(b'\n', &mut firmware)? > 0 && !firmware.ends_with(GUEST_BEGINS.as_bytes()) {}
-        io::copy(&mut console, &mut io::stdout())?;
+        io::copy(&mut console, output)?;
         match qemu.wait()?.code() {
             // 127 is the dynamic loader's, not a guest's 62.
             Some(code) if code >= 3 && code & 1 == 1 && code != 127 => Ok((code >> 1) - 1),

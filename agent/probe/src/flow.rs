@@ -15,7 +15,7 @@
 
 use crate::packet::Answer;
 use crate::session::{Came, Instant, Probe, parts};
-use crate::times::{Least, Times, TimesResult};
+use crate::tally::{FlowResult, Tally};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -35,48 +35,6 @@ pub(crate) struct Judged {
     pub(crate) there: u32,
     pub(crate) back: u32,
     pub(crate) unsent: u32,
-}
-
-/// What became of the probes that were judged since the last report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowResult {
-    /// The planner's number of the flow.
-    pub id: u64,
-    /// That left this host and were judged.
-    pub sent: u32,
-    /// Answered.
-    pub answered: u32,
-    /// Not answered.
-    pub lost: u32,
-    /// The kernel did not take them, or this host lost the answer itself.
-    pub unsent: u32,
-    /// Of those lost, on the way there and on the way back, where that is known of any.
-    pub lost_there_back: Option<(u32, u32)>,
-    /// From NIC to NIC.
-    pub fabric: TimesResult,
-    /// Inside this host.
-    pub prober: TimesResult,
-    /// Inside the other.
-    pub answerer: TimesResult,
-    /// From user to user.
-    pub round_trip: TimesResult,
-    /// By how much the way there was longer than at its shortest lately.
-    pub there_above_least: TimesResult,
-    /// Likewise the way back.
-    pub back_above_least: TimesResult,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    result: FlowResult,
-    there: u32,
-    back: u32,
-    fabric: Times,
-    prober: Times,
-    answerer: Times,
-    round_trip: Times,
-    there_above: Times,
-    back_above: Times,
 }
 
 /// Losses since the last answer.
@@ -112,8 +70,6 @@ pub(crate) struct Flow {
     /// Sequence and count of the last answer in order.
     last: Option<(u64, Option<u16>)>,
     gap: Gap,
-    least_there: Least,
-    least_back: Least,
     tally: Tally,
 }
 
@@ -130,8 +86,6 @@ impl Flow {
             is_stamped: false,
             last: None,
             gap: Gap::default(),
-            least_there: Least::default(),
-            least_back: Least::default(),
             tally: Tally::default(),
         };
         flow.set_interval(interval);
@@ -240,24 +194,7 @@ impl Flow {
 
     /// What became of the probes judged since the last report; `None` where there were none.
     pub(crate) fn report(&mut self, id: u64) -> Option<FlowResult> {
-        let Tally { result, there, back, fabric, prober, answerer, round_trip, there_above, back_above } =
-            &mut self.tally;
-        let is_empty = result.sent == 0 && result.unsent == 0 && fabric.is_empty();
-        if is_empty {
-            return None;
-        }
-        let told = FlowResult {
-            id,
-            lost_there_back: (*there + *back > 0).then_some((*there, *back)),
-            fabric: fabric.take(),
-            prober: prober.take(),
-            answerer: answerer.take(),
-            round_trip: round_trip.take(),
-            there_above_least: there_above.take(),
-            back_above_least: back_above.take(),
-            ..*result
-        };
-        (*result, *there, *back) = (FlowResult::default(), 0, 0);
+        let told = self.tally.report(id)?;
         self.gap.lost_before += std::mem::take(&mut self.gap.lost);
         Some(told)
     }
@@ -278,7 +215,7 @@ impl Flow {
         self.tally.result.sent += 1;
         self.tally.result.answered += 1;
         if let Some(came) = answer {
-            self.tally.round_trip.note(came.read.mono_ns.saturating_sub(sent.mono_ns));
+            self.tally.round_trip(came.read.mono_ns.saturating_sub(sent.mono_ns));
         }
         let Gap { lost, lost_before, certain, unsent } = std::mem::take(&mut self.gap);
         if let Some((before, Some(count_before))) = self.last
@@ -324,12 +261,7 @@ impl Flow {
                 && let Some(parts) = parts(probe, &came)
                 && !is_lost
             {
-                let tally = &mut self.tally;
-                tally.fabric.note(parts.fabric_ns);
-                tally.prober.note(parts.prober_ns);
-                tally.answerer.note(parts.answerer_ns);
-                tally.there_above.note(self.least_there.above(parts.there_ns, now_ns));
-                tally.back_above.note(self.least_back.above(parts.back_ns, now_ns));
+                self.tally.parts(&parts, now_ns);
             }
             self.probes.pop_front();
             self.judged -= 1;
@@ -386,7 +318,7 @@ mod tests {
                 let held = [place.checked_sub(1).map(|p| Held { sequence_low: p as u32, held_ns: 40_000 }), None];
                 let received_unix_ns = at(now + 50_000).unix_ns;
                 let requests = counts.then_some(requests);
-                let answer = Answer { session: 7, sequence, received_unix_ns, held, requests };
+                let answer = Answer { session: 7, sequence, received_unix_ns, held, requests, resent: None };
                 alive = flow.answered(&answer, Some(at(now + 150_000).unix_ns), at(now + 160_000)).unwrap_or(alive);
             }
             for later in [now + 200_000, now + 99 * MS] {
@@ -446,7 +378,7 @@ mod tests {
         );
         for sequence in 0..3 {
             let requests = Some(sequence as u16 + 1);
-            let answer = Answer { session: 7, sequence, received_unix_ns: 1, held: [None; 2], requests };
+            let answer = Answer { session: 7, sequence, received_unix_ns: 1, held: [None; 2], requests, resent: None };
             assert_eq!(flow.answered(&answer, None, at(460 * MS)), Some(sequence * 100 * MS));
         }
         assert_eq!(flow.judge(461 * MS, 200 * MS, &mut 0), Judged { answered: 3, ..Judged::default() });
@@ -457,7 +389,8 @@ mod tests {
         assert_eq!(flow.judge(1000 * MS, 200 * MS, &mut 0), Judged { lost: 1, ..Judged::default() });
         // Certain once a later one is answered, and then the way is known.
         flow.sent(at(1100 * MS));
-        let answer = Answer { session: 7, sequence: 4, received_unix_ns: 1, held: [None; 2], requests: Some(4) };
+        let answer =
+            Answer { session: 7, sequence: 4, received_unix_ns: 1, held: [None; 2], requests: Some(4), resent: None };
         flow.answered(&answer, None, at(1101 * MS));
         let expected = Judged { answered: 1, certain: 1, there: 1, ..Judged::default() };
         assert_eq!(flow.judge(1102 * MS, 1100 * MS, &mut 0), expected);
@@ -480,7 +413,8 @@ mod tests {
         assert!(first.lost >= 3 && first.lost_there_back.is_none(), "{first:?}");
         let lost_before = first.lost;
         flow.sent(at(900 * MS));
-        let answer = Answer { session: 7, sequence: 9, received_unix_ns: 1, held: [None; 2], requests: Some(2) };
+        let answer =
+            Answer { session: 7, sequence: 9, received_unix_ns: 1, held: [None; 2], requests: Some(2), resent: None };
         flow.answered(&answer, None, at(901 * MS));
         flow.judge(2000 * MS, 900 * MS, &mut 0);
         let second = flow.report(1).unwrap_or_default();

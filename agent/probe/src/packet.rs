@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  0  magic "RWP1"          4  kind            5  flags           8  session
-//!                                               6  requests of this session that came to the answerer, modulo 2^16 (flag 1)
+//!                                               6  requests of this session that came to the answerer, modulo 2^16 (flag 1);
+//!                                                  or (flag 2) segments that its kernel sent again on this stream, and of those how
+//!                                                  many had come all the same, a byte each, modulo 2^8
 //! 16  sequence             24  stamp, Unix ns of the answerer's kernel (a request: 0)
 //! 32  two earlier answers: low half of the sequence, nanoseconds that the answerer's host held it
 //! 48  HMAC-SHA256 over bytes 0 to 48 and the length of the datagram, its first 16 bytes
@@ -10,7 +12,7 @@
 //! ```
 //! Numbers are big-endian. An answer is as long as its request: it amplifies nothing. How long a host held an answer is
 //! known only once the answer has left, so it rides with the next two of the session. How many requests came tells a loss on the
-//! way there from one on the way back. A flag that is not set, as older answerers leave it: not known. Never: a word believed before its
+//! way there from one on the way back; on a stream, where every request comes in the end, what was sent again does. A flag that is not set, as older answerers leave it: not known. Never: a word believed before its
 //! code is checked, or an answer answered.
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -32,6 +34,8 @@ pub(crate) const CODE_BYTES: usize = HEAD_BYTES - SIGNED;
 const UNKNOWN: u32 = u32::MAX;
 /// Flag: bytes 6 and 7 count requests.
 const COUNTS: u8 = 1;
+/// Flag: bytes 6 and 7 count what was sent again.
+const RESENT: u8 = 2;
 
 /// What members of one cluster share.
 #[derive(Clone)]
@@ -69,6 +73,16 @@ pub struct Held {
     pub held_ns: u32,
 }
 
+/// What an answerer's kernel sent again on a stream so far, segments modulo 2^8. Two numbers: while one more is sent again as
+/// another turns out to have come, their difference stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resent {
+    /// All of them.
+    pub again: u8,
+    /// Of those, how many the prober's kernel said had come all the same.
+    pub undone: u8,
+}
+
 /// An answer to a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -82,6 +96,9 @@ pub struct Answer {
     pub held: [Option<Held>; 2],
     /// Requests of the session that had come when it was given, this one among them, modulo 2^16; where the answerer counts.
     pub requests: Option<u16>,
+    /// On a stream, in place of those: segments that the answerer's kernel had sent again, less those that had come all the same,
+    /// modulo 2^16.
+    pub resent: Option<Resent>,
 }
 
 /// Either.
@@ -113,11 +130,22 @@ pub fn looks_like_a_probe(bytes: &[u8]) -> bool {
 /// # Errors
 /// Why it is none of ours.
 pub fn decode(bytes: &[u8], key: &Key) -> Result<Packet, Foreign> {
+    if bytes.len() < HEAD_BYTES {
+        return Err(Foreign::NotAProbe);
+    }
+    decode_head(&bytes[..HEAD_BYTES], bytes.len(), key)
+}
+
+/// Reads the head of a packet of so many bytes.
+///
+/// # Errors
+/// Why it is none of ours.
+pub(crate) fn decode_head(bytes: &[u8], length: usize, key: &Key) -> Result<Packet, Foreign> {
     if !looks_like_a_probe(bytes) {
         return Err(Foreign::NotAProbe);
     }
     let code = &bytes[SIGNED..HEAD_BYTES];
-    signed(&bytes[..SIGNED], bytes.len(), key).verify_truncated_left(code).map_err(|_| Foreign::WrongCode)?;
+    signed(&bytes[..SIGNED], length, key).verify_truncated_left(code).map_err(|_| Foreign::WrongCode)?;
     let (session, sequence) = (u64_at(bytes, 8), u64_at(bytes, 16));
     Ok(match bytes[4] {
         REQUEST => Packet::Request(Request { session, sequence }),
@@ -130,6 +158,7 @@ pub fn decode(bytes: &[u8], key: &Key) -> Result<Packet, Foreign> {
                 (held.held_ns != UNKNOWN).then_some(held)
             }),
             requests: (bytes[5] & COUNTS != 0).then(|| u16::from_be_bytes([bytes[6], bytes[7]])),
+            resent: (bytes[5] & RESENT != 0).then(|| Resent { again: bytes[6], undone: bytes[7] }),
         }),
     })
 }
@@ -139,6 +168,15 @@ pub fn decode(bytes: &[u8], key: &Key) -> Result<Packet, Foreign> {
 /// # Panics
 /// Where it is shorter.
 pub fn encode(packet: &Packet, bytes: &mut [u8], key: &Key) {
+    let length = bytes.len();
+    encode_head(packet, bytes, length, key);
+}
+
+/// Writes the head of a packet of so many bytes.
+///
+/// # Panics
+/// Where `bytes` are fewer than [`HEAD_BYTES`].
+pub(crate) fn encode_head(packet: &Packet, bytes: &mut [u8], length: usize, key: &Key) {
     bytes[..HEAD_BYTES].fill(0);
     bytes[..4].copy_from_slice(MAGIC);
     let (kind, session, sequence) = match packet {
@@ -149,9 +187,10 @@ pub fn encode(packet: &Packet, bytes: &mut [u8], key: &Key) {
     bytes[8..16].copy_from_slice(&session.to_be_bytes());
     bytes[16..24].copy_from_slice(&sequence.to_be_bytes());
     if let Packet::Answer(answer) = packet {
-        if let Some(requests) = answer.requests {
-            bytes[5] = COUNTS;
-            bytes[6..8].copy_from_slice(&requests.to_be_bytes());
+        let resent = answer.resent.map(|Resent { again, undone }| (RESENT, [again, undone]));
+        if let Some((flag, counts)) = resent.or(answer.requests.map(|count| (COUNTS, count.to_be_bytes()))) {
+            bytes[5] = flag;
+            bytes[6..8].copy_from_slice(&counts);
         }
         bytes[24..32].copy_from_slice(&answer.received_unix_ns.to_be_bytes());
         for (at, held) in [32, 40].into_iter().zip(answer.held) {
@@ -160,7 +199,7 @@ pub fn encode(packet: &Packet, bytes: &mut [u8], key: &Key) {
             bytes[at + 4..at + 8].copy_from_slice(&held_ns.to_be_bytes());
         }
     }
-    let code = signed(&bytes[..SIGNED], bytes.len(), key).finalize().into_bytes();
+    let code = signed(&bytes[..SIGNED], length, key).finalize().into_bytes();
     bytes[SIGNED..HEAD_BYTES].copy_from_slice(&code[..CODE_BYTES]);
 }
 
@@ -204,10 +243,13 @@ mod tests {
             received_unix_ns: 1_800_000_000_000_000_001,
             held: [Some(Held { sequence_low: 6, held_ns: 12_345 }), None],
             requests: Some(0xfffe),
+            resent: None,
         });
         let Packet::Answer(counted) = answer else { unreachable!("it is one") };
         let of_an_older_answerer = Packet::Answer(Answer { requests: None, ..counted });
-        for packet in [request, answer, of_an_older_answerer] {
+        let of_a_stream =
+            Packet::Answer(Answer { requests: None, resent: Some(Resent { again: 7, undone: 3 }), ..counted });
+        for packet in [request, answer, of_an_older_answerer, of_a_stream] {
             for size in [HEAD_BYTES, 1458, SIZE_MAX] {
                 let mut bytes = vec![0xee; size];
                 encode(&packet, &mut bytes, &key);

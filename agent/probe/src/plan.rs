@@ -4,6 +4,7 @@
 //! number and what is wrong with it. Never: a flow beyond its ranges probed, or good flows given up for a bad one.
 
 use crate::packet::{HEAD_BYTES, SIZE_MAX};
+use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,23 @@ pub const INTERVAL_MIN: Duration = Duration::from_millis(1);
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// The most that one turn of a flow sends, bytes: beyond a datagram, as a train of them.
 pub const TURN_BYTES_MAX: usize = 1 << 20;
+
+/// What carries probes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// A datagram each.
+    #[default]
+    Udp,
+    /// Frames of a connection.
+    Tcp,
+    /// A datagram of the RDMA NIC each.
+    #[cfg(feature = "verbs")]
+    RdmaUd,
+    /// A write by the RDMA NIC each, over a reliable connection.
+    #[cfg(feature = "verbs")]
+    RdmaRc,
+}
 
 /// Probes of one 5-tuple.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +54,9 @@ pub struct FlowSpec {
     pub target_interface: Arc<str>,
     /// Where the responder listens.
     pub destination: SocketAddr,
-    /// UDP payload of one turn, bytes; beyond what the path takes in one datagram, a train of datagrams, a probe each.
+    /// What carries its probes.
+    pub transport: Transport,
+    /// Payload of one turn, bytes; beyond what one datagram, or one frame of a stream, may have, a train of them, a probe each.
     pub size_bytes: usize,
     /// Differentiated services code point, 0 to 63.
     pub dscp: u8,
@@ -132,6 +152,7 @@ pub(crate) mod tests {
             target_host: "b".into(),
             target_interface: "eth1".into(),
             destination: ([10, 0, 0, 2], 7704).into(),
+            transport: Transport::Udp,
             size_bytes: 64,
             dscp: 26,
             interval: Duration::from_millis(100),

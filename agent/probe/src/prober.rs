@@ -4,7 +4,8 @@
 //! by it. Probes go out evenly, the flows by turns. Never more than [`RATE_MAX`] a second: it shares the NIC with a job.
 
 use crate::packet::{self, Key, Packet, Request};
-use crate::session::{Instant, Outcome, Session};
+use crate::plan::Transport;
+use crate::session::{Answered, Instant, Outcome, Session};
 use crate::socket::StampedSocket;
 use hdrhistogram::Histogram;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -30,6 +31,8 @@ const AWAITED_MAX: usize = 1024;
 /// What to send.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// As datagrams, or in a stream.
+    pub transport: Transport,
     /// Where the responder listens.
     pub target: SocketAddr,
     /// Own address, where the routes are not to choose.
@@ -42,7 +45,7 @@ pub struct Plan {
     pub count: u64,
     /// Between two probes; at least 1 / [`RATE_MAX`] s.
     pub interval: Duration,
-    /// UDP payload of a probe, bytes; [`packet::HEAD_BYTES`] to [`packet::SIZE_MAX`].
+    /// Payload of a probe, bytes; [`packet::HEAD_BYTES`] to [`packet::SIZE_MAX`].
     pub size_bytes: usize,
     /// Differentiated services code point, 0 to 63.
     pub dscp: u8,
@@ -53,12 +56,18 @@ pub struct Plan {
 /// What it took.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// As datagrams, or in a stream.
+    pub transport: Transport,
     /// Probes handed to the kernel.
     pub sent: u64,
-    /// Of those, answered in time.
+    /// Of those, answered in time, and in a stream not sent again.
     pub answered: u64,
     /// Of those, not.
     pub lost: u64,
+    /// Of those lost in a stream, on the way there, where that is known; of datagrams it is not.
+    pub lost_there: Option<u64>,
+    /// Likewise on the way back.
+    pub lost_back: Option<u64>,
     /// Probes that the kernel did not take.
     pub unsent: u64,
     /// Why, the last time.
@@ -162,13 +171,49 @@ impl Times {
         self.0.saturating_record(ns);
     }
 
-    fn at(&self, quantile: f64) -> Option<f64> {
+    pub(crate) fn at(&self, quantile: f64) -> Option<f64> {
         (!self.0.is_empty()).then(|| microseconds(self.0.value_at_quantile(quantile)))
     }
 
     pub(crate) fn quantiles(&self) -> Option<Quantiles> {
         let (min, max) = (microseconds(self.0.min()), microseconds(self.0.max()));
         Some(Quantiles { min, p50: self.at(0.5)?, p99: self.at(0.99)?, max })
+    }
+}
+
+/// Of all flows.
+pub(crate) struct Sums {
+    timed: u64,
+    round_trip: Times,
+    fabric: Times,
+    prober: Times,
+    answerer: Times,
+}
+
+impl Sums {
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let new = Times::new;
+        Ok(Self { timed: 0, round_trip: new()?, fabric: new()?, prober: new()?, answerer: new()? })
+    }
+
+    /// One more.
+    pub(crate) fn take(&mut self, answer: &Answered) {
+        self.round_trip.take(answer.round_trip_ns);
+        if let Some(parts) = answer.parts {
+            self.timed += 1;
+            self.fabric.take(parts.fabric_ns);
+            self.prober.take(parts.prober_ns);
+            self.answerer.take(parts.answerer_ns);
+        }
+    }
+
+    /// Tells them.
+    pub(crate) fn tell(&self, report: &mut Report) {
+        report.timed = self.timed;
+        report.round_trip_us = self.round_trip.quantiles();
+        report.fabric_us = self.fabric.quantiles();
+        report.prober_us = self.prober.quantiles();
+        report.answerer_us = self.answerer.quantiles();
     }
 }
 
@@ -186,11 +231,21 @@ pub(crate) fn io_failure(doing: impl Into<String>, error: io::Error) -> Failure 
 /// # Errors
 /// A plan beyond its ranges, or sockets that the kernel refused.
 pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Result<Report, Failure> {
+    match plan.transport {
+        Transport::Udp => {}
+        Transport::Tcp => {
+            check(plan, &(packet::HEAD_BYTES..=packet::SIZE_MAX), FLOWS_MAX)?;
+            return crate::stream::run(plan, key, each);
+        }
+        #[cfg(feature = "verbs")]
+        Transport::RdmaUd => return crate::verbs::run(plan, crate::verbs::Service::Datagram, key, each),
+        #[cfg(feature = "verbs")]
+        Transport::RdmaRc => return crate::verbs::run(plan, crate::verbs::Service::Connected, key, each),
+    }
     check(plan, &(packet::HEAD_BYTES..=packet::SIZE_MAX), FLOWS_MAX)?;
     let mut flows = (0..plan.flows).map(|n| flow(plan, n)).collect::<Result<Vec<_>, _>>()?;
     let mut report = Report::default();
-    let [mut round_trip, mut fabric, mut prober, mut answerer] =
-        [Times::new()?, Times::new()?, Times::new()?, Times::new()?];
+    let mut sums = Sums::new()?;
     let mut bytes = vec![0; plan.size_bytes];
     let mut buffer = vec![0; packet::SIZE_MAX];
     let interval_ns = nanoseconds(plan.interval);
@@ -232,13 +287,9 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
                     continue;
                 };
                 report.answered += 1;
-                round_trip.take(answer.round_trip_ns);
+                sums.take(&answer);
                 if let Some(parts) = answer.parts {
-                    report.timed += 1;
-                    fabric.take(parts.fabric_ns);
                     flow.fabric.take(parts.fabric_ns);
-                    prober.take(parts.prober_ns);
-                    answerer.take(parts.answerer_ns);
                 }
             }
         }
@@ -249,10 +300,7 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
         let wait_ns = if is_sending { due_ns.saturating_sub(monotonic_ns()) } else { 1_000_000 };
         wait(&flows, Duration::from_nanos(wait_ns.min(10_000_000)))?;
     }
-    report.round_trip_us = round_trip.quantiles();
-    report.fabric_us = fabric.quantiles();
-    report.prober_us = prober.quantiles();
-    report.answerer_us = answerer.quantiles();
+    sums.tell(&mut report);
     report.flows = flows
         .iter()
         .map(|flow| FlowReport {
@@ -282,7 +330,8 @@ pub(crate) fn check(plan: &Plan, sizes: &RangeInclusive<usize>, flows: u16) -> R
     range("the count", plan.count > 0, "1 or more".into())
 }
 
-fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
+/// Where the flow of this number sends from.
+pub(crate) fn local(plan: &Plan, n: u16) -> Result<SocketAddr, Failure> {
     let any: IpAddr = if plan.target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let port = match plan.source_port {
         0 => 0,
@@ -291,7 +340,11 @@ fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
             allowed: format!("so low that {} follow it", plan.flows - 1),
         })?,
     };
-    let local = SocketAddr::new(plan.source.unwrap_or(any), port);
+    Ok(SocketAddr::new(plan.source.unwrap_or(any), port))
+}
+
+fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
+    let local = local(plan, n)?;
     let failed = |error| io_failure(format!("send from {local}"), error);
     let socket = StampedSocket::bind(local, plan.dscp << 2).map_err(failed)?;
     let port = socket.local().map_err(failed)?.port();

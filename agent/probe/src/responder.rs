@@ -52,6 +52,8 @@ pub struct Counts {
     pub unsent: AtomicU64,
     /// Members' requests for queue pairs.
     pub queue_pairs: AtomicU64,
+    /// Requests for queue pairs that, or later ones of whose session, had come before: nothing became of them.
+    pub replayed: AtomicU64,
 }
 
 /// Sessions whose held times are remembered.
@@ -122,6 +124,13 @@ impl Responder {
         self.lender = Some(lender);
     }
 
+    /// Counts together with another one, of another socket.
+    #[must_use]
+    pub fn counted_with(mut self, other: Arc<Counts>) -> Self {
+        self.counts = other;
+        self
+    }
+
     /// What became of datagrams so far.
     #[must_use]
     pub fn counts(&self) -> Arc<Counts> {
@@ -173,6 +182,8 @@ impl Responder {
                 Err(Refusal::Unsent) => &counts.unsent,
                 #[cfg(feature = "verbs")]
                 Err(Refusal::QueuePair) => &counts.queue_pairs,
+                #[cfg(feature = "verbs")]
+                Err(Refusal::Replayed) => &counts.replayed,
             });
             // Most often there is one answer on its way out, whose stamp is there already: no second look for it.
             self.take_stamps(self.awaited.len())?;
@@ -221,6 +232,7 @@ impl Responder {
             received_unix_ns,
             held: session.held,
             requests: Some(session.requests),
+            resent: None,
         };
         packet::encode(&Packet::Answer(answer), bytes, &self.key);
         let id = self.socket.send_from(received.to, bytes, received.from, received.tos);
@@ -237,7 +249,8 @@ impl Responder {
     /// Hands a member's request for a queue pair on, or says why not.
     #[cfg(feature = "verbs")]
     fn lend(&mut self, received: &Received, buffer: &[u8], now_ns: u64) -> Refusal {
-        use crate::verbs::{Refused, exchange};
+        use crate::verbs::exchange::{self, Refused};
+        use crate::verbs::lender::Asked;
         let bytes = buffer.get(..received.length).unwrap_or_default();
         let Some((loan, body)) = exchange::open_wish(bytes, &self.key) else {
             return Refusal::Foreign(Foreign::WrongCode);
@@ -247,13 +260,16 @@ impl Responder {
         }
         let asked = match &mut self.lender {
             Some(lender) => lender.ask(*received, loan, body, now_ns),
-            None => Err(Refused::NoHelper),
+            None => Asked::Refused(exchange::refusal(Refused::NoLender)),
         };
-        if let Err(refused) = asked {
-            let bytes = exchange::seal_answer(loan, &exchange::refusal(refused), &self.key);
-            // Lost or refused by the kernel: it asks again.
-            let _ = self.socket.send_from(received.to, &bytes, received.from, received.tos);
-        }
+        let body = match asked {
+            Asked::HandedOn => return Refusal::QueuePair,
+            Asked::Replayed => return Refusal::Replayed,
+            Asked::Refused(body) => body,
+        };
+        // Lost or refused by the kernel: it asks again.
+        let bytes = exchange::seal_answer(loan, &body, &self.key);
+        let _ = self.socket.send_from(received.to, &bytes, received.from, received.tos);
         Refusal::QueuePair
     }
 
@@ -292,4 +308,7 @@ enum Refusal {
     /// Not an answer to a probe: one to a request for a queue pair, now or later.
     #[cfg(feature = "verbs")]
     QueuePair,
+    /// A request for a queue pair that had come before.
+    #[cfg(feature = "verbs")]
+    Replayed,
 }

@@ -210,7 +210,14 @@ mod tests {
 
     fn answer(session: u64, sequence: u64, t3: u64, held: Option<(u32, u32)>) -> Answer {
         let held = held.map(|(sequence_low, held_ns)| Held { sequence_low, held_ns });
-        Answer { session, sequence, received_unix_ns: at(t3).unix_ns + AHEAD, held: [held, None], requests: None }
+        Answer {
+            session,
+            sequence,
+            received_unix_ns: at(t3).unix_ns + AHEAD,
+            held: [held, None],
+            requests: None,
+            resent: None,
+        }
     }
 
     /// t1 0, t2 +5 µs, fabric 100 µs there, held 40 µs, fabric 60 µs back, t6 +20 µs.

@@ -6,6 +6,8 @@
 //! driver gives them; what a queueing discipline of this host holds up is before them, and so is counted as host delay.
 //! Never fragments: a datagram beyond the path's MTU is refused (EMSGSIZE), because a probe of fragments measures something else.
 
+use crate::label::flow_label;
+use crate::stamps::{self, Sent, stamp, stamping};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
@@ -13,13 +15,12 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage,
     TimestampingFlag, Timestamps, bind, getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
-use nix::sys::time::TimeSpec;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// SO_EE_ORIGIN_TIMESTAMPING of linux/errqueue.h: the error is a stamp.
-const ORIGIN_TIMESTAMPING: u8 = 4;
+/// IPV6_FLOWINFO_SEND of linux/in6.h: labels are those of the address that is sent to.
+const FLOWINFO_SEND: libc::c_int = 33;
 
 /// A datagram that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,20 +37,13 @@ pub struct Received {
     pub to: Option<IpAddr>,
 }
 
-/// When the driver took a datagram that was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// What [`StampedSocket::send_to`] returned for it.
-    pub id: u32,
-    /// Unix nanoseconds.
-    pub stamp_unix_ns: u64,
-}
-
 /// The socket. Nothing blocks.
 #[derive(Debug)]
 pub struct StampedSocket {
     fd: OwnedFd,
     is_v6: bool,
+    /// Of IPv6, its own end, whose datagrams carry labels; none of a socket of IPv4.
+    labels: Option<SocketAddrV6>,
     /// What datagrams carry unless told otherwise.
     tos: u8,
     next_id: u32,
@@ -71,6 +65,7 @@ impl StampedSocket {
             setsockopt(&fd, sockopt::Ipv6TClass, &i32::from(tos))?;
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
             set(&fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+            set(&fd, libc::IPPROTO_IPV6, FLOWINFO_SEND, 1)?;
         } else {
             setsockopt(&fd, sockopt::Ipv4Tos, &i32::from(tos))?;
             setsockopt(&fd, sockopt::IpRecvTos, &true)?;
@@ -79,7 +74,12 @@ impl StampedSocket {
         setsockopt(&fd, sockopt::Timestamping, &(stamping() | TimestampingFlag::SOF_TIMESTAMPING_OPT_ID))?;
         bind(fd.as_raw_fd(), &SockaddrStorage::from(local))?;
         let control = cmsg_space!(Timestamps, libc::sock_extended_err, libc::sockaddr_in6, i32, i32, libc::in6_pktinfo);
-        Ok(Self { fd, is_v6, tos, next_id: 0, control })
+        let mut socket = Self { fd, is_v6, labels: None, tos, next_id: 0, control };
+        socket.labels = match socket.local()? {
+            SocketAddr::V6(own) => Some(own),
+            SocketAddr::V4(_) => None,
+        };
+        Ok(socket)
     }
 
     /// From now on datagrams tell to which own address they came: a socket of all addresses answers from that one then, and so
@@ -132,12 +132,15 @@ impl StampedSocket {
         socket_address(&address).ok_or_else(|| io::Error::other("bound to no IP address"))
     }
 
-    /// How many hops what is sent from now on may go (IPv4).
+    /// How many hops what is sent from now on may go.
     ///
     /// # Errors
     /// What the kernel said.
     pub fn set_time_to_live(&self, hops: u8) -> io::Result<()> {
-        set(&self.fd, libc::IPPROTO_IP, libc::IP_TTL, hops.into())
+        match self.is_v6 {
+            true => set(&self.fd, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops.into()),
+            false => set(&self.fd, libc::IPPROTO_IP, libc::IP_TTL, hops.into()),
+        }
     }
 
     /// The most payload that the way to `to` takes in one datagram, as this host's routes and path MTU discovery have it.
@@ -201,8 +204,16 @@ impl StampedSocket {
             (true, true) => &all[1..],
             (false, true) => &all[..],
         };
-        let to = SockaddrStorage::from(to);
-        match sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, MsgFlags::MSG_DONTWAIT, Some(&to)) {
+        let send = |to: SocketAddr| {
+            let to = SockaddrStorage::from(to);
+            sendmsg(self.fd.as_raw_fd(), &[IoSlice::new(bytes)], messages, MsgFlags::MSG_DONTWAIT, Some(&to))
+        };
+        let mut sent = send(self.labelled(from, to));
+        if sent == Err(Errno::EINVAL) && self.labels.take().is_some() {
+            // Labels are for those alone who lease them, where anybody on the host does so (ipv6_flowlabel_exclusive): the kernel draws ours then.
+            sent = send(to);
+        }
+        match sent {
             Ok(_) => {
                 let id = self.next_id;
                 self.next_id = self.next_id.wrapping_add(1);
@@ -217,6 +228,18 @@ impl StampedSocket {
                 Err(errno.into())
             }
         }
+    }
+
+    /// The same destination, over IPv6 with the flow's own label, as traces have it: see `label`.
+    fn labelled(&self, from: Option<IpAddr>, to: SocketAddr) -> SocketAddr {
+        let (SocketAddr::V6(mut to), Some(own)) = (to, self.labels) else { return to };
+        let own = match from {
+            Some(IpAddr::V6(from)) => SocketAddrV6::new(from, own.port(), 0, 0),
+            _ => own,
+        };
+        // As it is on the wire: the kernel does not turn it (struct sockaddr_in6).
+        to.set_flowinfo(flow_label(own, to).to_be());
+        to.into()
     }
 
     /// The next datagram, if there is one.
@@ -259,35 +282,8 @@ impl StampedSocket {
     ///
     /// # Errors
     /// What the kernel said; stamps so far were handed over.
-    pub fn stamps(&mut self, most: usize, mut each: impl FnMut(Sent)) -> io::Result<()> {
-        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let fd = self.fd.as_raw_fd();
-        for _ in 0..most {
-            let mut none = [0; 0];
-            let mut slices = [IoSliceMut::new(&mut none)];
-            let received = match recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut self.control), flags) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            let (mut stamp_unix_ns, mut id) = (None, None);
-            for message in received.cmsgs()? {
-                match message {
-                    ControlMessageOwned::ScmTimestampsns(stamps) => stamp_unix_ns = stamp(&stamps),
-                    ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)
-                        if error.ee_origin == ORIGIN_TIMESTAMPING =>
-                    {
-                        id = Some(error.ee_data);
-                    }
-                    _ => {}
-                }
-            }
-            if let (Some(id), Some(stamp_unix_ns)) = (id, stamp_unix_ns) {
-                each(Sent { id, stamp_unix_ns });
-            }
-        }
-        Ok(())
+    pub fn stamps(&mut self, most: usize, each: impl FnMut(Sent)) -> io::Result<()> {
+        stamps::take(&self.fd, &mut self.control, most, each)
     }
 }
 
@@ -297,23 +293,7 @@ impl AsFd for StampedSocket {
     }
 }
 
-fn stamping() -> TimestampingFlag {
-    TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE
-        | TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE
-        | TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE
-        | TimestampingFlag::SOF_TIMESTAMPING_OPT_TSONLY
-}
-
-fn stamp(stamps: &Timestamps) -> Option<u64> {
-    Some(nanoseconds(stamps.system)).filter(|ns| *ns > 0)
-}
-
-fn nanoseconds(time: TimeSpec) -> u64 {
-    let whole = u64::try_from(time.tv_sec()).unwrap_or(0);
-    whole.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
-}
-
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     match address.family()? {
         AddressFamily::Inet => address.as_sockaddr_in().map(|v4| SocketAddrV4::from(*v4).into()),
         AddressFamily::Inet6 => address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()),
@@ -322,7 +302,7 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
 }
 
 /// An option that nix has no name for.
-fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(crate) fn set(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the pointer and length are those of a live c_int, which is what all options here take (ip(7), ipv6(7)).
     let result = unsafe {
         libc::setsockopt(

@@ -1,12 +1,15 @@
-//! Which way a flow goes: packets of its own 5-tuple whose time to live ends early, and who says so (ICMP time exceeded, RFC 792).
+//! Which way a flow goes: packets of its own 5-tuple whose time to live ends early, and who says so (ICMP time exceeded; [`four`], [`six`]).
 //!
 //! In: flows, and where the responders listen. Out: for each flow the addresses of who forwarded it. How far the destination is is
 //! found first: by probes of its responder with growing time to live, or else by a port that nobody listens on. Then the
 //! flow's packets go no further than one hop before it: its socket, and a connection that has these ports, hear nothing. They are
 //! written whole by a raw socket (CAP_NET_RAW), so that a port in use is traced too; TCP ones are bare acknowledgements, which no
 //! state on the way takes for a connection. Routers limit what they say (Linux: net.ipv4.icmp_ratelimit, icmp_msgs_per_sec): packets
-//! go at [`PACE`], and what was not answered is asked again while there is time. IPv4 alone.
+//! go at [`PACE`], and what was not answered is asked again while there is time.
 //! Never: a packet to the destination's port, a wait beyond the time given.
+
+mod four;
+mod six;
 
 use crate::packet::{self, HEAD_BYTES, Key, Packet, Request};
 use crate::prober::random;
@@ -15,15 +18,15 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, recv, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, recvfrom, sendto, setsockopt,
+    socket, sockopt,
 };
 use railwatch_sampling::clock::monotonic_ns;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -39,7 +42,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 const CLOSED_PORT: u16 = 33_434;
 /// How often it is asked whether the destination is nearer than it seemed.
 const CONFIRM: usize = 3;
-/// One id of IP for each flow and hop, and that so often.
+/// One number for each flow and hop, and that so often: it fits 16 bits, and is never 0.
 const HOPS: u16 = TRACE_HOPS_MAX as u16;
 const IDS_PER_ROUND: u16 = TRACE_FLOWS_MAX as u16 * HOPS;
 const ROUNDS_MAX: u16 = 6;
@@ -59,9 +62,9 @@ pub struct TraceSpec {
     /// By which it leaves; empty: by what the routes say.
     pub interface: String,
     /// Own address and port.
-    pub source: SocketAddrV4,
-    /// The other end's.
-    pub destination: SocketAddrV4,
+    pub source: SocketAddr,
+    /// The other end's, of the same family.
+    pub destination: SocketAddr,
     /// Of both.
     pub protocol: Protocol,
     /// Differentiated services code point, 0 to 63.
@@ -72,7 +75,7 @@ pub struct TraceSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hop {
     /// Who answered; `None`: nobody did.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// Nanoseconds until the answer.
     pub round_trip_ns: u64,
 }
@@ -110,7 +113,12 @@ pub fn trace(flows: &[TraceSpec], options: &TraceOptions<'_>) -> Result<Vec<Way>
         return Err(format!("{} flows; at most {TRACE_FLOWS_MAX} are traced at a time", flows.len()));
     }
     let options = TraceOptions { hops_max: options.hops_max.clamp(1, TRACE_HOPS_MAX), ..*options };
-    let mut tracer = Tracer::open(&options).map_err(|error| match error.raw_os_error() {
+    let mixed = flows.iter().find(|flow| Family::of(flow.source.ip()) != Family::of(flow.destination.ip()));
+    if let Some(TraceSpec { source, destination, .. }) = mixed {
+        return Err(format!("{source} and {destination} are of two families: nothing goes from one to the other"));
+    }
+    let families = flows.iter().map(|flow| Family::of(flow.source.ip())).collect();
+    let mut tracer = Tracer::open(&options, families).map_err(|error| match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
             "packets of another's ports need CAP_NET_RAW, which this agent has not: see docs/OPERATIONS.md, \"Probes\""
                 .to_owned()
@@ -137,42 +145,70 @@ pub fn trace(flows: &[TraceSpec], options: &TraceOptions<'_>) -> Result<Vec<Way>
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Place {
     interface: String,
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    source: IpAddr,
+    destination: IpAddr,
 }
 
 impl Place {
     fn of(flow: &TraceSpec) -> Self {
-        Self { interface: flow.interface.clone(), source: *flow.source.ip(), destination: *flow.destination.ip() }
+        Self { interface: flow.interface.clone(), source: flow.source.ip(), destination: flow.destination.ip() }
     }
 }
 
 /// What an ICMP message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Said {
-    from: Ipv4Addr,
+    from: IpAddr,
     /// The destination has no such port; otherwise the time was over.
     is_closed: bool,
     /// Of the packet it is about.
     id: u16,
     protocol: u8,
-    source: SocketAddrV4,
-    destination: SocketAddrV4,
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Family {
+    Four,
+    Six,
+}
+
+impl Family {
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv6() { Self::Six } else { Self::Four }
+    }
+
+    fn addresses(self) -> AddressFamily {
+        match self {
+            Self::Four => AddressFamily::Inet,
+            Self::Six => AddressFamily::Inet6,
+        }
+    }
 }
 
 struct Tracer<'a> {
     options: &'a TraceOptions<'a>,
     deadline_ns: u64,
-    heard: OwnedFd,
+    /// What comes over IPv4, and over IPv6, of those that are traced.
+    heard: Vec<(OwnedFd, Family)>,
     /// By interface and source.
-    senders: HashMap<(String, Ipv4Addr), OwnedFd>,
+    senders: HashMap<(String, IpAddr), OwnedFd>,
 }
 
 impl<'a> Tracer<'a> {
-    fn open(options: &'a TraceOptions<'a>) -> io::Result<Self> {
+    fn open(options: &'a TraceOptions<'a>, families: BTreeSet<Family>) -> io::Result<Self> {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let heard = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp)?;
-        only_errors(&heard)?;
+        let mut heard = Vec::new();
+        for family in families {
+            let (protocol, only_errors): (_, fn(&OwnedFd) -> io::Result<()>) = match family {
+                Family::Four => (SockProtocol::Icmp, four::only_errors),
+                Family::Six => (SockProtocol::IcmpV6, six::only_errors),
+            };
+            let fd = socket(family.addresses(), SockType::Raw, flags, protocol)?;
+            only_errors(&fd)?;
+            heard.push((fd, family));
+        }
         let timeout = u64::try_from(options.timeout.as_nanos()).unwrap_or(u64::MAX);
         Ok(Self { options, deadline_ns: monotonic_ns().saturating_add(timeout), heard, senders: HashMap::new() })
     }
@@ -211,10 +247,10 @@ impl<'a> Tracer<'a> {
     fn by_responder(&mut self, places: &[Place]) -> io::Result<Vec<Option<u8>>> {
         let Some(key) = self.options.key else { return Ok(vec![None; places.len()]) };
         let session = random()?;
-        let mut sockets: BTreeMap<Ipv4Addr, StampedSocket> = BTreeMap::new();
+        let mut sockets: BTreeMap<IpAddr, StampedSocket> = BTreeMap::new();
         for place in places {
             if let Entry::Vacant(free) = sockets.entry(place.source) {
-                free.insert(StampedSocket::bind(SocketAddrV4::new(place.source, 0).into(), 0)?);
+                free.insert(StampedSocket::bind(SocketAddr::new(place.source, 0), 0)?);
             }
         }
         self.nearest(places, |tracer, asked| {
@@ -225,9 +261,9 @@ impl<'a> Tracer<'a> {
                 let sequence = (*place as u64) << 8 | u64::from(*hop);
                 packet::encode(&Packet::Request(Request { session, sequence }), &mut bytes, key);
                 socket.set_time_to_live(*hop)?;
-                let to = SocketAddrV4::new(*destination, tracer.options.responder_port);
+                let to = SocketAddr::new(*destination, tracer.options.responder_port);
                 // A destination without a way there does not answer.
-                let _ = socket.send_to(&bytes, to.into(), 0);
+                let _ = socket.send_to(&bytes, to, 0);
             }
             std::thread::sleep(Duration::from_nanos(tracer.settled_ns().saturating_sub(monotonic_ns())));
             let (mut answered, mut buffer) = (Vec::new(), [0; HEAD_BYTES]);
@@ -250,8 +286,8 @@ impl<'a> Tracer<'a> {
     fn by_closed_port(&mut self, places: &[Place]) -> io::Result<Vec<Option<u8>>> {
         let flow = |place: &Place| TraceSpec {
             interface: place.interface.clone(),
-            source: SocketAddrV4::new(place.source, CLOSED_PORT),
-            destination: SocketAddrV4::new(place.destination, CLOSED_PORT),
+            source: SocketAddr::new(place.source, CLOSED_PORT),
+            destination: SocketAddr::new(place.destination, CLOSED_PORT),
             protocol: Protocol::Udp,
             dscp: 0,
         };
@@ -259,7 +295,8 @@ impl<'a> Tracer<'a> {
             let mut answered = Vec::new();
             let mut note = |tracer: &Self| {
                 tracer.hear(|said| {
-                    let (place, hop) = (usize::from(said.id / HOPS), said.id % HOPS);
+                    let Some(at) = said.id.checked_sub(1) else { return };
+                    let (place, hop) = (usize::from(at / HOPS), at % HOPS);
                     let is_of = |place: &Place| {
                         (said.source, said.destination) == (flow(place).source, flow(place).destination)
                     };
@@ -269,16 +306,16 @@ impl<'a> Tracer<'a> {
                 });
             };
             for (place, hop) in asked {
-                let id = u16::try_from(*place).unwrap_or(0) * HOPS + u16::from(hop - 1);
+                let id = 1 + u16::try_from(*place).unwrap_or(0) * HOPS + u16::from(hop - 1);
                 // A destination without a way there does not answer.
                 let _ = tracer.send(&flow(&places[*place]), *hop, id);
                 let until_ns = tracer.deadline_ns.min(monotonic_ns() + nanoseconds(PACE));
-                while wait(&tracer.heard, until_ns) {
+                while tracer.wait(until_ns) {
                     note(tracer);
                 }
             }
             let until_ns = tracer.settled_ns();
-            while wait(&tracer.heard, until_ns) {
+            while tracer.wait(until_ns) {
                 note(tracer);
             }
             Ok(answered)
@@ -336,14 +373,14 @@ impl<'a> Tracer<'a> {
                     }
                     asked += 1;
                     let until_ns = monotonic_ns() + nanoseconds(PACE);
-                    while wait(&self.heard, until_ns) {
+                    while self.wait(until_ns) {
                         self.note(flows, ways, &sent_ns);
                     }
                 }
             }
             let is_whole = |way: &Way| way.hops.iter().all(|hop| hop.address.is_some());
             let until_ns = self.settled_ns();
-            while asked > 0 && !ways.iter().all(is_whole) && wait(&self.heard, until_ns) {
+            while asked > 0 && !ways.iter().all(is_whole) && self.wait(until_ns) {
                 self.note(flows, ways, &sent_ns);
             }
             if asked == 0 || ways.iter().all(is_whole) {
@@ -373,31 +410,65 @@ impl<'a> Tracer<'a> {
 
     /// Hands over what has come.
     fn hear(&self, mut each: impl FnMut(Said)) {
-        let mut buffer = [0; 1024];
-        while let Ok(length) = recv(self.heard.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            if let Some(said) = said(&buffer[..length.min(buffer.len())]) {
-                each(said);
+        // More than the least MTU of IPv6, beyond which no error goes.
+        let mut buffer = [0; 2048];
+        for (fd, family) in &self.heard {
+            while let Ok((length, from)) = recvfrom::<SockaddrStorage>(fd.as_raw_fd(), &mut buffer) {
+                let message = &buffer[..length.min(buffer.len())];
+                let said = match family {
+                    Family::Four => four::said(message),
+                    Family::Six => {
+                        let from = from.as_ref().and_then(SockaddrStorage::as_sockaddr_in6);
+                        from.and_then(|from| six::said(from.ip(), message))
+                    }
+                };
+                said.into_iter().for_each(&mut each);
+            }
+        }
+    }
+
+    /// Waits for something to read; `false` once the time is over.
+    fn wait(&self, until_ns: u64) -> bool {
+        loop {
+            let now_ns = monotonic_ns();
+            if now_ns >= until_ns {
+                return false;
+            }
+            let left_ms = (until_ns - now_ns).div_ceil(1_000_000);
+            let left = PollTimeout::from(u16::try_from(left_ms).unwrap_or(u16::MAX));
+            let mut polled: Vec<_> =
+                self.heard.iter().map(|(fd, _)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+            match poll(&mut polled, left) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return true,
+                Err(_) => return false,
             }
         }
     }
 
     fn send(&mut self, flow: &TraceSpec, hop: u8, id: u16) -> io::Result<()> {
-        let key = (flow.interface.clone(), *flow.source.ip());
+        let key = (flow.interface.clone(), flow.source.ip());
         let fd = match self.senders.get(&key) {
             Some(fd) => fd,
             None => {
                 let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-                let fd = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw)?;
+                let family = Family::of(key.1).addresses();
+                let fd = socket(family, SockType::Raw, flags, SockProtocol::Raw)?;
                 if !flow.interface.is_empty() {
                     setsockopt(&fd, sockopt::BindToDevice, &OsString::from(&flow.interface))?;
                 }
-                // Rules that ask for a source find it in the socket: what the packet itself says is not looked at (net/ipv4/raw.c).
-                bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(key.1, 0)))?;
+                // Rules that ask for a source find it in the socket: what the packet itself says is not looked at (net/ipv4/raw.c, net/ipv6/raw.c).
+                bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(key.1, 0)))?;
                 self.senders.entry(key).or_insert(fd)
             }
         };
-        let packet = datagram(flow, hop, id);
-        let to = SockaddrIn::from(SocketAddrV4::new(*flow.destination.ip(), 0));
+        let packet = match (flow.source, flow.destination) {
+            (SocketAddr::V4(source), SocketAddr::V4(destination)) => four::datagram(flow, source, destination, hop, id),
+            (SocketAddr::V6(source), SocketAddr::V6(destination)) => six::datagram(flow, source, destination, hop, id),
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        // Without a port: with one, IPv6 takes it for a protocol.
+        let to = SockaddrStorage::from(SocketAddr::new(flow.destination.ip(), 0));
         sendto(fd.as_raw_fd(), &packet, &to, MsgFlags::MSG_DONTWAIT)?;
         Ok(())
     }
@@ -411,43 +482,6 @@ impl<'a> Tracer<'a> {
     }
 }
 
-/// Waits for something to read; `false` once the time is over.
-fn wait(fd: &impl AsFd, until_ns: u64) -> bool {
-    loop {
-        let now_ns = monotonic_ns();
-        if now_ns >= until_ns {
-            return false;
-        }
-        let left_ms = (until_ns - now_ns).div_ceil(1_000_000);
-        let left = PollTimeout::from(u16::try_from(left_ms).unwrap_or(u16::MAX));
-        let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut polled, left) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return true,
-            Err(_) => return false,
-        }
-    }
-}
-
-/// ICMP_FILTER (linux/icmp.h): of all ICMP of this host, errors about packets alone.
-fn only_errors(fd: &OwnedFd) -> io::Result<()> {
-    const SOL_RAW: libc::c_int = 255;
-    const ICMP_FILTER: libc::c_int = 1;
-    const UNREACHABLE_AND_TIME_EXCEEDED: u32 = 1 << 3 | 1 << 11;
-    let blocked = !UNREACHABLE_AND_TIME_EXCEEDED;
-    // SAFETY: the pointer and length are those of a live u32, which is what `struct icmp_filter` is.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            SOL_RAW,
-            ICMP_FILTER,
-            std::ptr::from_ref(&blocked).cast(),
-            size_of::<u32>() as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop).map_err(Into::into)
-}
-
 fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
@@ -457,36 +491,6 @@ fn number(protocol: Protocol) -> u8 {
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// A packet of a flow, from the header of IP on; the kernel fills in that one's checksum (raw(7)).
-fn datagram(flow: &TraceSpec, hop: u8, id: u16) -> Vec<u8> {
-    const ACK: u8 = 0x10;
-    let TraceSpec { source, destination, protocol, dscp, .. } = flow;
-    let mut body = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
-    match protocol {
-        // Length, checksum, and nothing in it.
-        Protocol::Udp => body.extend([0, 8, 0, 0]),
-        // Sequence, acknowledgement, header length and flags, window, checksum, urgent.
-        Protocol::Tcp => body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, ACK, 0, 0, 0, 0, 0, 0]),
-    }
-    let length = u16::try_from(body.len()).unwrap_or(0);
-    let pseudo =
-        [&source.ip().octets()[..], &destination.ip().octets(), &[0, number(*protocol)], &length.to_be_bytes(), &body]
-            .concat();
-    // RFC 768: a sum of zero is sent as all ones.
-    let sum = Some(checksum(&pseudo)).filter(|sum| *sum != 0).unwrap_or(u16::MAX);
-    let at = if *protocol == Protocol::Udp { 6 } else { 16 };
-    body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-    let mut packet = vec![0x45, dscp << 2];
-    packet.extend((20 + length).to_be_bytes());
-    packet.extend(id.to_be_bytes());
-    // Don't fragment; time to live, protocol, checksum.
-    packet.extend([0x40, 0, hop, number(*protocol), 0, 0]);
-    packet.extend(source.ip().octets());
-    packet.extend(destination.ip().octets());
-    packet.extend(body);
-    packet
 }
 
 /// RFC 1071
@@ -499,78 +503,31 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// Reads a packet of ICMP, from the header of IP on: an error about a packet of TCP or UDP.
-fn said(packet: &[u8]) -> Option<Said> {
-    let header = |packet: &[u8]| usize::from(packet.first().copied().unwrap_or(0) & 15) * 4;
-    let address = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from);
-    let port = |bytes: &[u8]| <[u8; 2]>::try_from(bytes).ok().map(u16::from_be_bytes);
-    let from = address(packet.get(12..16)?)?;
-    let icmp = packet.get(header(packet)..)?;
-    let is_closed = match icmp.get(..2)? {
-        [11, 0] => false,
-        [3, 3] => true,
-        _ => return None,
-    };
-    let about = icmp.get(8..)?;
-    let ports = about.get(header(about)..)?;
-    Some(Said {
-        from,
-        is_closed,
-        id: port(about.get(4..6)?)?,
-        protocol: *about.get(9)?,
-        source: SocketAddrV4::new(address(about.get(12..16)?)?, port(ports.get(..2)?)?),
-        destination: SocketAddrV4::new(address(about.get(16..20)?)?, port(ports.get(2..4)?)?),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn flow(protocol: Protocol) -> TraceSpec {
-        TraceSpec {
-            interface: String::new(),
-            source: SocketAddrV4::new([10, 0, 0, 1].into(), 40_000),
-            destination: SocketAddrV4::new([10, 0, 0, 2].into(), 443),
-            protocol,
-            dscp: 26,
-        }
+    fn flow(source: &str, destination: &str) -> TraceSpec {
+        let end = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} is no end"));
+        let (source, destination) = (end(source), end(destination));
+        TraceSpec { interface: String::new(), source, destination, protocol: Protocol::Udp, dscp: 0 }
     }
 
     #[test]
-    fn packets_are_of_the_flow_and_what_is_said_of_them_is_understood() {
-        for (protocol, length) in [(Protocol::Udp, 28), (Protocol::Tcp, 40)] {
-            let flow = flow(protocol);
-            let packet = datagram(&flow, 3, 0x1234);
-            assert_eq!((packet.len(), packet[1], packet[8], packet[9]), (length, 26 << 2, 3, number(protocol)));
-            let pseudo = [&packet[12..20], &[0, number(protocol)], &(length as u16 - 20).to_be_bytes(), &packet[20..]];
-            assert_eq!(checksum(&pseudo.concat()), 0, "the checksum holds");
-            for (kind, is_closed) in [([11, 0], false), ([3, 3], true)] {
-                let head = [&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 7, 10, 0, 0, 1][..], &kind, &[0; 6]];
-                // A router gives the header and eight bytes at least.
-                let icmp = [&head.concat()[..], &packet[..28]].concat();
-                let expected = Said {
-                    from: [192, 0, 2, 7].into(),
-                    is_closed,
-                    id: 0x1234,
-                    protocol: number(protocol),
-                    source: flow.source,
-                    destination: flow.destination,
-                };
-                assert_eq!(said(&icmp), Some(expected));
-                for cut in 0..icmp.len() {
-                    let _ = said(&icmp[..cut]);
-                }
-                assert_eq!(said(&icmp[..icmp.len() - 5]), None);
-            }
-        }
-        assert_eq!(said(&[0x4f; 40]), None);
-    }
-
-    #[test]
-    fn too_many_flows_are_refused() {
+    fn what_cannot_be_traced_is_refused() {
         let options = TraceOptions { key: None, responder_port: 7704, hops_max: 8, timeout: Duration::from_millis(1) };
-        let flows = vec![flow(Protocol::Udp); TRACE_FLOWS_MAX + 1];
-        assert!(trace(&flows, &options).is_err_and(|why| why.contains("at most 256")));
+        let good = flow("10.0.0.1:40000", "10.0.0.2:443");
+        for (flows, expected) in [
+            (vec![good.clone(); TRACE_FLOWS_MAX + 1], "at most 256"),
+            (vec![good, flow("10.0.0.1:40000", "[fd00::2]:443")], "of two families"),
+        ] {
+            assert!(trace(&flows, &options).is_err_and(|why| why.contains(expected)), "{expected}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_packets_fit_and_are_never_none_or_all_ones() {
+        let last = u32::from(ROUNDS_MAX - 1) * u32::from(IDS_PER_ROUND) + u32::from(IDS_PER_ROUND);
+        assert!(1 + last < 0xffff, "{last}");
     }
 }

@@ -9,51 +9,15 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use railwatch_probe::{
-    Counts, FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Outlet, ProbeSignal, Protocol, Quiet, TraceOptions,
-    TraceSpec, trace,
+    Counts, FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Protocol, Quiet, TraceOptions, TraceSpec, Transport, trace,
 };
 use railwatch_sampling::Severity;
 use railwatch_sampling::clock::realtime_ns;
 use std::net::{TcpListener, UdpSocket};
-use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
-
-/// All that a mesh told.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<(Vec<FlowResult>, Vec<ProbeSignal>)>>);
-
-impl Outlet for Told {
-    fn results(&mut self, _: u64, from_ns: u64, to_ns: u64, flows: Vec<FlowResult>) {
-        assert!(from_ns < to_ns);
-        self.0.lock().unwrap().0.extend(flows);
-    }
-
-    fn signal(&mut self, signal: ProbeSignal) {
-        self.0.lock().unwrap().1.push(signal);
-    }
-}
-
-impl Told {
-    fn sum(&self, of: impl Fn(&FlowResult) -> u32) -> u32 {
-        self.0.lock().unwrap().0.iter().map(of).sum()
-    }
-
-    fn signals(&self) -> Vec<ProbeSignal> {
-        self.0.lock().unwrap().1.clone()
-    }
-
-    fn named(&self, name: &str) -> bool {
-        self.signals().iter().any(|signal| signal.name == name)
-    }
-}
-
-fn start() -> (Mesh, Told) {
-    let told = Told::default();
-    (Mesh::start(key(), 1000, Box::new(told.clone())).unwrap(), told)
-}
 
 fn flow(id: u64) -> FlowSpec {
     FlowSpec {
@@ -64,6 +28,7 @@ fn flow(id: u64) -> FlowSpec {
         target_host: "b".into(),
         target_interface: "b0".into(),
         destination: RESPONDER.parse().unwrap(),
+        transport: Transport::Udp,
         size_bytes: 64,
         dscp: 26,
         interval: Duration::from_millis(20),
@@ -83,26 +48,6 @@ fn plan(revision: u64, flows: Vec<FlowSpec>) -> MeshPlan {
         quiet: vec![],
         malformed: vec![],
     }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < deadline, "this never came to be: {what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
-fn of(count: &AtomicU64) -> u64 {
-    count.load(Relaxed)
-}
-
-/// Packets that left by an interface of this thread's namespace.
-fn left_by(interface: &str) -> u64 {
-    let output = Command::new("ip").args(["-s", "-s", "link", "show", interface]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("TX:"));
-    lines.nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -129,11 +74,11 @@ fn a_plan_is_carried_out_and_its_counts_are_those_of_the_wire() {
         let train = FlowSpec { size_bytes: 4000, ..flow(3) };
         let shared = FlowSpec { source_port: flow(1).source_port, ..flow(2) };
         assert!(mesh.plan(plan(8, vec![idle(flow(1)), idle(shared), idle(train)])));
-        eventually("all is judged", || of(&counts.sent) == of(&counts.answered));
-        eventually("all is reported", || u64::from(told.sum(|flow| flow.answered)) == of(&counts.sent));
-        let sent = of(&counts.sent);
-        assert_eq!((of(&counts.lost), of(&counts.unsent), of(&counts.over_budget)), (0, 0, 0));
-        assert_eq!((of(&answered.received), of(&answered.answered)), (sent, sent));
+        eventually("all is judged", || counted(&counts.sent) == counted(&counts.answered));
+        eventually("all is reported", || u64::from(told.sum(|flow| flow.answered)) == counted(&counts.sent));
+        let sent = counted(&counts.sent);
+        assert_eq!((counted(&counts.lost), counted(&counts.unsent), counted(&counts.over_budget)), (0, 0, 0));
+        assert_eq!((counted(&answered.received), counted(&answered.answered)), (sent, sent));
         // What a neighbour is asked is on the wire as well.
         let on_wire = left_by("a0");
         assert!((sent..=sent + 20).contains(&on_wire), "{on_wire} packets for {sent} probes");
@@ -181,14 +126,14 @@ fn a_plan_that_is_not_renewed_ends_and_an_older_one_is_refused() {
             sleep(Duration::from_millis(100));
             assert!(mesh.plan(short.clone()), "renewed");
         }
-        assert_eq!((of(&counts.plans_lapsed), mesh.state().revision), (0, 3));
-        assert!(of(&counts.plans_renewed) >= 10 && told.sum(|flow| flow.sent) > 0);
-        eventually("it ends", || of(&counts.plans_lapsed) == 1 && mesh.state().revision == 0);
-        let sent = of(&counts.sent);
+        assert_eq!((counted(&counts.plans_lapsed), mesh.state().revision), (0, 3));
+        assert!(counted(&counts.plans_renewed) >= 10 && told.sum(|flow| flow.sent) > 0);
+        eventually("it ends", || counted(&counts.plans_lapsed) == 1 && mesh.state().revision == 0);
+        let sent = counted(&counts.sent);
         sleep(Duration::from_millis(300));
-        assert_eq!((of(&counts.sent), of(&counts.plans_refused)), (sent, 2));
+        assert_eq!((counted(&counts.sent), counted(&counts.plans_refused)), (sent, 2));
         assert!(mesh.plan(short), "and may be taken again");
-        eventually("probes go on", || of(&counts.sent) > sent);
+        eventually("probes go on", || counted(&counts.sent) > sent);
         mesh.forget();
         eventually("all ends", || mesh.state().flows == 0);
         assert!(mesh.plan(MeshPlan { epoch: 0, ..plan(1, vec![flow(1)]) }), "another planner's epochs begin anew");
@@ -208,17 +153,17 @@ fn a_nic_keeps_its_budget_and_is_quiet_when_told_whatever_is_planned() {
         let now = realtime_ns();
         let quiet = vec![Quiet { from_unix_ns: now, to_unix_ns: now + 600_000_000 }];
         mesh.plan(MeshPlan { packets_per_s_per_nic_max: 150, quiet, ..plan(1, many.clone()) });
-        eventually("turns are left out", || of(&counts.quiet) > 100);
+        eventually("turns are left out", || counted(&counts.quiet) > 100);
         if realtime_ns() < now + 500_000_000 {
-            assert_eq!(of(&counts.sent), 0, "it is quiet");
+            assert_eq!(counted(&counts.sent), 0, "it is quiet");
         }
-        eventually("the quiet is over", || of(&counts.sent) > 0);
-        let (begun, before) = (Instant::now(), of(&counts.sent));
+        eventually("the quiet is over", || counted(&counts.sent) > 0);
+        let (begun, before) = (Instant::now(), counted(&counts.sent));
         sleep(Duration::from_secs(2));
-        let sent = of(&counts.sent) - before;
+        let sent = counted(&counts.sent) - before;
         let most = 150.0 * begun.elapsed().as_secs_f64() + 31.0;
         assert!(sent as f64 <= most && sent > 0, "{sent} probes, {most} at most");
-        assert!(of(&counts.over_budget) > sent);
+        assert!(counted(&counts.over_budget) > sent);
         mesh.stop();
         stop.store(true, Relaxed);
     });
@@ -235,9 +180,9 @@ fn losses_are_told_at_once_with_the_way_on_which_they_happened() {
             let slow = |id| FlowSpec { interval: Duration::from_millis(100), ..flow(id) };
             mesh.plan(plan(1, vec![slow(1), slow(2)]));
             eventually("answers", || told.sum(|flow| flow.answered) > 10);
-            let sent = of(&mesh.counts().sent);
+            let sent = counted(&mesh.counts().sent);
             within(&fabric.router, &format!("ip route add blackhole {route}"));
-            eventually("probes meet it", || of(&mesh.counts().sent) >= sent + 3);
+            eventually("probes meet it", || counted(&mesh.counts().sent) >= sent + 3);
             within(&fabric.router, &format!("ip route del blackhole {route}"));
             eventually("it is told", || told.named("probe.loss"));
             // On a machine so slow that nothing came for long, more than the loss may be told.
@@ -429,9 +374,9 @@ fn measure_what_a_probe_costs() {
             });
             sleep(Duration::from_secs(2));
             let counts = mesh.counts();
-            let before = (cpu_ns("probe-mesh"), responder_ns(), of(&counts.answered), Instant::now());
+            let before = (cpu_ns("probe-mesh"), responder_ns(), counted(&counts.answered), Instant::now());
             sleep(Duration::from_secs(10));
-            let probes = of(&counts.answered) - before.2;
+            let probes = counted(&counts.answered) - before.2;
             let (prober, responder) = (cpu_ns("probe-mesh") - before.0, responder_ns() - before.1);
             let seconds = before.3.elapsed().as_secs_f64();
             println!(

@@ -8,7 +8,7 @@ use fabric::*;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use railwatch_probe::{Key, Limits, Outcome, Plan, Report, run};
+use railwatch_probe::{Key, Limits, Outcome, Plan, Report, Transport, run};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 fn plan(count: u64) -> Plan {
     Plan {
+        transport: Transport::Udp,
         target: RESPONDER.parse().unwrap(),
         source: None,
         source_port: 0,

@@ -6,8 +6,8 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use railwatch_probe::verbs::{HelperOptions, Lender, LenderState, Service, layouts, lend, run};
-use railwatch_probe::{Counts, Key, Limits, Outcome, Plan, Report, Responder, StampedSocket};
+use railwatch_probe::verbs::{HelperOptions, Lender, LenderState, layouts, lend};
+use railwatch_probe::{Counts, Key, Limits, Outcome, Plan, Report, Responder, StampedSocket, Transport, run};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -207,6 +207,7 @@ impl Drop for Agent {
 /// Patient: emulated processors are slow.
 fn plan(count: u64) -> Plan {
     Plan {
+        transport: Transport::RdmaRc,
         target: RESPONDER.parse().unwrap(),
         source: Some(PROBER.parse().unwrap()),
         source_port: 0,
@@ -219,9 +220,10 @@ fn plan(count: u64) -> Plan {
     }
 }
 
-fn probe(plan: &Plan, service: Service, mut each: impl FnMut(&Outcome)) -> Result<Report, String> {
+fn probe(plan: &Plan, transport: Transport, mut each: impl FnMut(&Outcome)) -> Result<Report, String> {
     let key = Key::new(KEY).unwrap();
-    run(plan, service, &key, |_, outcome| each(outcome)).map_err(|failure| failure.to_string())
+    let plan = Plan { transport, ..plan.clone() };
+    run(&plan, &key, |_, outcome| each(outcome)).map_err(|failure| failure.to_string())
 }
 
 /// Queue pairs of a process, as the kernel lists them.
@@ -288,40 +290,40 @@ fn layouts_are_those_of_the_headers() {
 fn probes_of_both_services_are_answered_and_leave_nothing_behind() {
     let wire = Wire::new();
     let agent = Agent::new(&wire);
-    let refused = probe(&plan(1), Service::Connected, |_| {}).unwrap_err();
+    let refused = probe(&plan(1), Transport::RdmaRc, |_| {}).unwrap_err();
     assert!(refused.contains("its helper for RDMA does not run"), "{refused}");
     let helper = wire.helper();
     agent.until_it_lends();
     let tap = Tap::new();
-    for (service, sizes) in [(Service::Connected, [64, 1024, 65_536]), (Service::Datagram, [64, 512, 1024])] {
+    for (transport, sizes) in [(Transport::RdmaRc, [64, 1024, 65_536]), (Transport::RdmaUd, [64, 512, 1024])] {
         for size_bytes in sizes {
             let plan = Plan { size_bytes, flows: 4, ..plan(40) };
             let mut outcomes = Vec::new();
-            let report = probe(&plan, service, |outcome| outcomes.push(*outcome)).unwrap();
+            let report = probe(&plan, transport, |outcome| outcomes.push(*outcome)).unwrap();
             assert_eq!((report.sent, report.answered, report.lost, report.unsent), (40, 40, 0, 0), "{report:?}");
             assert_eq!(outcomes.len(), 40);
             assert!(outcomes.iter().all(|outcome| outcome.answer.unwrap().parts.is_none()), "nobody stamps them");
             assert_eq!((report.timed, report.fabric_us.is_none(), report.answerer_us.is_none()), (0, true, true));
-            assert_eq!(report.retried, (service == Service::Connected).then_some(0), "{report:?}");
+            assert_eq!(report.retried, (transport == Transport::RdmaRc).then_some(0), "{report:?}");
             let labels: BTreeSet<_> = report.flows.iter().map(|flow| flow.flow_label.unwrap()).collect();
             assert_eq!(labels.len(), 4, "a flow each");
             assert!(report.flows.iter().all(|flow| flow.sent == 10 && flow.source_port.is_none()), "{report:?}");
             let seen = tap.seen();
             assert!(!seen.is_empty() && seen.iter().all(|(class, _)| class & 0xfc == 26 << 2), "{seen:?}");
             let ports: BTreeSet<_> = seen.iter().map(|(_, port)| port).collect();
-            println!("{service:?}, {size_bytes} bytes: {:?}; source ports {ports:?}", report.round_trip_us.unwrap());
+            println!("{transport:?}, {size_bytes} bytes: {:?}; source ports {ports:?}", report.round_trip_us.unwrap());
         }
     }
     until("what was lent is given back", || queue_pairs(&helper) == 0);
     assert_eq!(agent.counts.wrong_code.load(Relaxed), 0);
 
-    let refused = probe(&Plan { size_bytes: 1025, ..plan(1) }, Service::Datagram, |_| {}).unwrap_err();
+    let refused = probe(&Plan { size_bytes: 1025, ..plan(1) }, Transport::RdmaUd, |_| {}).unwrap_err();
     assert!(refused.contains("64 to 1024 bytes"), "a datagram is one packet: {refused}");
     let elsewhere = Plan { target: "127.0.0.1:7704".parse().unwrap(), ..plan(1) };
-    let refused = probe(&elsewhere, Service::Connected, |_| {}).unwrap_err();
+    let refused = probe(&elsewhere, Transport::RdmaRc, |_| {}).unwrap_err();
     assert!(refused.contains("not one of its RDMA ports"), "{refused}");
     let from_elsewhere = Plan { source: Some([127, 0, 0, 1].into()), ..elsewhere };
-    let refused = probe(&from_elsewhere, Service::Connected, |_| {}).unwrap_err();
+    let refused = probe(&from_elsewhere, Transport::RdmaRc, |_| {}).unwrap_err();
     assert!(refused.contains("no RDMA port of this host"), "{refused}");
 }
 
@@ -333,8 +335,8 @@ fn who_has_not_the_key_gets_no_queue_pair() {
     let helper = wire.helper();
     agent.until_it_lends();
     let stranger = Key::new(b"a key of another cluster").unwrap();
-    for service in [Service::Datagram, Service::Connected] {
-        let refused = run(&plan(1), service, &stranger, |_, _| {}).unwrap_err().to_string();
+    for transport in [Transport::RdmaUd, Transport::RdmaRc] {
+        let refused = run(&Plan { transport, ..plan(1) }, &stranger, |_, _| {}).unwrap_err().to_string();
         assert!(refused.contains("no answer in"), "{refused}");
     }
     assert_eq!(agent.counts.queue_pairs.load(Relaxed), 0);
@@ -351,14 +353,14 @@ fn loss_on_the_wire_is_loss_of_datagrams_and_a_longer_time_or_loss_of_writes() {
     let _helper = wire.helper();
     agent.until_it_lends();
     // Both find their neighbours first.
-    probe(&plan(1), Service::Datagram, |_| {}).unwrap();
+    probe(&plan(1), Transport::RdmaUd, |_| {}).unwrap();
     wire.lose(30);
     let of_datagrams = Plan { timeout: Duration::from_secs(2), ..plan(100) };
-    let report = probe(&of_datagrams, Service::Datagram, |_| {}).unwrap();
+    let report = probe(&of_datagrams, Transport::RdmaUd, |_| {}).unwrap();
     assert_eq!((report.sent, report.answered + report.lost), (100, 100), "{report:?}");
     assert!(report.lost > 5 && report.answered > 5, "{report:?}");
     println!("datagrams, 30 % lost on the way there: {} of 100 lost", report.lost);
-    let report = probe(&plan(40), Service::Connected, |_| {}).unwrap();
+    let report = probe(&plan(40), Transport::RdmaRc, |_| {}).unwrap();
     assert_eq!((report.sent, report.answered + report.lost), (40, 40), "{report:?}");
     assert!(report.retried.unwrap() > 2 && report.answered > 20, "{report:?}");
     println!(
@@ -367,16 +369,62 @@ fn loss_on_the_wire_is_loss_of_datagrams_and_a_longer_time_or_loss_of_writes() {
     );
 
     wire.lose(100);
-    let mut lost = 0;
-    let dead = Plan { timeout: Duration::from_millis(400), ..plan(6) };
-    let report = probe(&dead, Service::Connected, |outcome| {
-        lost += u32::from(outcome.answer.is_none());
-        if lost == 2 && outcome.answer.is_none() {
-            wire.lose_nothing();
+    let mut outcomes = Vec::new();
+    let mut is_dead = true;
+    let dead = Plan { timeout: Duration::from_millis(800), size_bytes: 4096, ..plan(8) };
+    // It has its queue pair before nothing comes through any more.
+    wire.lose_nothing();
+    let report = probe(&dead, Transport::RdmaRc, |outcome| {
+        outcomes.push(outcome.answer.is_some());
+        match outcomes.len() {
+            2 => wire.lose(100),
+            4 => {
+                wire.lose_nothing();
+                is_dead = false;
+            }
+            _ => {}
         }
     });
     let report = report.unwrap();
-    assert_eq!((report.sent, report.lost, report.answered), (6, 2, 4), "it goes on where it was lost: {report:?}");
+    println!("writes, nothing comes through for two of them: {outcomes:?}, {:?}", report.round_trip_us);
+    assert!(!is_dead && report.sent == 8, "{report:?}");
+    assert_eq!(outcomes[2..4], [false, false], "{outcomes:?}");
+    assert_eq!(outcomes[4..], [true; 4], "it goes on where it was lost: {outcomes:?}");
+}
+
+#[test]
+#[ignore = "needs a kernel with rdma_rxe to itself: cargo xtask test kernels"]
+fn a_helper_that_dies_is_told_and_probes_go_on_with_the_next_one() {
+    let wire = Wire::new();
+    let agent = Agent::new(&wire);
+    for transport in [Transport::RdmaRc, Transport::RdmaUd] {
+        let mut helper = Some(wire.helper());
+        agent.until_it_lends();
+        let mut outcomes = Vec::new();
+        let mut next = None;
+        let long = Plan { timeout: Duration::from_millis(800), interval: Duration::from_millis(100), ..plan(100) };
+        let report = probe(&long, transport, |outcome| {
+            outcomes.push(outcome.answer.is_some());
+            if outcomes.len() == 5 {
+                // As where the library of a NIC's vendor ends it: all that it lent goes with it.
+                drop(helper.take());
+                until("it is told", || agent.state.off().is_some_and(|why| why.contains("no helper for RDMA")));
+            }
+            if outcome.answer.is_none() && next.is_none() {
+                let refused = probe(&plan(1), transport, |_| {}).unwrap_err();
+                assert!(refused.contains("its helper for RDMA does not run"), "who asks meanwhile is told: {refused}");
+                next = Some(wire.helper());
+                agent.until_it_lends();
+            }
+        });
+        let report = report.unwrap();
+        let (first, last) = (outcomes.iter().position(|is| !is), outcomes.iter().rposition(|is| !is));
+        println!("{transport:?}: lost from {first:?} to {last:?} of {} while the helper was away", outcomes.len());
+        assert_eq!((report.sent, report.answered + report.lost), (100, 100), "{report:?}");
+        assert!(report.lost > 0, "{report:?}");
+        assert_eq!(outcomes[90..], [true; 10], "{outcomes:?}");
+        agent.until_it_lends();
+    }
 }
 
 #[test]
@@ -385,11 +433,11 @@ fn a_stopped_responder_delays_datagrams_and_no_write() {
     let wire = Wire::new();
     let agent = wire.process("answer_as_a_process");
     let helper = wire.helper();
-    until("it lends", || probe(&plan(1), Service::Connected, |_| {}).is_ok());
+    until("it lends", || probe(&plan(1), Transport::RdmaRc, |_| {}).is_ok());
 
     // All writes but the first few are acknowledged while nothing of the other host's software runs.
     let mut count = 0;
-    let report = probe(&plan(60), Service::Connected, |_| {
+    let report = probe(&plan(60), Transport::RdmaRc, |_| {
         count += 1;
         if count == 5 {
             agent.stop();
@@ -405,7 +453,7 @@ fn a_stopped_responder_delays_datagrams_and_no_write() {
     let mut waker = None;
     let mut longest_ns = 0;
     count = 0;
-    let report = probe(&plan(60), Service::Datagram, |outcome| {
+    let report = probe(&plan(60), Transport::RdmaUd, |outcome| {
         count += 1;
         if count == 5 {
             agent.stop();

@@ -126,6 +126,11 @@ impl Tasks {
         signal(pid, at_ns, status, kept.map(|kept| kept.task).as_ref(), who)
     }
 
+    /// A live process, where it was read.
+    pub fn live(&self, pid: u32) -> Option<Task> {
+        self.locked().live.get(&pid).map(|kept| kept.task.clone())
+    }
+
     /// Live ones by pid, then ended ones by their end; and how many there was no room for.
     pub fn rows(&self) -> (Vec<Kept>, u64) {
         let inner = self.locked();
@@ -207,32 +212,13 @@ impl Inner {
 /// Attributes, all there are: `comm`, `container`, `pod`, `scheduler`, `job`, `step`, `rank`, `world_size`, `local_rank`,
 /// `exit_code`, `signal`, `signal_name`, `core_dumped`, `oom_killed`.
 fn signal(pid: u32, at_ns: u64, status: ExitStatus, task: Option<&Task>, who: Who) -> v1::Signal {
-    let comm = task.map_or(who.comm, |task| task.comm.clone());
-    let container = task.map(|task| task.container.clone().unwrap_or_default());
-    let (container, pod) = container.map_or((who.container, None), |container| (container.id, container.pod_uid));
-    let number = |value: Option<u32>| value.map(|value| value.to_string());
-    let ranks = task.map(|task| task.ranks).unwrap_or_default();
-    let of_task = |text: fn(&Task) -> &str| task.map(text).filter(|text| !text.is_empty()).map(str::to_owned);
-    let job = of_task(|task| &task.job);
     let attributes = [
-        ("comm", Some(comm.clone()).filter(|comm| !comm.is_empty())),
-        ("container", Some(container).filter(|container| !container.is_empty())),
-        ("pod", pod),
-        ("scheduler", of_task(|task| task.scheduler)),
-        ("job", job.clone()),
-        ("step", of_task(|task| &task.step)),
-        ("rank", number(ranks.rank)),
-        ("world_size", number(ranks.world_size)),
-        ("local_rank", number(ranks.local_rank)),
         ("exit_code", status.exit_code().map(|code| code.to_string())),
         ("signal", status.signal().map(|signal| signal.to_string())),
         ("signal_name", status.signal().map(end::signal_name)),
         ("core_dumped", status.signal().map(|_| status.core_dumped().to_string())),
         ("oom_killed", status.oom_killed().map(|killed| killed.to_string())),
     ];
-    let comm = if comm.is_empty() { "a process".to_owned() } else { comm };
-    let rank = ranks.rank.map(|rank| format!(", rank {rank}")).unwrap_or_default();
-    let job = job.map(|job| format!(" of job {job}")).unwrap_or_default();
     let severity = match end::badness(status) {
         Badness::Fine => v1::Severity::Info,
         Badness::Asked => v1::Severity::Warning,
@@ -250,11 +236,49 @@ fn signal(pid: u32, at_ns: u64, status: ExitStatus, task: Option<&Task>, who: Wh
         ),
         previous: None,
         unit: "1".into(),
-        summary: format!("{comm} (pid {pid}{rank}{job}) {}", end::words(status)),
-        attributes: attributes.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect(),
+        summary: format!("{} {}", subject(pid, task, &who), end::words(status)),
+        attributes: attributes
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)))
+            .chain(belongs(task, &who))
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
         incomplete_since_mono_ns: None,
         suppressed: 0,
     }
+}
+
+/// A process in a sentence: "python (pid 7, rank 3 of job 42)".
+pub fn subject(pid: u32, task: Option<&Task>, who: &Who) -> String {
+    let comm = task.map_or(who.comm.as_str(), |task| &task.comm);
+    let comm = if comm.is_empty() { "a process" } else { comm };
+    let rank = task.and_then(|task| task.ranks.rank).map(|rank| format!(", rank {rank}")).unwrap_or_default();
+    let job = task.map(|task| &task.job).filter(|job| !job.is_empty());
+    let job = job.map(|job| format!(" of job {job}")).unwrap_or_default();
+    format!("{comm} (pid {pid}{rank}{job})")
+}
+
+/// Where a process belongs, as attributes; `who` is used where it was not read.
+pub fn belongs(task: Option<&Task>, who: &Who) -> impl Iterator<Item = (&'static str, String)> {
+    let comm = task.map_or(&who.comm, |task| &task.comm).clone();
+    let container = task.map(|task| task.container.clone().unwrap_or_default());
+    let (container, pod) =
+        container.map_or((who.container.clone(), None), |container| (container.id, container.pod_uid));
+    let number = |value: Option<u32>| value.map(|value| value.to_string());
+    let ranks = task.map(|task| task.ranks).unwrap_or_default();
+    let of_task = |text: fn(&Task) -> &str| task.map(text).filter(|text| !text.is_empty()).map(str::to_owned);
+    let attributes = [
+        ("comm", Some(comm).filter(|comm| !comm.is_empty())),
+        ("container", Some(container).filter(|container| !container.is_empty())),
+        ("pod", pod),
+        ("scheduler", of_task(|task| task.scheduler)),
+        ("job", of_task(|task| &task.job)),
+        ("step", of_task(|task| &task.step)),
+        ("rank", number(ranks.rank)),
+        ("world_size", number(ranks.world_size)),
+        ("local_rank", number(ranks.local_rank)),
+    ];
+    attributes.into_iter().filter_map(|(key, value)| Some((key, value?)))
 }
 
 fn unix_ns() -> u64 {

@@ -22,11 +22,15 @@ fn answering(site: &Site, collector: &str) -> Agent {
 
 /// An agent that answers at this port.
 fn answering_at(site: &Site, collector: &str, port: u16) -> Agent {
+    answering_on(site, collector, &format!("127.0.0.1:{port}"))
+}
+
+fn answering_on(site: &Site, collector: &str, listen: &str) -> Agent {
     let arguments = crate::agent::arguments(site, collector);
     let key = key(site.dir.path(), "probe.key", "the key of this cluster");
     let text = format!(
         "[health]\nenabled = false\n[gpu]\nenabled = false\n[drops]\nenabled = false\n\
-         [probe]\nenabled = true\nlisten = \"127.0.0.1:{port}\"\nkey_file = \"{key}\"\n"
+         [probe]\nenabled = true\nlisten = \"{listen}\"\nkey_file = \"{key}\"\n"
     );
     fs::write(site.dir.path().join("agent.toml"), text).unwrap();
     Agent::spawn(site, Command::new(PROGRAM).arg("run").args(arguments))
@@ -70,6 +74,26 @@ fn a_member_is_answered_and_a_stranger_is_not() {
     let output = probe(target, &open, &[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && said.contains("chmod 0600"), "{said}");
+    agent.end();
+}
+
+#[test]
+fn all_addresses_of_a_host_are_those_of_both_families() {
+    let site = Site::new();
+    let collector = site.listen("127.0.0.1:0");
+    let agent = answering_on(&site, &collector.address, "0.0.0.0:0");
+    eventually("it answers", || agent.log().matches("probes are answered at").count() == 2);
+    let log = agent.log();
+    let port = log.split_once("probes are answered at 0.0.0.0:").unwrap().1.split_whitespace().next().unwrap();
+    assert!(log.contains(&format!("probes are answered at [::]:{port}")), "{log}");
+    let member = site.dir.path().join("probe.key").display().to_string();
+    for (target, transport) in ["127.0.0.1", "[::1]"].into_iter().flat_map(|at| [(at, "udp"), (at, "tcp")]) {
+        let more = ["--count", "20", "--transport", transport];
+        let output = probe(&format!("{target}:{port}"), &member, &more);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(output.status.success() && report["answered"] == 20, "{target} over {transport}: {report}");
+        assert_eq!(report["transport"], transport, "{report}");
+    }
     agent.end();
 }
 

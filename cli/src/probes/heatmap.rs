@@ -31,17 +31,19 @@ const DELAY: [(f64, Colour, &str); 4] = [
 
 /// Draws the pairs.
 pub(super) fn picture(rows: &[Row]) -> Canvas {
-    let name = |row: &Row, end: &str| {
-        format!("{}:{}", row.text(&format!("{end}_host")), row.text(&format!("{end}_interface")))
+    let end_of = |row: &Row, end: &str| End {
+        interface: row.text(&format!("{end}_interface")).to_owned(),
+        rank: row.number(&format!("{end}_rank")).unwrap_or(u64::MAX),
+        host: row.text(&format!("{end}_host")).to_owned(),
     };
-    let pairs: BTreeMap<(String, String), &Row> =
-        rows.iter().map(|row| ((by_rail(&name(row, "source")), by_rail(&name(row, "target"))), row)).collect();
-    let ends: BTreeSet<&String> = pairs.keys().flat_map(|(from, to)| [from, to]).collect();
-    let ends: Vec<&String> = ends.into_iter().collect();
+    let pairs: BTreeMap<(End, End), &Row> =
+        rows.iter().map(|row| ((end_of(row, "source"), end_of(row, "target")), row)).collect();
+    let ends: BTreeSet<&End> = pairs.keys().flat_map(|(from, to)| [from, to]).collect();
+    let ends: Vec<&End> = ends.into_iter().collect();
     let count = i64::try_from(ends.len()).unwrap_or(1).max(1);
     let is_named = ends.len() <= NAMED_MAX;
     let cell = (SQUARE_MAX / count).clamp(1, 14);
-    let longest = ends.iter().map(|end| end.chars().count()).max().unwrap_or(0);
+    let longest = ends.iter().map(|end| end.label().chars().count()).max().unwrap_or(0);
     let label = if is_named { i64::try_from(longest).unwrap_or(0) * font::ADVANCE + 8 } else { 0 };
     let side = (count * cell).max(330);
     let width = 2 * (label + side) + 3 * MARGIN;
@@ -61,7 +63,7 @@ pub(super) fn picture(rows: &[Row]) -> Canvas {
         for (row, from) in (0i64..).zip(&ends) {
             let y = TOP + row * cell;
             if is_named {
-                canvas.text(left, y + (cell - 8) / 2, 1, from, Colour::Ink);
+                canvas.text(left, y + (cell - 8) / 2, 1, &from.label(), Colour::Ink);
             }
             for (column, to) in (0i64..).zip(&ends) {
                 let Some(pair) = pairs.get(&((*from).clone(), (*to).clone())) else { continue };
@@ -83,10 +85,21 @@ pub(super) fn picture(rows: &[Row]) -> Canvas {
     canvas
 }
 
-/// "eth0 host3": pairs of one rail lie together.
-fn by_rail(name: &str) -> String {
-    let (host, interface) = name.split_once(':').unwrap_or((name, ""));
-    format!("{interface} {host}")
+/// A NIC. Pairs of one rail lie together, of a job in the order of its ranks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct End {
+    interface: String,
+    /// The greatest number where no job was asked for.
+    rank: u64,
+    host: String,
+}
+
+impl End {
+    /// "eth0 host3", of a job "eth0 8 host3".
+    fn label(&self) -> String {
+        let Self { interface, rank, host } = self;
+        if *rank == u64::MAX { format!("{interface} {host}") } else { format!("{interface} {rank} {host}") }
+    }
 }
 
 /// The worst grade that is reached.
@@ -130,5 +143,8 @@ mod tests {
             assert_eq!(at(panel, from, to), colour as u8, "{panel} {from} {to}");
         }
         picture(&[]).png();
+        let end = |rank, host: &str| End { interface: "eth0".into(), rank, host: host.into() };
+        assert!(end(2, "b") < end(10, "a") && end(10, "a").label() == "eth0 10 a");
+        assert_eq!(end(u64::MAX, "a").label(), "eth0 a");
     }
 }

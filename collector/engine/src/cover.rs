@@ -1,6 +1,6 @@
 //! Which probes keep every link, in each direction, watched at a chosen rate with the fewest packets; and what can be sensed with them.
 //!
-//! In: a [`Fabric`](crate::map::Fabric), the NICs that probe and answer, what traces tell of flows, suspects, a seed. Out: a [`Plan`] of
+//! In: a [`Fabric`](crate::map::Fabric), the NICs that probe and answer, the jobs that run, what traces tell of flows, suspects, a seed. Out: a [`Plan`] of
 //! flows, the coverage of each direction with how sure it is, and for each element and fault mode whether it would be sensed
 //! ([`outlook()`]). Pure: no clock, no randomness, no IO; the same input gives the same plan. Never: a direction called covered because of a path
 //! that nobody knows; a NIC above its budget.
@@ -17,8 +17,13 @@ mod shape;
 mod shares;
 mod ways;
 
-pub use outlook::{FaultMode, OutlookRow, Senses, outlook};
-pub use plan::{Covered, Endpoint, Options, Plan, PlannedFlow, Suspects, Uncovered, World, plan};
+pub use outlook::{
+    CONGESTION_SERIES, ERROR_SERIES, FaultMode, LARGE_LOSS, OutlookRow, PAUSE_SERIES, SILENT_LOSS, Senses, outlook,
+};
+pub use plan::{
+    Covered, Endpoint, Job, JobPlan, Options, Plan, PlannedFlow, Scope, Suspects, Uncovered, World, addresses_between,
+    plan,
+};
 pub use rails::{Claim, Prefix, Rails, rails};
 pub use shape::Shape;
 pub use ways::{crossed, crossings};

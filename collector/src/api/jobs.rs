@@ -81,8 +81,15 @@ struct Counts {
 }
 
 fn on_fabric(live: &Live, topology: &Topology) -> Vec<JobOnFabric> {
-    let nics = topology.fabric.nics();
-    let nic_of: HashMap<IpAddr, usize> = nics.iter().enumerate().map(|(number, nic)| (nic.address, number)).collect();
+    let nics = topology.fabric.nics().iter().map(|nic| (nic.port.node.as_str(), nic.port.port.as_str()));
+    let number: HashMap<(&str, &str), usize> = nics.zip(0..).collect();
+    // All addresses of each: a flow may be over IPv6 beside IPv4.
+    let nic_of: HashMap<IpAddr, usize> = topology
+        .ports
+        .iter()
+        .filter_map(|port| Some((*number.get(&(port.node.as_str(), port.port.as_str()))?, &port.addresses)))
+        .flat_map(|(nic, addresses)| addresses.iter().map(move |address| (*address, nic)))
+        .collect();
     let mut rows: Vec<JobOnFabric> = live.jobs().into_iter().map(|job| row(job, live, topology, &nic_of)).collect();
     let mut users: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (number, row) in rows.iter().enumerate() {

@@ -96,9 +96,14 @@ pub(super) async fn path(
         return Err(Problem::bad_request(format!("{from} and {to} are one NIC: a path leads from one to another")));
     };
     let (near, far) = (topology.fabric.nics()[a].clone(), topology.fabric.nics()[b].clone());
+    let Some((source, destination)) = endpoint::addresses(&topology, (&from, a), (&to, b)) else {
+        return Err(Problem::bad_request(format!(
+            "{from} and {to} have no addresses of one family: nothing goes from IPv4 to IPv6"
+        )));
+    };
     let there = ports.map(|(source_port, destination_port)| Flow {
-        source: near.address,
-        destination: far.address,
+        source,
+        destination,
         transport,
         source_port,
         destination_port,
@@ -120,7 +125,7 @@ pub(super) async fn path(
                 .map_err(|_| Problem::unavailable("the collector is stopping"))?;
         }
         // The map may be another by now: the ends are found again.
-        let again = (shown.nic_at(near.address), shown.nic_at(far.address));
+        let again = (shown.nic_at(source), shown.nic_at(destination));
         let (Some(a), Some(b)) = again else {
             return Err(Problem::unavailable("the map changed while the flow was traced: ask again"));
         };
@@ -140,8 +145,8 @@ pub(super) async fn path(
         let mut answer = PathAnswer {
             there: side(&parts, ways),
             back: side(&parts, ways_back),
-            from: End { port: near.port.to_string(), address: near.address },
-            to: End { port: far.port.to_string(), address: far.address },
+            from: End { port: near.port.to_string(), address: source },
+            to: End { port: far.port.to_string(), address: destination },
             flow: there,
         };
         if of_near.max(of_far) > 1 {

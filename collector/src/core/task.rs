@@ -180,6 +180,7 @@ impl Task {
                 for one in arrived.drain(..) {
                     self.frame(one);
                 }
+                self.pending.batch.end(Timeline::now());
                 self.pending.urgent = true;
             }
             let waited = self.pending.since.is_some_and(|since| since.elapsed() >= WINDOWS_WAIT);

@@ -500,6 +500,7 @@ impl Session<'_> {
                 || snapshot.placement.is_some(),
             peers: snapshot.peers.is_some(),
         };
+        let is_placed = snapshot.placement.is_some();
         let (gpu_changed, ports) = {
             let mut host = self.cell.lock();
             if !snapshot.sources.is_empty() {
@@ -512,6 +513,9 @@ impl Session<'_> {
             }
             changes
         };
+        if is_placed {
+            self.shared.probes.placed();
+        }
         if gpu_changed {
             self.shared.live.announce(Change::Gpu { host: self.host.to_string() });
         }

@@ -75,6 +75,25 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// Addresses of one family for a flow between two NICs: those that the words are, IPv4 before IPv6 otherwise.
+pub fn addresses(topology: &Topology, from: (&str, usize), to: (&str, usize)) -> Option<(IpAddr, IpAddr)> {
+    let of = |(word, nic): (&str, usize)| -> Vec<IpAddr> {
+        let Some(nic) = topology.fabric.nics().get(nic) else { return Vec::new() };
+        match word.parse() {
+            Ok(address) => vec![address],
+            Err(_) => {
+                let of_nic = |port: &&railwatch_engine::map::PortFact| {
+                    (&port.node, &port.port) == (&nic.port.node, &nic.port.port)
+                };
+                topology.ports.iter().find(of_nic).map_or_else(|| vec![nic.address], |port| port.addresses.clone())
+            }
+        }
+    };
+    let (from, to) = (of(from), of(to));
+    let first = |all: &[IpAddr], is_v6: bool| all.iter().copied().find(|address| address.is_ipv6() == is_v6);
+    [false, true].into_iter().find_map(|is_v6| Some((first(&from, is_v6)?, first(&to, is_v6)?)))
+}
+
 /// Of the NICs that two words mean, the two that a path is shown of: the sender's first, and the receiver's nearest to it.
 pub fn pair(topology: &Topology, from: &[usize], to: &[usize]) -> Option<(usize, usize)> {
     let all = topology.fabric.nics();

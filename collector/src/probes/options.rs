@@ -3,7 +3,7 @@
 //! In: the table's fields. Out: a [`ProbeOptions`] whose every value is in range, and from it what the planner and the agents are told.
 
 use railwatch_engine::Timestamp;
-use railwatch_engine::cover::{self, Shape};
+use railwatch_engine::cover::{self, Scope, Shape};
 use railwatch_wire::{limits, v1};
 use serde::Deserialize;
 
@@ -28,6 +28,8 @@ pub struct ProbeOptions {
     pub sizes_bytes: Vec<u32>,
     /// Order in which pairs are probed.
     pub shape: Shape,
+    /// Which pairs: `rail` or `fleet`, by which links are covered, and `job`, besides.
+    pub scopes: Vec<Scope>,
     /// Of all probes: that of training's traffic, whose queues are to be watched.
     pub dscp: u8,
     /// A probe without an answer for so long is lost.
@@ -59,6 +61,7 @@ impl Default for ProbeOptions {
             packets_per_s_per_nic_max,
             sizes_bytes,
             shape,
+            scopes: vec![Scope::Rail],
             dscp,
             timeout_ms: 200,
             lease_ms: 10_000,
@@ -95,6 +98,15 @@ impl ProbeOptions {
                 return Err(format!("probes.sizes_bytes: {size} is there twice"));
             }
         }
+        if !self.scopes.iter().any(|scope| matches!(scope, Scope::Rail | Scope::Fleet)) {
+            return Err(
+                "probes.scopes: name \"rail\" or \"fleet\", whose pairs cover the links; \"job\" comes besides"
+                    .to_owned(),
+            );
+        }
+        if (1..self.scopes.len()).any(|at| self.scopes[..at].contains(&self.scopes[at])) {
+            return Err("probes.scopes: one of them is there twice".to_owned());
+        }
         if self.quiet.len() > limits::QUIET_WINDOWS_MAX / DAYS {
             return Err(format!("probes.quiet: at most {} times of day", limits::QUIET_WINDOWS_MAX / DAYS));
         }
@@ -111,11 +123,18 @@ impl ProbeOptions {
             packets_per_s_per_nic_max: self.packets_per_s_per_nic_max,
             sizes_bytes: self.sizes_bytes.clone(),
             shape: self.shape,
+            // Any NIC with any: those of a rail are among them.
+            fleet: self.scopes.contains(&Scope::Fleet),
             dscp: self.dscp,
             suspect_factor: self.suspect_factor,
             flows_per_host_max: limits::PROBE_FLOWS_MAX,
             ..cover::Options::default()
         }
+    }
+
+    /// NICs of each job are to be probed with each other.
+    pub fn has_jobs(&self) -> bool {
+        self.scopes.contains(&Scope::Job)
     }
 
     /// What an agent is told of the budget: it counts its probes alone.
@@ -165,12 +184,15 @@ mod tests {
     #[test]
     fn what_is_out_of_range_names_its_field_and_the_defaults_are_good() {
         assert_eq!(ProbeOptions::default().check(), Ok(()));
-        let wrong: [(&str, Spoil); 9] = [
+        let wrong: [(&str, Spoil); 12] = [
             ("per_direction_per_s", |options| options.per_direction_per_s = f64::NAN),
             ("packets_per_s_per_nic_max", |options| options.packets_per_s_per_nic_max = 0.0),
             ("sizes_bytes", |options| options.sizes_bytes.clear()),
             ("sizes_bytes", |options| options.sizes_bytes = vec![63]),
             ("sizes_bytes", |options| options.sizes_bytes = vec![64, 64]),
+            ("scopes", |options| options.scopes.clear()),
+            ("scopes", |options| options.scopes = vec![Scope::Job]),
+            ("scopes", |options| options.scopes = vec![Scope::Rail, Scope::Rail]),
             ("dscp", |options| options.dscp = 64),
             ("lease_ms", |options| options.lease_ms = 10),
             ("quiet", |options| options.quiet = vec!["2-3".into()]),

@@ -6,7 +6,9 @@
 //! plan: results of flows that are in none are counted and not kept. Never: a loss of probes that did not leave their host.
 
 use super::Planned;
+use super::jobs::Ranks;
 use railwatch_engine::Timestamp;
+use railwatch_engine::cover::Scope;
 use railwatch_wire::v1;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -59,6 +61,36 @@ pub struct ProbeRow {
     pub unsent: u64,
     /// Probes a second, as they were judged.
     pub probes_per_s: f64,
+    /// For whom the flows are there: `rail`, `job`, `fleet`.
+    pub scopes: Vec<Scope>,
+    /// Jobs whose pair it is.
+    pub jobs: Vec<String>,
+    /// Lowest rank on the host that probes, of the job that was asked for.
+    pub source_rank: Option<u32>,
+    /// And on the one that answers.
+    pub target_rank: Option<u32>,
+}
+
+/// Which pairs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Only<'a> {
+    /// Those that this host has a part in.
+    pub host: Option<&'a str>,
+    /// Those between hosts of this job, whatever they are probed for.
+    pub job: Option<&'a Ranks>,
+}
+
+impl Only<'_> {
+    /// Pairs of these hosts.
+    #[must_use]
+    pub fn has(self, source: &str, target: &str) -> bool {
+        self.host.is_none_or(|host| host == source || host == target)
+            && self.job.is_none_or(|ranks| ranks.contains_key(source) && ranks.contains_key(target))
+    }
+
+    fn rank(self, host: &str) -> Option<u32> {
+        self.job.and_then(|ranks| ranks.get(host).copied().flatten())
+    }
 }
 
 /// Of one flow and some time.
@@ -124,6 +156,8 @@ type Ends = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 struct FlowKept {
     ends: Ends,
     in_plan: bool,
+    scope: Scope,
+    job: Option<Arc<str>>,
     /// With the number of their window since 1970, the newest last.
     windows: VecDeque<(u64, Tally)>,
 }
@@ -157,9 +191,12 @@ impl Kept {
             let kept = self.flows.entry(flow.id).or_insert_with(|| FlowKept {
                 ends: ends.clone(),
                 in_plan: true,
+                scope: Scope::Rail,
+                job: None,
                 windows: VecDeque::new(),
             });
             (kept.ends, kept.in_plan) = (ends, true);
+            (kept.scope, kept.job) = (flow.scope(&planned.endpoints), flow.job.clone());
         }
     }
 
@@ -200,27 +237,36 @@ impl Kept {
         (unknown, lossy)
     }
 
-    /// Pairs, by their NICs, over whole windows back to `last` ago; only those that a host has a part in, where one is named.
-    pub fn rows(&self, last: Duration, host: Option<&str>, now: Timestamp) -> Vec<ProbeRow> {
+    /// Pairs, by their NICs, over whole windows back to `last` ago.
+    pub fn rows(&self, last: Duration, only: Only<'_>, now: Timestamp) -> Vec<ProbeRow> {
         let last_ns = u64::try_from(last.as_nanos()).unwrap_or(u64::MAX);
         // The window that the instant lies in counts whole.
         let first = window(Timestamp(now.0.saturating_sub(last_ns)));
-        let mut pairs: BTreeMap<&Ends, Vec<Vec<&Tally>>> = BTreeMap::new();
-        for flow in self.flows.values() {
-            if host.is_some_and(|host| host != &*flow.ends.0 && host != &*flow.ends.2) {
-                continue;
-            }
+        let mut pairs: BTreeMap<&Ends, Pair<'_>> = BTreeMap::new();
+        for flow in self.flows.values().filter(|flow| only.has(&flow.ends.0, &flow.ends.2)) {
             let tallies: Vec<_> =
                 flow.windows.iter().filter(|(number, _)| *number >= first).map(|(_, tally)| tally).collect();
             if flow.in_plan || !tallies.is_empty() {
-                pairs.entry(&flow.ends).or_default().push(tallies);
+                let pair = pairs.entry(&flow.ends).or_default();
+                pair.flows.push(tallies);
+                pair.scopes.insert(flow.scope);
+                pair.jobs.extend(flow.job.as_deref());
             }
         }
-        pairs.into_iter().map(|(ends, flows)| row(ends, &flows)).collect()
+        pairs.into_iter().map(|(ends, pair)| row(ends, &pair, only)).collect()
     }
 }
 
-fn row(ends: &Ends, flows: &[Vec<&Tally>]) -> ProbeRow {
+/// Flows of one pair.
+#[derive(Default)]
+struct Pair<'k> {
+    flows: Vec<Vec<&'k Tally>>,
+    scopes: BTreeSet<Scope>,
+    jobs: BTreeSet<&'k str>,
+}
+
+fn row(ends: &Ends, pair: &Pair<'_>, only: Only<'_>) -> ProbeRow {
+    let flows = &pair.flows;
     let all = || flows.iter().flatten().copied();
     let sum = |field: fn(&Tally) -> u32| all().map(|tally| u64::from(field(tally))).sum::<u64>();
     let told = |field: fn(&Tally) -> Option<u32>| all().filter_map(field).map(u64::from).reduce(|a, b| a + b);
@@ -253,6 +299,10 @@ fn row(ends: &Ends, flows: &[Vec<&Tally>]) -> ProbeRow {
         flows: flows.len() as u64,
         unsent: sum(|tally| tally.unsent),
         probes_per_s: flows.iter().map(per_s).sum(),
+        scopes: pair.scopes.iter().copied().collect(),
+        jobs: pair.jobs.iter().map(|job| (*job).to_owned()).collect(),
+        source_rank: only.rank(source_host),
+        target_rank: only.rank(target_host),
     }
 }
 
@@ -286,6 +336,7 @@ mod tests {
         let endpoint = |host: &str| Endpoint {
             port: PortName { node: host.into(), port: "eth0".into() },
             address: [10, 0, 0, 1].into(),
+            address_v6: None,
             rail: String::new(),
             nic: None,
             answers: Some(7704),
@@ -305,6 +356,7 @@ mod tests {
             interval_us: 1,
             offset_us: 0,
             dense: false,
+            job: (*id == 2).then(|| "42".into()),
         };
         let mut planned = Planned { endpoints: vec![endpoint("a"), endpoint("b")], ..Planned::default() };
         planned.plan.flows = ids.iter().map(flow).collect();
@@ -344,14 +396,26 @@ mod tests {
         let (unknown, lossy) = kept.take("a", &results(vec![result(1, 10, 0, 20), second, result(3, 9, 9, 9)]), now);
         assert_eq!((unknown, lossy), (1, [2].into()));
         assert_eq!(kept.take("b", &results(vec![result(1, 10, 0, 20)]), now).0, 1, "the flow of another host");
-        let rows = kept.rows(Duration::from_secs(60), None, now);
+        let rows = kept.rows(Duration::from_secs(60), Only::default(), now);
         let [row] = &rows[..] else { panic!("one pair: {rows:?}") };
         assert_eq!((row.source_host.as_str(), row.target_host.as_str(), row.flows), ("a", "b", 2));
         assert_eq!((row.sent, row.lost, row.loss, row.unsent), (40, 3, Some(0.075), 4));
         assert_eq!((row.lost_there, row.lost_back), (Some(1), Some(2)));
         assert_eq!((row.fabric_us_p50, row.fabric_us_p99, row.round_trip_us_p50), (Some(50.0), Some(100.0), None));
         assert!((row.probes_per_s - 40.0).abs() < 1e-9);
-        assert!(kept.rows(Duration::from_secs(60), Some("c"), now).is_empty());
+        assert_eq!((&row.scopes[..], row.jobs.concat()), (&[Scope::Rail, Scope::Job][..], "42".to_owned()));
+        let (whole, half): (Ranks, Ranks) =
+            ([("a".into(), Some(8)), ("b".into(), Some(0))].into(), [("a".into(), Some(8))].into());
+        for (only, expected) in [
+            (Only { host: Some("b"), ..Only::default() }, Some((None, None))),
+            (Only { host: Some("c"), ..Only::default() }, None),
+            (Only { job: Some(&whole), ..Only::default() }, Some((Some(8), Some(0)))),
+            (Only { job: Some(&half), ..Only::default() }, None),
+            (Only { host: Some("c"), job: Some(&whole) }, None),
+        ] {
+            let rows = kept.rows(Duration::from_secs(60), only, now);
+            assert_eq!(rows.first().map(|row| (row.source_rank, row.target_rank)), expected, "{only:?}");
+        }
     }
 
     #[test]
@@ -364,14 +428,14 @@ mod tests {
             kept.forget(at);
         }
         let end = Timestamp(299 * SECOND);
-        let sent = |kept: &Kept, seconds| kept.rows(Duration::from_secs(seconds), None, end)[0].sent;
+        let sent = |kept: &Kept, seconds| kept.rows(Duration::from_secs(seconds), Only::default(), end)[0].sent;
         assert_eq!((sent(&kept, 5), sent(&kept, 60), sent(&kept, 100_000)), (100, 700, 1200));
         kept.plan(&planned(&[2]));
         kept.forget(end);
         assert_eq!(kept.flows.len(), 2, "what is known of it is still shown");
         kept.forget(Timestamp(500 * SECOND));
         assert_eq!(kept.flows.len(), 1);
-        let row = &kept.rows(Duration::from_secs(60), None, Timestamp(500 * SECOND))[0];
+        let row = &kept.rows(Duration::from_secs(60), Only::default(), Timestamp(500 * SECOND))[0];
         assert_eq!(
             (row.sent, row.loss, row.fabric_us_p50),
             (0, None, None),

@@ -5,7 +5,8 @@
 //! has such; else all that are up with an address of their own, but the one by which its agent speaks to the collector.
 
 use crate::live::{Host, Live};
-use railwatch_engine::cover::{Claim, Endpoint, Prefix, Rails, rails};
+use crate::switches::Switch;
+use railwatch_engine::cover::{CONGESTION_SERIES, Claim, ERROR_SERIES, Endpoint, PAUSE_SERIES, Prefix, Rails, rails};
 use railwatch_engine::map::{Fabric, Flow, Link, Nic, Node, NodeKind, Path, PortName};
 use railwatch_wire::v1;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,8 +32,8 @@ impl FabricView for HostsOnly {
         for cell in self.0.cells() {
             let host = cell.lock();
             hosts.insert(host.name.clone());
-            for (name, address, _) in nics(&host, None) {
-                addresses.push((PortName { node: host.name.clone(), port: name.to_owned() }, address));
+            for nic in nics(&host, None) {
+                addresses.push((PortName { node: host.name.clone(), port: nic.name.to_owned() }, nic.address));
             }
             for neighbour in &host.peers.neighbours {
                 let is_up = host.ports.iter().any(|port| port.name == neighbour.interface && is_up(port));
@@ -74,8 +75,19 @@ fn is_up(port: &v1::PortState) -> bool {
     port.state.eq_ignore_ascii_case("up")
 }
 
-/// NICs for jobs: name, address, and the length of its prefix. `peer` is where the agent's stream comes from.
-fn nics(host: &Host, peer: Option<IpAddr>) -> Vec<(&str, IpAddr, u8)> {
+/// A NIC for jobs.
+struct JobNic<'h> {
+    name: &'h str,
+    /// Of IPv4, where it has one.
+    address: IpAddr,
+    /// Length of that address's prefix.
+    length: u8,
+    /// One of IPv6, where it has both.
+    address_v6: Option<IpAddr>,
+}
+
+/// NICs for jobs. `peer` is where the agent's stream comes from.
+fn nics(host: &Host, peer: Option<IpAddr>) -> Vec<JobNic<'_>> {
     let under_rdma: BTreeSet<&str> = host
         .ports
         .iter()
@@ -86,14 +98,24 @@ fn nics(host: &Host, peer: Option<IpAddr>) -> Vec<(&str, IpAddr, u8)> {
     let mut found: Vec<_> = netdevs
         .filter(|port| under_rdma.is_empty() || under_rdma.contains(port.name.as_str()))
         .filter_map(|port| {
-            let mut own = port.addresses.iter().filter_map(|text| prefix(text)).filter(|(address, _)| is_own(*address));
-            own.next().map(|(address, length)| (port.name.as_str(), address, length))
+            let own = || port.addresses.iter().filter_map(|text| prefix(text)).filter(|(address, _)| is_own(*address));
+            let (v4, v6) = (own().find(|(own, _)| own.is_ipv4()), own().find(|(own, _)| own.is_ipv6()));
+            let (address, length) = v4.or(v6)?;
+            let address_v6 = v4.and(v6).map(|(own, _)| own);
+            Some(JobNic { name: port.name.as_str(), address, length, address_v6 })
         })
         .collect();
     if under_rdma.is_empty() && found.len() > 1 {
-        found.retain(|(_, address, _)| Some(*address) != peer);
+        found.retain(|nic| peer.is_none_or(|peer| peer != nic.address && nic.address_v6 != Some(peer)));
     }
     found
+}
+
+impl JobNic<'_> {
+    /// Its addresses, IPv4 first.
+    fn own(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address).chain(self.address_v6)
+    }
 }
 
 /// Neither loopback nor of one link alone.
@@ -136,21 +158,33 @@ pub fn endpoints(live: &Live, peers: &HashMap<String, IpAddr>, fabric: &Fabric) 
             continue;
         };
         found.able.insert(host.name.clone());
-        let answers = u16::try_from(probe.port).ok().filter(|port| probe.answers && *port != 0);
+        let port = u16::try_from(probe.port).ok().filter(|port| *port != 0);
+        let answers_at =
+            |address: IpAddr| port.filter(|_| if address.is_ipv4() { probe.answers } else { probe.answers_v6 });
         let nics = nics(&host, Some(*peer));
         let why = match () {
             () if nics.is_empty() => Some("no NIC that is up has an address".to_owned()),
-            () if answers.is_none() => Some(format!("it does not answer probes{}", said(&probe.off))),
+            () if !nics.iter().any(|nic| nic.own().any(|own| answers_at(own).is_some())) => {
+                Some(format!("it does not answer probes{}", said(&probe.off)))
+            }
             () => None,
         };
         found.left_out.extend(why.map(|why| (host.name.clone(), why)));
-        for (name, address, length) in nics {
-            let port = PortName { node: host.name.clone(), port: name.to_owned() };
-            let routes = host.peers.routes.iter().filter(|route| route.interface == name);
+        for nic in nics {
+            let port = PortName { node: host.name.clone(), port: nic.name.to_owned() };
+            let routes = host.peers.routes.iter().filter(|route| route.interface == nic.name);
             let routes = routes.filter_map(|route| prefix(&route.destination)).collect();
-            let nic = of_fabric.get(&port).copied();
-            claims.push(Claim { port: port.clone(), address, own: Some((address, length)), routes });
-            found.endpoints.push(Endpoint { port, address, rail: String::new(), nic, answers });
+            claims.push(Claim {
+                port: port.clone(),
+                address: nic.address,
+                own: Some((nic.address, nic.length)),
+                routes,
+            });
+            // An address over which it does not answer would be a target that loses all. Where it answers over none, it probes over any.
+            let mut own = nic.own().filter(|own| answers_at(*own).is_some());
+            let (address, address_v6) = own.next().map_or((nic.address, nic.address_v6), |first| (first, own.next()));
+            let (number, answers) = (of_fabric.get(&port).copied(), answers_at(address));
+            found.endpoints.push(Endpoint { port, address, address_v6, rail: String::new(), nic: number, answers });
         }
     }
     let (names, by) = rails(&claims);
@@ -179,8 +213,35 @@ pub fn sources(live: &Live) -> BTreeMap<String, BTreeMap<String, f64>> {
         .collect()
 }
 
+/// Of each host, which of the series it has that tell of pause, of congestion and of errors.
+pub fn telling(live: &Live) -> BTreeMap<String, BTreeSet<String>> {
+    let is_telling = |name: &str| {
+        PAUSE_SERIES.contains(&name)
+            || name == CONGESTION_SERIES
+            || ERROR_SERIES.iter().any(|(series, _)| *series == name)
+    };
+    let of_host = |host: &Host| {
+        let names = host.series.iter().map(|series| series.definition.name.as_str());
+        (host.name.clone(), names.filter(|name| is_telling(name)).map(str::to_owned).collect())
+    };
+    live.cells().iter().map(|cell| of_host(&cell.lock())).collect()
+}
+
+/// Of each switch that speaks, what it says, with the time between two words, ms; 0: on change.
+pub fn said_by_switches(live: &Live) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let says = |switch: &Switch| {
+        let is_silent = |what: &str| switch.silent.iter().any(|limitation| limitation.what == what);
+        let told = switch.offer.told.iter().filter(|(what, _)| !is_silent(what));
+        (switch.state.name.clone(), told.map(|(what, every)| (what.clone(), every.as_secs_f64() * 1e3)).collect())
+    };
+    let cells = live.switches().cells();
+    let switches = cells.iter().map(|cell| cell.lock());
+    switches.filter(|switch| switch.connected_since.is_some()).map(|switch| says(&switch)).collect()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::*;
     use std::time::Duration;
 
@@ -243,6 +304,37 @@ pub(crate) mod tests {
         assert_eq!(found.left_out.keys().map(String::as_str).collect::<Vec<_>>(), ["host3", "old"]);
         peers.remove("host5");
         assert_eq!(endpoints(&live, &peers, &fabric).endpoints.len(), 14, "one that is away does not probe");
+    }
+
+    #[test]
+    fn addresses_are_those_over_which_a_host_answers_ipv4_first() {
+        let v4 = "10.0.1.1/24";
+        let (own_v4, own_v6): (IpAddr, IpAddr) = ([10, 0, 1, 1].into(), "fd00:0:1::1".parse().unwrap());
+        for (addresses, answers, answers_v6, expected) in [
+            (vec!["fe80::1/64", v4, "fd00:0:1::1/64"], true, true, Some((own_v4, Some(own_v6), true))),
+            (vec!["fd00:0:1::1/64", v4], true, false, Some((own_v4, None, true))),
+            (vec!["fd00:0:1::1/64", v4], false, true, Some((own_v6, None, true))),
+            (vec!["fd00:0:1::1/64"], true, true, Some((own_v6, None, true))),
+            // An agent of before, that does not say.
+            (vec!["fd00:0:1::1/64"], true, false, Some((own_v6, None, false))),
+            (vec![v4, "fd00:0:1::1/64"], false, false, Some((own_v4, Some(own_v6), false))),
+            (vec!["fe80::1/64"], true, true, None),
+        ] {
+            let live = Live::new(Duration::from_secs(60));
+            {
+                let cell = live.host("a");
+                let mut host = cell.lock();
+                let addresses = addresses.iter().map(|text| (*text).to_owned()).collect();
+                let (name, kind, state) = ("eth0".into(), "netdev".into(), "up".into());
+                host.ports = vec![v1::PortState { name, kind, state, addresses, ..v1::PortState::default() }];
+                host.probe = Some(v1::ProbeState { answers, answers_v6, port: 7704, ..v1::ProbeState::default() });
+            }
+            let peers = HashMap::from([("a".to_owned(), IpAddr::from([172, 16, 0, 1]))]);
+            let found = endpoints(&live, &peers, &Fabric::default());
+            let endpoint = found.endpoints.first().map(|end| (end.address, end.address_v6, end.answers == Some(7704)));
+            assert_eq!(endpoint, expected, "{addresses:?} {answers} {answers_v6}");
+            assert_eq!(found.left_out.is_empty(), expected.is_some_and(|(.., is_target)| is_target));
+        }
     }
 
     #[test]

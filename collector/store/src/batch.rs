@@ -78,6 +78,7 @@ pub struct Batch {
     pub(crate) inventories: Vec<HostInventory>,
     pub(crate) map_changes: Vec<MapChange>,
     pub(crate) used: Timestamp,
+    pub(crate) end: Option<Timestamp>,
 }
 
 impl Batch {
@@ -98,6 +99,7 @@ impl Batch {
             inventories,
             map_changes,
             used: _,
+            end,
         } = self;
         streams.is_empty()
             && signals.is_empty()
@@ -112,6 +114,7 @@ impl Batch {
             && counts.is_empty()
             && inventories.is_empty()
             && map_changes.is_empty()
+            && end.is_none()
     }
 
     /// Takes a frame, unless it was taken before. `first_sequence` is where the agent says its spool begins: a stream of which nothing is stored begins there
@@ -207,6 +210,11 @@ impl Batch {
     /// Notes how far an order came.
     pub fn order_state(&mut self, key: String, state: OrderState, attempts: u32, detail: String) {
         self.order_states.push((key, state, attempts, detail));
+    }
+
+    /// This collector ends in order: the next one is told so.
+    pub fn end(&mut self, at: Timestamp) {
+        self.end = Some(at);
     }
 
     /// Takes a host's whole inventory: what differs from the stored one will be written.

@@ -7,6 +7,7 @@
 
 mod batch;
 mod error;
+mod former;
 mod inventory;
 mod map;
 mod prune;
@@ -16,6 +17,7 @@ mod writer;
 
 pub use batch::{Batch, Frame, FrameBody, FrameVerdict, StreamId};
 pub use error::StoreError;
+pub use former::{End, Former};
 pub use inventory::{ChangeFilter, HostInventory, InventoryChange, InventoryFilter, InventoryItem, InventoryRow};
 pub use map::{MapChange, MapChanged, MapRow};
 pub use prune::{Pruned, Retention};

@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, StreamId, frame_name};
 use crate::error::StoreError;
+use crate::former::{self, Former};
 use crate::inventory;
 use crate::map;
 use crate::reader::{self, OrderState, Reader};
@@ -33,6 +34,7 @@ pub struct Store {
     streams: BTreeMap<String, Vec<Stream>>,
     epoch: u64,
     installation: String,
+    former: Option<Former>,
     _lock: File,
 }
 
@@ -84,14 +86,20 @@ impl Store {
             what: "the epoch".to_owned(),
             detail: error.to_string(),
         })?;
+        let former = former::take_over(&transaction, epoch).map_err(failed)?;
         let streams = read_streams(&transaction).map_err(failed)?;
         transaction.commit().map_err(failed)?;
-        Ok(Self { connection, path: path.to_owned(), streams, epoch, installation, _lock: lock })
+        Ok(Self { connection, path: path.to_owned(), streams, epoch, installation, former, _lock: lock })
     }
 
     /// Grows by one with each opening.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The collector that had the store before this one; `None` where the store is new.
+    pub fn former(&self) -> Option<Former> {
+        self.former
     }
 
     /// Where the store lies.
@@ -395,6 +403,9 @@ fn write(
                 statement.execute(params![signed(epoch), signed(now.0), signed(body.len() as u64), body])
             })
             .map_err(failed)?;
+    }
+    if let Some(at) = batch.end {
+        former::leave(transaction, at).map_err(failed)?;
     }
     add_counts(transaction, batch.counts.iter().map(|(name, by)| (*name, *by))).map_err(failed)
 }

@@ -5,8 +5,8 @@ use railwatch_engine::{
     AuditEntry, Effect, Element, Engine, Event, IncidentState, KnownHost, Logged, Options, Severity, Signal, Timestamp,
 };
 use railwatch_store::{
-    AuditFilter, Batch, DecisionFilter, Frame, FrameBody, FrameVerdict, IncidentFilter, OrderState, Retention,
-    SignalFilter, Store, StoreError, StreamId,
+    AuditFilter, Batch, DecisionFilter, End, Former, Frame, FrameBody, FrameVerdict, IncidentFilter, OrderState,
+    Retention, SignalFilter, Store, StoreError, StreamId,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -46,6 +46,35 @@ fn take(store: &mut Store, host: &str, frames: &[Frame]) -> Vec<FrameVerdict> {
     let verdicts = frames.iter().map(|frame| batch.frame(store, host, STREAM, frame, NOW, None)).collect();
     store.commit(&batch).unwrap();
     verdicts
+}
+
+#[test]
+fn the_next_collector_is_told_how_the_one_before_ended_and_when() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("railwatch.db");
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(store.former(), None, "the first of all");
+    take(&mut store, "host1", &[signal_frame("host1", 1)]);
+    drop(store);
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(store.former(), Some(Former { end: End::Broken, last_seen: Some(NOW) }), "killed");
+    let ended = Timestamp(NOW.0 + 5);
+    let mut batch = Batch::default();
+    batch.end(ended);
+    assert!(!batch.is_empty());
+    store.commit(&batch).unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.former(), Some(Former { end: End::Stopped, last_seen: Some(ended) }));
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.former().map(|former| former.end), Some(End::Broken), "an end is told once");
+    drop(store);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute("DELETE FROM meta WHERE name = 'ended'", []).unwrap();
+    drop(connection);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.former().map(|former| former.end), Some(End::Unknown), "left by an older version");
 }
 
 const TAKEN: FrameVerdict = FrameVerdict::Accepted { missing: 0 };

@@ -96,6 +96,8 @@ pub struct Offer {
     pub neighbours_sampled: Option<Duration>,
     /// Between samples of counters, as the target took it.
     pub sample: Option<Duration>,
+    /// What it took, by [`Wanted::what`](crate::paths::Wanted::what), with the time between two words; zero: on change, or as fast as it can.
+    pub told: Vec<(String, Duration)>,
 }
 
 /// What happens to the stream.
@@ -304,6 +306,8 @@ async fn session(target: &Target, clock: fn() -> u64, learned: &mut Learned, eve
     let of = |path: &str| learned.asked.iter().find(|asked| asked.path == path && !asked.on_change);
     offer.neighbours_sampled = of(WANTED[1].path).map(|asked| asked.every);
     offer.sample = of(WANTED[4].path).map(|asked| asked.every);
+    let every = |asked: &Asked| if asked.on_change { Duration::ZERO } else { asked.every };
+    offer.told = learned.asked.iter().map(|asked| (asked.what.to_owned(), every(asked))).collect();
     if events.send(Event::Connected(offer)).await.is_err() {
         return "nobody listens".to_owned();
     }

@@ -124,11 +124,21 @@ impl Collector {
 
     /// Summaries of all signals in the store, the first stored first.
     pub fn stored_signals(&self) -> Vec<String> {
+        self.summaries(|host| !host.is_empty())
+    }
+
+    /// What the collector told of itself, by summary.
+    pub fn own_signals(&self) -> Vec<String> {
+        self.summaries(str::is_empty)
+    }
+
+    fn summaries(&self, of: impl Fn(&str) -> bool) -> Vec<String> {
         let reader = railwatch_store::Reader::open(&self.state_dir().join("railwatch.db")).unwrap();
         let filter = railwatch_store::SignalFilter { limit: 10_000, ..railwatch_store::SignalFilter::default() };
         let mut signals = reader.signals(&filter).unwrap();
         signals.sort_by_key(|stored| stored.sequence);
-        signals.into_iter().map(|stored| stored.signal.summary).collect()
+        let signals = signals.into_iter().map(|stored| stored.signal);
+        signals.filter(|signal| of(&signal.element.host)).map(|signal| signal.summary).collect()
     }
 
     /// The page for Prometheus.

@@ -342,6 +342,20 @@ pub(super) const PROBES: Section = Section {
             "Probes and answers planned of the NIC that sends most",
         )
         .on("Collector: packets of probes"),
+        gauge(
+            "railwatch_collector_probes_job_pairs",
+            &[],
+            "Pairs of NICs of jobs that run, where these are to be probed",
+        )
+        .on("Collector: pairs of jobs"),
+        gauge(
+            "railwatch_collector_probes_job_pairs_left_out",
+            &[],
+            "Of them, those that are not probed because there is no room",
+        )
+        .on("Collector: pairs of jobs"),
+        gauge("railwatch_collector_probes_jobs_left_out", &[], "Jobs whose pairs are not probed because too many run")
+            .on("Collector: pairs of jobs"),
     ],
 };
 const SWITCHES_TEST: Proof = Proof::Test("collector/src/switches/tests.rs");

@@ -80,6 +80,23 @@ pub(super) const PROCESSES: Section = Section {
     .unshown(NoPanel::Process)],
 };
 
+/// The scheduler's word on GPU processes.
+pub(super) const RUNNING: Section = Section {
+    title: "Processors of GPU processes",
+    sources: &["process.sched"],
+    entities: &["process"],
+    entity_is: "its PID on the host",
+    labels: &[],
+    board: Board::Gpu,
+    proof: Proof::Test("agent/src/placement/running/tests.rs"),
+    series: &[counter(
+        "process.cpu.wait",
+        "us",
+        "Time in which threads of the process could run and waited for a processor, quotas included: its first thread and those that use most time, added",
+    )
+    .unshown(NoPanel::Process)],
+};
+
 const BY_DIRECTION: &[Label] = &[DIRECTION];
 const NPU: &[&str] = &["npu"];
 const NPU_IS: &str = "the NPU: `npu0`";

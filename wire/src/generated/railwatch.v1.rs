@@ -1059,7 +1059,7 @@ pub struct TapeColumn {
 /// What this host can do for probes.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProbeState {
-    /// its responder runs
+    /// its responder runs, over IPv4
     #[prost(bool, tag = "1")]
     pub answers: bool,
     /// UDP, of the responder
@@ -1076,6 +1076,9 @@ pub struct ProbeState {
     /// probing ended because the collector did not renew the plan
     #[prost(uint64, tag = "6")]
     pub lapsed_plans: u64,
+    /// its responder runs over IPv6
+    #[prost(bool, tag = "7")]
+    pub answers_v6: bool,
 }
 /// collector -> agent, on each connection, on each change, and renewed before it lapses. The latest wins; an empty one ends all probing.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -19,6 +19,8 @@ const PROG_LOAD: u32 = 5;
 const OBJ_GET_INFO: u32 = 15;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
+const PROG_NEXT_ID: u32 = 11;
+const PROG_OF_ID: u32 = 13;
 const RAW_TRACEPOINT_OPEN: u32 = 17;
 const BTF_LOAD: u32 = 18;
 const MAP_FREEZE: u32 = 22;
@@ -374,6 +376,49 @@ pub fn prog_misses(program: BorrowedFd<'_>) -> Result<u64> {
         },
     )?;
     Ok(info.recursion_misses)
+}
+
+/// Numbers of the programs that the kernel has under this name, whoever loaded them; at most its first 15 bytes count.
+pub fn programs_named(name: &str) -> Result<Vec<u32>> {
+    #[repr(C)]
+    struct NextId {
+        start: u32,
+        next: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let wanted = short_name(name);
+    let mut found = Vec::new();
+    let mut at = NextId { start: 0, next: 0, flags: 0 };
+    loop {
+        match bpf(PROG_NEXT_ID, &mut at) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(found),
+            other => other?,
+        };
+        let id = at.next;
+        at = NextId { start: id, next: 0, flags: 0 };
+        let program = match bpf(PROG_OF_ID, &mut NextId { start: id, next: 0, flags: 0 }) {
+            // It went meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            // SAFETY: the call succeeded and gave a new descriptor to us alone.
+            other => unsafe { OwnedFd::from_raw_fd(other?) },
+        };
+        // SAFETY: plain integers and bytes, all of which may be 0.
+        let mut info: aya_obj::generated::bpf_prog_info = unsafe { std::mem::zeroed() };
+        let info_at = std::ptr::from_mut(&mut info).addr() as u64;
+        bpf(
+            OBJ_GET_INFO,
+            &mut Attr { fd: program.as_raw_fd() as u32, length: size_of_val(&info) as u32, info: info_at },
+        )?;
+        if info.name.iter().zip(&wanted).all(|(has, wanted)| *has as u8 == *wanted) {
+            found.push(id);
+        }
+    }
 }
 
 #[repr(C)]

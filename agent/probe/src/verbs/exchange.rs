@@ -3,11 +3,13 @@
 //! ```text
 //!  0  magic "RWP1"   4  kind: 3 a wish, 4 its answer   8  session of the loan   16  sequence   24  zeros
 //! 48  HMAC-SHA256 over bytes 0 to 48, the length of the datagram and bytes 64 to 128; its first 16 bytes
-//! 64  a wish: what for, kind, MTU, traffic class, flow label, queue pair, PSN, key, size, address (GID)
-//!     an answer: what became of it, MTU, queue pair, PSN, key, key of the region, lease or errno, address (GID), place of the region
+//! 64  a wish: what for, kind, MTU, traffic class, flow label, queue pair, PSN, key, size, address (GID); at 104 a ticket
+//!     an answer: what became of it, MTU, queue pair, PSN, key, key of the region, lease or errno, address (GID), place of the region;
+//!     at 112 a ticket for the next wish of the session
 //! ```
 //! Numbers are big-endian. Wish and answer are of one length. A session is one loan: asked again, it is renewed, not doubled. Older
-//! responders take none of it for a probe, and say nothing. Never: a word believed before its code is checked.
+//! responders take none of it for a probe, and say nothing. Who asks without a ticket of now, as at first, is told one and asks again: a wish
+//! that somebody recorded is worth nothing ([`super::fresh`]). Never: a word believed before its code is checked.
 
 use crate::packet::{CODE_BYTES, HEAD_BYTES, Key, MAGIC, SIGNED, signed, u32_at, u64_at};
 use hmac::Mac;
@@ -20,6 +22,11 @@ pub(crate) const BODY_BYTES: usize = 64;
 pub const SIZE_MAX: usize = 1 << 20;
 /// The least: what a probe over datagrams begins with.
 pub const SIZE_MIN: usize = 64;
+/// Of a ticket.
+pub(super) const TICKET_BYTES: usize = 16;
+/// Where it stands in the body of a wish, and of an answer.
+const WISHED_WITH: usize = 40;
+const TOLD_AT: usize = 48;
 /// A loan that is not renewed for so long ends, milliseconds.
 pub const LEASE_MS: u32 = 10_000;
 const WISH: u8 = 3;
@@ -31,7 +38,7 @@ pub(super) const FLOW_LABEL_MAX: u32 = 0xf_ffff;
 
 /// The service of a queue pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
+pub(crate) enum Service {
     /// Unreliable datagrams: one there, and one back by the process that answers.
     Datagram,
     /// Reliably connected: writes, which the other NIC acknowledges.
@@ -77,7 +84,7 @@ pub(super) struct Lent {
 
 /// Why it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// Nobody serves it there.
     #[error("its helper for RDMA does not run or finds no library or device: see the limitations of that host")]
     NoHelper,
@@ -99,6 +106,14 @@ pub enum Refused {
     /// It was given back.
     #[error("it was given back")]
     Over,
+    /// It carries no ticket of now, but the answer one.
+    #[error("the request carries no ticket of now")]
+    NoTicket,
+    /// Its responder at that address has nobody to ask.
+    #[error(
+        "its responder at that address lends none: no probe.verbs_socket, no RDMA device, or not the family of its probe.listen; see the limitations of that host"
+    )]
+    NoLender,
 }
 
 /// What became of a wish.
@@ -191,6 +206,8 @@ pub(super) fn encode_answer(answer: &Answer) -> [u8; BODY_BYTES] {
         Err(Refused::Failed(_)) => 5,
         Err(Refused::Bad) => 6,
         Err(Refused::Over) => 7,
+        Err(Refused::NoTicket) => 8,
+        Err(Refused::NoLender) => 9,
     };
     body[20..24].copy_from_slice(&errno.to_be_bytes());
     body
@@ -226,8 +243,35 @@ pub(super) fn decode_answer(body: &[u8; BODY_BYTES]) -> Option<Answer> {
         5 => Refused::Failed(u32_at(body, 20).cast_signed()),
         6 => Refused::Bad,
         7 => Refused::Over,
+        8 => Refused::NoTicket,
+        9 => Refused::NoLender,
         _ => return None,
     }))
+}
+
+/// A proof that a wish was made now, for [`super::fresh`] to make and check.
+pub(super) type Ticket = [u8; TICKET_BYTES];
+
+/// The ticket that a wish carries.
+pub(super) fn ticket_of_wish(body: &[u8; BODY_BYTES]) -> Ticket {
+    std::array::from_fn(|at| body[WISHED_WITH + at])
+}
+
+/// A wish that carries the ticket.
+pub(super) fn wish_with(mut body: [u8; BODY_BYTES], ticket: &Ticket) -> [u8; BODY_BYTES] {
+    body[WISHED_WITH..WISHED_WITH + TICKET_BYTES].copy_from_slice(ticket);
+    body
+}
+
+/// The ticket that an answer carries.
+pub(super) fn ticket_of_answer(body: &[u8; BODY_BYTES]) -> Ticket {
+    std::array::from_fn(|at| body[TOLD_AT + at])
+}
+
+/// An answer that carries the ticket.
+pub(crate) fn answer_with(mut body: [u8; BODY_BYTES], ticket: &Ticket) -> [u8; BODY_BYTES] {
+    body[TOLD_AT..TOLD_AT + TICKET_BYTES].copy_from_slice(ticket);
+    body
 }
 
 /// Whose wish or answer it is.
@@ -334,12 +378,19 @@ mod tests {
             Refused::Failed(libc::ENOMEM),
             Refused::Bad,
             Refused::Over,
+            Refused::NoTicket,
+            Refused::NoLender,
         ];
         for answer in refused.map(Err).into_iter().chain([Ok(lent)]) {
             let bytes = seal_answer(loan, &encode_answer(&answer), &key);
             let (read, body) = open_answer(&bytes, &key).unwrap();
             assert_eq!((read, decode_answer(&body)), (loan, Some(answer)));
         }
+        let ticket = std::array::from_fn(|at| 200 + at as u8);
+        let wish = wish_with(WISHED.encode(), &ticket);
+        assert_eq!((Wish::decode(&wish), ticket_of_wish(&wish)), (Some(WISHED), ticket));
+        let answer = answer_with(encode_answer(&Ok(lent)), &ticket);
+        assert_eq!((decode_answer(&answer), ticket_of_answer(&answer)), (Some(Ok(lent)), ticket));
     }
 
     #[test]
@@ -370,7 +421,7 @@ mod tests {
         ] {
             assert_eq!(Wish::decode(&bad.encode()), None, "{bad:?}");
         }
-        assert_eq!(decode_answer(&[8; BODY_BYTES]), None);
+        assert_eq!(decode_answer(&[10; BODY_BYTES]), None);
         assert_eq!((mtu_bytes(1), mtu_bytes(3), mtu_bytes(5)), (256, 1024, 4096));
     }
 }

@@ -1,11 +1,12 @@
 //! The agent's end of its helper for RDMA: wishes of members go to it, its answers go back.
 //!
 //! In: a wish whose code the responder has checked; what the helper says, on a socket at a path of the agent's own. Out: answers
-//! for the responder to send, and whether queue pairs are lent at all ([`LenderState`]). The helper is a process of its own: a library of a
-//! NIC's vendor that crashes or hangs ends or holds up that one, and probes over UDP go on. Never: a wait for the helper, or more
-//! than [`PENDING_MAX`] wishes remembered.
+//! for the responder to send, each with a ticket for the next wish, and whether queue pairs are lent at all ([`LenderState`]). The helper is a process of its own: a library of a
+//! NIC's vendor that crashes or hangs ends or holds up that one, and probes over UDP go on. Never: a wait for the helper, more
+//! than [`PENDING_MAX`] wishes remembered, or a wish handed on that was not made now ([`Fresh`]).
 
-use super::exchange::{BODY_BYTES, Loan, Refused};
+use super::exchange::{BODY_BYTES, Loan, Refused, answer_with, refusal, ticket_of_wish};
+use super::fresh::{Fresh, Stale};
 use super::message::{Ask, BYTES_MAX, Told};
 use crate::socket::Received;
 use nix::sys::socket::{
@@ -44,6 +45,17 @@ impl LenderState {
     }
 }
 
+/// What became of a wish at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The helper has it.
+    HandedOn,
+    /// This is to be told.
+    Refused([u8; BODY_BYTES]),
+    /// It was there before: nothing is.
+    Replayed,
+}
+
 /// A wish that the helper has.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -61,6 +73,7 @@ pub struct Lender {
     helper: Option<OwnedFd>,
     pending: VecDeque<Pending>,
     next_tag: u64,
+    fresh: Fresh,
     state: Arc<LenderState>,
     /// What the helper said last of what it can do.
     said: Option<String>,
@@ -86,6 +99,7 @@ impl Lender {
             helper: None,
             pending: VecDeque::new(),
             next_tag: 1,
+            fresh: Fresh::new()?,
             state: Arc::new(LenderState(Mutex::new(Some(gone(path))))),
             said: Some(gone(path)),
         })
@@ -103,13 +117,20 @@ impl Lender {
     }
 
     /// Hands a wish on; its answer comes from [`Self::turn`].
-    pub(crate) fn ask(
-        &mut self,
-        received: Received,
-        loan: Loan,
-        body: [u8; BODY_BYTES],
-        now_ns: u64,
-    ) -> Result<(), Refused> {
+    pub(crate) fn ask(&mut self, received: Received, loan: Loan, body: [u8; BODY_BYTES], now_ns: u64) -> Asked {
+        let refused = match self.fresh.take(received.from, loan, &ticket_of_wish(&body), now_ns) {
+            Ok(()) => match self.hand_on(received, loan, body, now_ns) {
+                Ok(()) => return Asked::HandedOn,
+                Err(refused) => refused,
+            },
+            Err(Stale::Replayed) => return Asked::Replayed,
+            Err(Stale::NoTicket) => Refused::NoTicket,
+            Err(Stale::Full) => Refused::AllLent,
+        };
+        Asked::Refused(answer_with(refusal(refused), &self.fresh.ticket(received.from, loan.session, now_ns)))
+    }
+
+    fn hand_on(&mut self, received: Received, loan: Loan, body: [u8; BODY_BYTES], now_ns: u64) -> Result<(), Refused> {
         let helper = self.helper.as_ref().ok_or(Refused::NoHelper)?;
         // The responder's socket tells it of each datagram, unless the kernel refused.
         let own = received.to.ok_or(Refused::NoPort)?;
@@ -149,7 +170,8 @@ impl Lender {
                         if let Some(at) = self.pending.iter().position(|pending| pending.tag == tag)
                             && let Some(pending) = self.pending.remove(at)
                         {
-                            answer(pending, body);
+                            let ticket = self.fresh.ticket(pending.received.from, pending.loan.session, now_ns);
+                            answer(pending, answer_with(body, &ticket));
                         }
                     }
                     // No message of this version's helper.
@@ -197,7 +219,15 @@ pub(super) fn sequenced() -> io::Result<OwnedFd> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::*;
+    use crate::packet::Key;
+    use crate::responder::{Limits, Responder};
+    use crate::socket::StampedSocket;
+    use crate::verbs::exchange::{Service, Wish, decode_answer, open_answer, seal_wish, ticket_of_answer, wish_with};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::socket::connect;
+    use std::net::UdpSocket;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::time::Duration;
 
     fn received() -> Received {
         Received {
@@ -215,17 +245,24 @@ mod tests {
         let path = folder.path().join("verbs.sock");
         let mut lender = Lender::bind(&path).unwrap();
         let state = lender.state();
-        let loan = Loan { session: 5, sequence: 6 };
+        let loan = |sequence| Loan { session: 5, sequence };
+        let wish = |lender: &Lender| wish_with([1; BODY_BYTES], &lender.fresh.ticket(received().from, 5, 0));
+        let told = |lender: &Lender, refused| {
+            Asked::Refused(answer_with(refusal(refused), &lender.fresh.ticket(received().from, 5, 0)))
+        };
         let silent = |_: Pending, _: [u8; BODY_BYTES]| panic!("nobody answered");
         assert!(state.off().unwrap().contains("railwatch-verbs.service"));
-        assert_eq!(lender.ask(received(), loan, [1; BODY_BYTES], 0), Err(Refused::NoHelper));
+        let at_first = lender.ask(received(), loan(1), [1; BODY_BYTES], 0);
+        assert_eq!(at_first, told(&lender, Refused::NoTicket), "with a ticket for the next");
+        assert_eq!(lender.ask(received(), loan(2), wish(&lender), 0), told(&lender, Refused::NoHelper));
 
         let helper = sequenced().unwrap();
         connect(helper.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
         send(helper.as_raw_fd(), &Told::State(None).encode(), MsgFlags::empty()).unwrap();
         lender.turn(0, silent);
         assert_eq!(state.off(), None);
-        lender.ask(received(), loan, [1; BODY_BYTES], 0).unwrap();
+        assert_eq!(lender.ask(received(), loan(3), wish(&lender), 0), Asked::HandedOn);
+        assert_eq!(lender.ask(received(), loan(3), wish(&lender), 0), Asked::Replayed);
         let mut bytes = [0; BYTES_MAX];
         let length = recv(helper.as_raw_fd(), &mut bytes, MsgFlags::empty()).unwrap();
         let ask = Ask::decode(&bytes[..length]).unwrap();
@@ -240,10 +277,12 @@ mod tests {
         send(helper.as_raw_fd(), &Told::Answer(ask.tag, [2; BODY_BYTES]).encode(), MsgFlags::empty()).unwrap();
         let mut answered = Vec::new();
         lender.turn(PATIENCE_NS, |pending, body| answered.push((pending.loan, body)));
-        assert_eq!(answered, [(loan, [2; BODY_BYTES])]);
+        let ticket = lender.fresh.ticket(received().from, 5, PATIENCE_NS);
+        assert_eq!(answered, [(loan(3), answer_with([2; BODY_BYTES], &ticket))]);
         assert_eq!(state.off(), None, "it has answered");
 
-        while lender.ask(received(), loan, [1; BODY_BYTES], 0).is_ok() {}
+        let mut sequences = 4..;
+        while lender.ask(received(), loan(sequences.next().unwrap()), wish(&lender), 0) == Asked::HandedOn {}
         assert!(lender.pending.len() <= PENDING_MAX, "bounded, whatever the helper leaves undone");
         drop(helper);
         lender.turn(0, silent);
@@ -251,5 +290,83 @@ mod tests {
         assert!(lender.pending.is_empty());
         drop(lender);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_request_that_was_recorded_and_is_said_again_reaches_no_helper() {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("verbs.sock");
+        let lender = Lender::bind(&path).unwrap();
+        let helper = sequenced().unwrap();
+        connect(helper.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        let key = Key::new(b"0123456789abcdef").unwrap();
+        let socket = StampedSocket::bind("127.0.0.1:0".parse().unwrap(), 0).unwrap();
+        let target = socket.local().unwrap();
+        let mut responder = Responder::new(socket, key.clone(), Limits::default());
+        responder.lend_by(lender);
+        let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
+        let told_to_stop = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || responder.run(&told_to_stop));
+
+        let socket = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.connect(target).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        let wish = Wish {
+            is_over: false,
+            service: Service::Connected,
+            mtu: 3,
+            traffic_class: 0,
+            flow_label: 1,
+            number: 1,
+            psn: 1,
+            qkey: 1,
+            size_bytes: 64,
+            gid: [7; 16],
+        };
+        let sealed = |sequence, psn, ticket| {
+            let wish = Wish { psn, ..wish };
+            seal_wish(Loan { session: 5, sequence }, &wish_with(wish.encode(), &ticket), &key)
+        };
+        // What became of it at once, with the ticket that came along.
+        let refused = |socket: &UdpSocket| {
+            let mut bytes = [0; 2048];
+            let length = socket.recv(&mut bytes).unwrap();
+            let (loan, body) = open_answer(&bytes[..length], &key).unwrap();
+            (loan.sequence, decode_answer(&body).unwrap().unwrap_err(), ticket_of_answer(&body))
+        };
+        let asked = || {
+            let mut polled = [PollFd::new(helper.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut polled, PollTimeout::try_from(PATIENCE).unwrap()), Ok(1), "the helper is asked");
+            let mut bytes = [0; BYTES_MAX];
+            let length = recv(helper.as_raw_fd(), &mut bytes, MsgFlags::empty()).unwrap();
+            Wish::decode(&Ask::decode(&bytes[..length]).unwrap().body).unwrap().psn
+        };
+        let prober = socket();
+        prober.send(&sealed(1, 1, [0; 16])).unwrap();
+        let (sequence, why, ticket) = refused(&prober);
+        assert_eq!((sequence, why), (1, Refused::NoTicket));
+        let recorded = sealed(2, 22, ticket);
+        prober.send(&recorded).unwrap();
+        assert_eq!(asked(), 22);
+
+        // Said again from its own address and from another's.
+        prober.send(&recorded).unwrap();
+        let other = socket();
+        other.send(&recorded).unwrap();
+        let (sequence, why, other_ticket) = refused(&other);
+        assert_eq!((sequence, why), (2, Refused::NoTicket));
+        assert_ne!(other_ticket, ticket);
+        // The next one of the prober is what the helper hears next.
+        prober.send(&sealed(1, 1, [0; 16])).unwrap();
+        let (_, _, later) = refused(&prober);
+        prober.send(&sealed(3, 33, later)).unwrap();
+        assert_eq!(asked(), 33);
+        assert_eq!((counts.replayed.load(Relaxed), counts.received.load(Relaxed)), (1, 6));
+        stop.store(true, Relaxed);
+        thread.join().unwrap().unwrap();
     }
 }

@@ -20,9 +20,6 @@ pub(super) const NAME: &str = "libibverbs.so.1";
 const DEVICES_MAX: usize = 256;
 /// Hops that a packet may take.
 const HOP_LIMIT: u8 = 64;
-/// Times a queue pair is joined again where it is in another state than it was put into, and the wait between two.
-const JOINS_MAX: u32 = 10;
-const JOIN_AGAIN: std::time::Duration = std::time::Duration::from_millis(2);
 /// Tries of a reliable connection after the first.
 pub(super) const RETRIES: u8 = 3;
 /// What a global routing header takes before each datagram that came.
@@ -60,6 +57,7 @@ pub(super) struct Library {
     ack_async_event: unsafe extern "C" fn(*mut AsyncEvent),
     create_qp: unsafe extern "C" fn(*mut c_void, *mut QpInitAttr) -> *mut Qp,
     modify_qp: unsafe extern "C" fn(*mut Qp, *mut QpAttr, c_int) -> c_int,
+    query_qp: unsafe extern "C" fn(*mut Qp, *mut QpAttr, c_int, *mut QpInitAttr) -> c_int,
     destroy_qp: unsafe extern "C" fn(*mut Qp) -> c_int,
     create_ah: unsafe extern "C" fn(*mut c_void, *mut AhAttr) -> *mut c_void,
     destroy_ah: unsafe extern "C" fn(*mut c_void) -> c_int,
@@ -98,6 +96,7 @@ impl Library {
             ack_async_event: find!(c"ibv_ack_async_event"),
             create_qp: find!(c"ibv_create_qp"),
             modify_qp: find!(c"ibv_modify_qp"),
+            query_qp: find!(c"ibv_query_qp"),
             destroy_qp: find!(c"ibv_destroy_qp"),
             create_ah: find!(c"ibv_create_ah"),
             destroy_ah: find!(c"ibv_destroy_ah"),
@@ -490,6 +489,16 @@ impl QueuePair {
         done(doing, unsafe { (self.device.library.modify_qp)(self.qp, &raw mut attributes, mask) })
     }
 
+    /// Whether its NIC has put it into the error state.
+    pub(super) fn is_in_error(&self) -> Result<bool, VerbsError> {
+        let (mut attributes, mut made_with) = (QpAttr::default(), QpInitAttr::default());
+        // SAFETY: an open queue pair, and valid places of the library's layout, which it fills before it returns.
+        let code =
+            unsafe { (self.device.library.query_qp)(self.qp, &raw mut attributes, sys::QP_STATE, &raw mut made_with) };
+        done("ask for the state of a queue pair", code)?;
+        Ok(attributes.qp_state == sys::QPS_ERR)
+    }
+
     /// Makes a queue pair for datagrams ready, at this port, for those that carry the key.
     pub(super) fn open_datagrams(&self, port: u8, qkey: u32, psn: u32) -> Result<(), VerbsError> {
         let state = |qp_state| QpAttr { qp_state, ..QpAttr::default() };
@@ -503,17 +512,6 @@ impl QueuePair {
 
     /// Joins a reliably connected one to its other end, from whatever state it is in: what was under way is dropped.
     pub(super) fn join(&self, join: &Join) -> Result<(), VerbsError> {
-        // A driver may tell of a failed request before it puts the queue pair into its error state, which then undoes the reset.
-        for _ in 0..JOINS_MAX {
-            match self.join_once(join) {
-                Err(VerbsError { errno: libc::EINVAL, .. }) => std::thread::sleep(JOIN_AGAIN),
-                other => return other,
-            }
-        }
-        self.join_once(join)
-    }
-
-    fn join_once(&self, join: &Join) -> Result<(), VerbsError> {
         let Join { route, number, mtu, receive_psn, send_psn, timeout } = *join;
         let state = |qp_state| QpAttr { qp_state, ..QpAttr::default() };
         self.modify("reset a queue pair", state(sys::QPS_RESET), sys::QP_STATE)?;

@@ -13,8 +13,8 @@
 
 use super::datagram::{HEAD_BYTES, Head};
 use super::exchange::{
-    self, Answer, FLOW_LABEL_MAX, Lent, Loan, Refused, SIZE_MAX, SIZE_MIN, Service, Wish, decode_answer, mtu_bytes,
-    open_answer, seal_wish,
+    self, Answer, FLOW_LABEL_MAX, Lent, Loan, Refused, SIZE_MAX, SIZE_MIN, Service, TICKET_BYTES, Ticket, Wish,
+    decode_answer, mtu_bytes, open_answer, seal_wish, ticket_of_answer, wish_with,
 };
 use super::library::{
     Address, Completion, Device, GRH_BYTES, Join, Library, NAME, QueuePair, RETRIES, Region, Route, VerbsError,
@@ -41,8 +41,10 @@ pub const FLOWS_MAX: u16 = LOANS_OF_ONE_MAX as u16;
 const SLOTS: u16 = 64;
 /// Room for completions of all flows.
 const COMPLETIONS: u16 = SLOTS * 2 * FLOWS_MAX;
-/// In the number of a request: it went out.
+/// In the number of a request for a datagram: it went out. A write's number is its probe's sequence.
 const SENT: u64 = 1 << 32;
+/// How long a NIC may take from telling that a write has failed to having its queue pair in the error state.
+const BREAKING_NS: u64 = 200_000_000;
 /// Between two requests for a queue pair, and how many.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 const ASK_TIMES: u32 = 40;
@@ -54,7 +56,12 @@ const PORT_MIN: u16 = 0xc001;
 ///
 /// # Errors
 /// A plan beyond its ranges, no RDMA port with the own address, no library, or a target that lends no queue pair.
-pub fn run(plan: &Plan, service: Service, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Result<Report, Failure> {
+pub(crate) fn run(
+    plan: &Plan,
+    service: Service,
+    key: &Key,
+    mut each: impl FnMut(u16, &Outcome),
+) -> Result<Report, Failure> {
     check(plan, &(SIZE_MIN..=SIZE_MAX), FLOWS_MAX)?;
     let first_port = first_port(plan)?;
     let exchange = Exchange::new(plan, key)?;
@@ -90,6 +97,7 @@ pub fn run(plan: &Plan, service: Service, key: &Key, mut each: impl FnMut(u16, &
         Stop::Verbs(error) => verbs(error),
         Stop::Failure(failure) => failure,
     })?;
+    report.transport = plan.transport;
     report.round_trip_us = round_trip.quantiles();
     report.retried = (service == Service::Connected).then(|| flows.iter().map(|flow| flow.retried).sum());
     report.flows = flows
@@ -155,12 +163,16 @@ struct Flow {
     /// Of the loan.
     session: u64,
     asked: u64,
+    asked_ns: u64,
+    ticket: Ticket,
     /// [`Self::psn`] when it asked last.
     asked_psn: u32,
     renew_at_ns: u64,
     lent: Option<Lent>,
     /// Of the next write that is sent, or the one under way.
     psn: u32,
+    /// A write has failed; since when the queue pair waits to be joined again.
+    broken_ns: Option<u64>,
     free: Vec<u16>,
     in_flight: VecDeque<Probe>,
     next: u64,
@@ -217,10 +229,13 @@ impl Flow {
             try_exponent: try_exponent(nanoseconds(plan.timeout)),
             session,
             asked: 0,
+            asked_ns: 0,
+            ticket: [0; TICKET_BYTES],
             asked_psn: psn,
             renew_at_ns: 0,
             lent: None,
             psn,
+            broken_ns: None,
             free: (0..SLOTS).collect(),
             in_flight: VecDeque::new(),
             next: 0,
@@ -267,14 +282,20 @@ impl Flow {
             }
             Service::Connected => {
                 self.psn = self.asked_psn;
-                self.join()?;
+                // One that is broken is joined in its time.
+                if self.broken_ns.is_none() {
+                    self.join()?;
+                }
                 Ok(had_one)
             }
         }
     }
 
-    /// Joins the queue pair to the lent one, from whatever state it is in.
-    fn join(&self) -> Result<(), VerbsError> {
+    /// Joins the queue pair to the lent one, from whatever state it is in. The other end needs nothing for it: it goes on to expect the first
+    /// packet that it has not had, and the write that begins anew has it among its own. Of those before, which it has had, it says so again
+    /// (InfiniBand architecture, 9.7.5.1.2).
+    fn join(&mut self) -> Result<(), VerbsError> {
+        self.broken_ns = None;
         let Some(lent) = &self.lent else { return Ok(()) };
         self.queue_pair.join(&Join {
             route: self.route,
@@ -289,7 +310,18 @@ impl Flow {
     fn is_free(&self) -> bool {
         match self.service {
             Service::Datagram => true,
-            Service::Connected => self.in_flight.is_empty(),
+            Service::Connected => self.in_flight.is_empty() && self.broken_ns.is_none(),
+        }
+    }
+
+    /// Joins a queue pair again whose write has failed, once its NIC is through with it: a driver may tell of the failed request first and put the
+    /// queue pair into its error state afterwards, which would undo a reset in between.
+    fn mend(&mut self, now_ns: u64) -> Result<(), VerbsError> {
+        match self.broken_ns {
+            Some(since_ns) if self.queue_pair.is_in_error()? || now_ns.saturating_sub(since_ns) >= BREAKING_NS => {
+                self.join()
+            }
+            _ => Ok(()),
         }
     }
 
@@ -314,7 +346,7 @@ impl Flow {
             (Service::Connected, _) => {
                 let (part, to) = ((&self.region, 0, self.size_bytes), (lent.region_at, lent.region_key));
                 let sent = now();
-                self.queue_pair.write(SENT, part, to)?;
+                self.queue_pair.write(sequence, part, to)?;
                 sent
             }
             (Service::Datagram, None) => return Err(none),
@@ -356,9 +388,13 @@ impl Flow {
                 Ok(at.and_then(|at| self.in_flight.remove(at)).map(|probe| answered(&probe, mono_ns)))
             }
             Service::Connected => {
-                let Some(probe) = self.in_flight.pop_front() else { return Ok(None) };
+                // Of a write that was given up, its NIC may still speak.
+                let Some(probe) = self.in_flight.pop_front_if(|probe| probe.sequence == done.id) else {
+                    return Ok(None);
+                };
                 if !done.is_good {
-                    self.join()?;
+                    self.broken_ns = Some(mono_ns);
+                    self.doubt();
                     return Ok(Some(lost(&probe)));
                 }
                 let outcome = answered(&probe, mono_ns);
@@ -371,6 +407,11 @@ impl Flow {
                 Ok(Some(outcome))
             }
         }
+    }
+
+    /// Maybe what was lent is no more: asked soon, it is known.
+    fn doubt(&mut self) {
+        self.renew_at_ns = self.renew_at_ns.min(self.asked_ns + nanoseconds(ASK_AGAIN));
     }
 
     /// Probes that will not be answered any more.
@@ -386,8 +427,11 @@ impl Flow {
         {
             overdue.extend(self.in_flight.pop_front().map(|probe| lost(&probe)));
         }
-        if self.service == Service::Connected && !overdue.is_empty() {
-            self.join()?;
+        if !overdue.is_empty() {
+            self.doubt();
+            if self.service == Service::Connected {
+                self.join()?;
+            }
         }
         Ok(overdue)
     }
@@ -466,6 +510,9 @@ impl Run<'_> {
             for (at, outcome) in exchange.renew(flows, monotonic_ns())? {
                 outcomes.push((at, outcome));
             }
+            for flow in flows.iter_mut() {
+                flow.mend(monotonic_ns())?;
+            }
             for (at, flow) in flows.iter_mut().enumerate() {
                 outcomes.extend(flow.overdue(monotonic_ns(), timeout_ns)?.into_iter().map(|outcome| (at, outcome)));
             }
@@ -526,14 +573,15 @@ impl Exchange {
 
     fn ask(&self, flow: &mut Flow, is_over: bool) -> io::Result<()> {
         flow.asked += 1;
+        flow.asked_ns = monotonic_ns();
         flow.asked_psn = flow.psn;
         let loan = Loan { session: flow.session, sequence: flow.asked };
         let wish = Wish { is_over, ..flow.wish() };
-        self.socket.send(&seal_wish(loan, &wish.encode(), &self.key)).map(|_| ())
+        self.socket.send(&seal_wish(loan, &wish_with(wish.encode(), &flow.ticket), &self.key)).map(|_| ())
     }
 
     /// An answer that came.
-    fn told(&self) -> Option<(Loan, Answer)> {
+    fn told(&self) -> Option<(Loan, Answer, Ticket)> {
         let mut bytes = [0; exchange::BYTES + 1];
         loop {
             match self.socket.recv(&mut bytes) {
@@ -542,7 +590,7 @@ impl Exchange {
                     if let Some((loan, body)) = opened
                         && let Some(answer) = decode_answer(&body)
                     {
-                        return Some((loan, answer));
+                        return Some((loan, answer, ticket_of_answer(&body)));
                     }
                 }
                 // The target's kernel says that nobody listens there: it is asked again all the same.
@@ -560,10 +608,16 @@ impl Exchange {
             let until_ns = monotonic_ns() + nanoseconds(ASK_AGAIN);
             loop {
                 match self.told() {
-                    // It has not found this host's neighbour address yet, maybe for loss on the way.
-                    Some((_, Err(Refused::Failed(libc::ETIMEDOUT)))) => {}
-                    Some((loan, answer)) if loan.session == flow.session => {
-                        return answer.map_err(|refused| failure(doing(), refused.to_string()));
+                    Some((loan, answer, ticket)) if (loan.session, loan.sequence) == (flow.session, flow.asked) => {
+                        flow.ticket = ticket;
+                        match answer {
+                            // At once with the ticket that came.
+                            Err(Refused::NoTicket) => break,
+                            // It has not found this host's neighbour address yet, maybe for loss on the way.
+                            Err(Refused::Failed(libc::ETIMEDOUT)) => {}
+                            Ok(lent) => return Ok(lent),
+                            Err(refused) => return Err(failure(doing(), refused.to_string())),
+                        }
                     }
                     Some(_) => continue,
                     None => {}
@@ -593,17 +647,20 @@ impl Exchange {
             let _ = self.ask(flow, false);
         }
         let mut outcomes = Vec::new();
-        while let Some((loan, answer)) = self.told() {
-            let Some(at) = flows.iter().position(|flow| flow.session == loan.session) else { continue };
+        while let Some((loan, answer, ticket)) = self.told() {
+            // An older request's answer is older news.
+            let is_it = |flow: &Flow| (flow.session, flow.asked) == (loan.session, loan.sequence);
+            let Some(at) = flows.iter().position(is_it) else { continue };
             let flow = &mut flows[at];
+            flow.ticket = ticket;
             match answer {
-                // An older request's answer is older news.
-                Ok(lent) if loan.sequence == flow.asked => {
+                Ok(lent) => {
                     if flow.take(lent)? {
                         outcomes.extend(flow.in_flight.drain(..).map(|probe| (at, lost(&probe))));
                     }
                 }
-                Ok(_) | Err(Refused::Over) => {}
+                Err(Refused::Over) => {}
+                Err(Refused::NoTicket) => flow.renew_at_ns = now_ns,
                 // It is asked again: what is lent to others may come free, a helper may come back.
                 Err(_) => flow.renew_at_ns = now_ns + 4 * nanoseconds(ASK_AGAIN),
             }

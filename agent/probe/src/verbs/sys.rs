@@ -82,6 +82,14 @@ pub(super) struct QpInitAttr {
     pub(super) sq_sig_all: c_int,
 }
 
+impl Default for QpInitAttr {
+    fn default() -> Self {
+        let none = std::ptr::null_mut();
+        let cap = QpCap::default();
+        Self { qp_context: none, send_cq: none, recv_cq: none, srq: none, cap, qp_type: 0, sq_sig_all: 0 }
+    }
+}
+
 /// ibv_global_route. A GID is as a union of 64-bit numbers aligned.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
@@ -230,6 +238,7 @@ pub(super) const QPS_RESET: c_int = 0;
 pub(super) const QPS_INIT: c_int = 1;
 pub(super) const QPS_RTR: c_int = 2;
 pub(super) const QPS_RTS: c_int = 3;
+pub(super) const QPS_ERR: c_int = 6;
 pub(super) const PORT_ACTIVE: c_int = 4;
 pub(super) const WC_SUCCESS: c_int = 0;
 pub(super) const EVENT_DEVICE_FATAL: c_int = 8;
@@ -267,6 +276,7 @@ pub fn layouts() -> Vec<(&'static str, usize)> {
         ("IBV_QPS_INIT", QPS_INIT),
         ("IBV_QPS_RTR", QPS_RTR),
         ("IBV_QPS_RTS", QPS_RTS),
+        ("IBV_QPS_ERR", QPS_ERR),
         ("IBV_PORT_ACTIVE", PORT_ACTIVE),
         ("IBV_WC_SUCCESS", WC_SUCCESS),
         ("IBV_EVENT_DEVICE_FATAL", EVENT_DEVICE_FATAL),

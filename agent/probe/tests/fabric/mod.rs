@@ -2,13 +2,17 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use nix::sched::{CloneFlags, setns, unshare};
-use railwatch_probe::{Counts, Key, Limits, Responder, StampedSocket};
+use railwatch_probe::{
+    ConnectionCounts, Counts, FlowResult, Key, Limits, Mesh, Outlet, PER_SOURCE_MAX, ProbeSignal, Responder,
+    StampedSocket, StreamResponder,
+};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread::spawn;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::{Duration, Instant};
 
 pub const KEY: &[u8] = b"the key of the cluster under test";
 pub const RESPONDER: &str = "10.9.2.2:7704";
@@ -36,32 +40,48 @@ pub fn shell(command: &str) {
 
 /// Runs a command in a namespace, on a thread of its own.
 pub fn within(namespace: &File, command: &str) {
-    let (namespace, command) = (namespace.try_clone().unwrap(), command.to_owned());
+    let command = command.to_owned();
+    at(namespace, move || shell(&command));
+}
+
+/// Does something in a namespace, on a thread of its own.
+pub fn at<T: Send + 'static>(namespace: &File, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = namespace.try_clone().unwrap();
     spawn(move || {
         setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        shell(&command);
+        act()
     })
     .join()
-    .unwrap();
+    .unwrap()
+}
+
+/// A namespace of nobody yet.
+pub fn made() -> File {
+    spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
+        shell("ip link set lo up");
+        namespace()
+    })
+    .join()
+    .unwrap()
+}
+
+/// A namespace's name for `ip`: a descriptor of this process.
+pub fn of(file: &File) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
+}
+
+/// From now on this thread is in a namespace of its own.
+pub fn enter_a_new_one() {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let _ = Command::new("modprobe").arg("veth").status();
 }
 
 impl Fabric {
     fn new() -> Self {
-        let made = || {
-            spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET).expect("a namespace of its own: this test needs root");
-                shell("ip link set lo up");
-                namespace()
-            })
-            .join()
-            .unwrap()
-        };
         let (router, b) = (made(), made());
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let _ = Command::new("modprobe").arg("veth").status();
-        // A namespace is named for `ip` by the descriptor of this process.
-        use std::os::fd::AsRawFd;
-        let of = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        enter_a_new_one();
         shell(&format!(
             "ip link add a0 type veth peer name r1 netns {router}; ip link set a0 up; ip addr add 10.9.1.2/24 dev a0
              ip route add default via 10.9.1.1",
@@ -86,16 +106,42 @@ impl Fabric {
     }
 
     pub fn responder_at(&self, at: &'static str, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
+        responder_in(&self.b, at, limits, stop)
+    }
+}
+
+impl Fabric {
+    /// One that answers over TCP, likewise; it has let go of its port once the thread is joined.
+    pub fn stream_responder(
+        &self,
+        limits: Limits,
+        per_source_max: usize,
+        stop: &Arc<AtomicBool>,
+    ) -> (Arc<Counts>, Arc<ConnectionCounts>, JoinHandle<()>) {
         let (b, stop) = (self.b.try_clone().unwrap(), Arc::clone(stop));
         let (tell, told) = std::sync::mpsc::channel();
-        spawn(move || {
+        let thread = spawn(move || {
             setns(&b, CloneFlags::CLONE_NEWNET).unwrap();
-            let responder = Responder::new(StampedSocket::bind(at.parse().unwrap(), 0).unwrap(), key(), limits);
-            tell.send(responder.counts()).unwrap();
+            let responder = StreamResponder::listen(RESPONDER.parse().unwrap(), key(), limits, per_source_max).unwrap();
+            tell.send((responder.counts(), responder.connections())).unwrap();
             responder.run(&stop).unwrap();
         });
-        told.recv().unwrap()
+        let (counts, connections) = told.recv().unwrap();
+        (counts, connections, thread)
     }
+}
+
+/// A responder in a namespace, on a thread of its own, until `stop`.
+pub fn responder_in(namespace: &File, at: &'static str, limits: Limits, stop: &Arc<AtomicBool>) -> Arc<Counts> {
+    let (namespace, stop) = (namespace.try_clone().unwrap(), Arc::clone(stop));
+    let (tell, told) = std::sync::mpsc::channel();
+    spawn(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        let responder = Responder::new(StampedSocket::bind(at.parse().unwrap(), 0).unwrap(), key(), limits);
+        tell.send(responder.counts()).unwrap();
+        responder.run(&stop).unwrap();
+    });
+    told.recv().unwrap()
 }
 
 /// On a thread of its own, in namespaces of its own.
@@ -130,6 +176,66 @@ impl Process {
 pub fn answer_as_a_process() {
     let Some(namespace) = std::env::var_os(AS_RESPONDER) else { return };
     setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-    let socket = StampedSocket::bind(RESPONDER.parse::<SocketAddr>().unwrap(), 0).unwrap();
+    let at = RESPONDER.parse::<SocketAddr>().unwrap();
+    let streams = StreamResponder::listen(at, key(), Limits::default(), PER_SOURCE_MAX).unwrap();
+    spawn(move || streams.run(&AtomicBool::new(false)).unwrap());
+    let socket = StampedSocket::bind(at, 0).unwrap();
     Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
+}
+
+/// What a mesh tells.
+#[derive(Clone, Default)]
+pub struct Told(pub Arc<Mutex<(Vec<FlowResult>, Vec<ProbeSignal>)>>);
+
+impl Outlet for Told {
+    fn results(&mut self, _: u64, from_ns: u64, to_ns: u64, flows: Vec<FlowResult>) {
+        assert!(from_ns < to_ns);
+        self.0.lock().unwrap().0.extend(flows);
+    }
+
+    fn signal(&mut self, signal: ProbeSignal) {
+        self.0.lock().unwrap().1.push(signal);
+    }
+}
+
+impl Told {
+    pub fn sum(&self, of: impl Fn(&FlowResult) -> u32) -> u32 {
+        self.0.lock().unwrap().0.iter().map(of).sum()
+    }
+
+    pub fn signals(&self) -> Vec<ProbeSignal> {
+        self.0.lock().unwrap().1.clone()
+    }
+
+    pub fn named(&self, name: &str) -> bool {
+        self.signals().iter().any(|signal| signal.name == name)
+    }
+}
+
+/// A mesh of up to 1,000 flows, and what it tells.
+pub fn start() -> (Mesh, Told) {
+    let told = Told::default();
+    (Mesh::start(key(), 1000, Box::new(told.clone())).unwrap(), told)
+}
+
+/// What is counted so far.
+pub fn counted(count: &AtomicU64) -> u64 {
+    count.load(Relaxed)
+}
+
+/// Waits for it, a minute at most.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "this never came to be: {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// Packets that left by an interface of this thread's namespace.
+pub fn left_by(interface: &str) -> u64 {
+    let output = Command::new("ip").args(["-s", "-s", "link", "show", interface]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("TX:"));
+    lines.nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -3,13 +3,16 @@
 //! In: a [`World`], [`Options`], how many flows each size of each direction is made of. Out: a [`Plan`], and whether a budget stood in its way.
 //! Pure.
 
+pub(super) mod jobs;
+
 use super::ledger::Ledger;
 use super::mix;
-use super::plan::{Covered, Options, Plan, PlannedFlow, Uncovered, World};
+use super::plan::{Covered, JobPlan, Options, Plan, PlannedFlow, Uncovered, World, addresses_between};
 use super::shares::{direction, number};
 use super::ways::Ways;
 use crate::map::{Flow, Transport};
-use std::collections::{BTreeMap, BTreeSet};
+use jobs::Room;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// Rounds of a shape that are gone through for NICs' own links and for rails that nothing is known of.
@@ -44,6 +47,10 @@ pub(super) struct Builder<'a> {
     hosts: Vec<usize>,
     /// Source ports of each endpoint.
     ports: Vec<BTreeSet<u16>>,
+    /// Ports of flows of the plan before, while it is not known yet which of them go on.
+    reserved: Vec<BTreeSet<u16>>,
+    /// Of each job.
+    jobs: Vec<JobPlan>,
     /// Flows not taken because of a budget.
     pub(super) refused: usize,
     blind_pairs: usize,
@@ -83,26 +90,39 @@ impl<'a> Builder<'a> {
             of_host: vec![0; by_name.len()],
             hosts,
             ports: vec![BTreeSet::new(); count],
+            reserved: vec![BTreeSet::new(); count],
+            jobs: Vec::new(),
             refused: 0,
             blind_pairs: 0,
             by_id: BTreeSet::new(),
         }
     }
 
-    pub(super) fn build(&mut self) {
+    pub(super) fn build(&mut self, room: Room) {
         let rails = self.rails();
         // First, so that their ports are the same in every plan.
         self.tell_apart(&rails);
+        if room == Room::Half {
+            self.among_jobs(room);
+        }
         self.keep_what_serves();
-        for rail in rails.values() {
-            self.between_leaves(rail);
+        let groups = match self.options.fleet {
+            // Any with any, in the order of their leaves.
+            true => BTreeMap::from([("", rails.values().flatten().copied().collect())]),
+            false => rails,
+        };
+        for group in groups.values() {
+            self.between_leaves(group);
         }
-        if rails.len() > 1 && self.ledger.lacking() > 0 {
-            self.across_rails(&rails);
+        if groups.len() > 1 && self.ledger.lacking() > 0 {
+            self.across_rails(&groups);
         }
-        for rail in rails.values() {
-            self.blindly(rail);
-            self.own_links(rail);
+        for group in groups.values() {
+            self.blindly(group);
+            self.own_links(group);
+        }
+        if room == Room::Rest {
+            self.among_jobs(room);
         }
     }
 
@@ -117,31 +137,39 @@ impl<'a> Builder<'a> {
 
     // ---- what is there already -------------------------------------------------------------------
 
-    /// Flows of the plan before, those whose paths are known first: they cover for sure.
+    /// Flows of the plan before, those whose paths are known first: they cover for sure. Those of jobs go on with their job, or end with it.
     fn keep_what_serves(&mut self) {
-        let by_address: BTreeMap<IpAddr, usize> =
-            self.world.endpoints.iter().enumerate().map(|(at, endpoint)| (endpoint.address, at)).collect();
+        let by_address = self.by_address();
         let known = |flow: &PlannedFlow| self.world.placements.contains_key(&flow.flow);
-        let (placed, unplaced): (Vec<_>, Vec<_>) = self.world.before.iter().partition(|flow| known(flow));
+        let (placed, unplaced): (Vec<_>, Vec<_>) =
+            self.world.before.iter().filter(|flow| flow.job.is_none()).partition(|flow| known(flow));
         for before in placed.into_iter().chain(unplaced) {
-            let ends = (by_address.get(&before.flow.source), by_address.get(&before.flow.destination));
-            let (Some(&from), Some(&to)) = ends else { continue };
-            let size = self.options.sizes_bytes.iter().position(|size| *size == before.size_bytes);
-            let (Some(size), Some(answers)) = (size, self.world.endpoints[to].answers) else { continue };
-            let port = before.flow.source_port;
-            let in_range =
-                port.checked_sub(self.options.source_port_first).is_some_and(|at| at < self.options.source_ports);
-            let usable = in_range
-                && answers == before.flow.destination_port
-                && !self.ways.is_down(from)
-                && !self.ways.is_down(to);
-            if !usable || self.by_id.contains(&before.id) {
+            let Some((from, to, size)) = self.usable(&by_address, before) else { continue };
+            if self.by_id.contains(&before.id) || self.ports[from].contains(&before.flow.source_port) {
                 continue;
             }
             if self.serves(from, to, &before.flow, size) || self.serves_blindly(from, to) {
                 self.add(from, to, before.flow.clone(), size, before.offset_us);
             }
         }
+    }
+
+    /// Ends and size of a flow of the plan before that could be sent as it is.
+    fn usable(&self, by_address: &HashMap<IpAddr, usize>, before: &PlannedFlow) -> Option<(usize, usize, usize)> {
+        let ends = (by_address.get(&before.flow.source), by_address.get(&before.flow.destination));
+        let (Some(&from), Some(&to)) = ends else { return None };
+        let size = self.options.size_of(before.size_bytes, before.flow.source)?;
+        let endpoints = self.world.endpoints;
+        let addresses = (before.flow.source, before.flow.destination);
+        let port = before.flow.source_port;
+        let in_range =
+            port.checked_sub(self.options.source_port_first).is_some_and(|at| at < self.options.source_ports);
+        let usable = in_range
+            && addresses_between(&endpoints[from], &endpoints[to]) == Some(addresses)
+            && endpoints[to].answers == Some(before.flow.destination_port)
+            && !self.ways.is_down(from)
+            && !self.ways.is_down(to);
+        usable.then_some((from, to, size))
     }
 
     /// It crosses a direction that lacks its size.
@@ -155,7 +183,7 @@ impl<'a> Builder<'a> {
 
     fn serves_blindly(&mut self, from: usize, to: usize) -> bool {
         let (target, per_s, endpoints) = (self.blind_target(), self.blind_per_s(), self.world.endpoints);
-        endpoints[from].rail == endpoints[to].rail
+        (self.options.fleet || endpoints[from].rail == endpoints[to].rail)
             && !self.ways.joined(from, to)
             && self.load[from].max(self.load[to]) + per_s <= target + 1e-9
     }
@@ -312,9 +340,10 @@ impl<'a> Builder<'a> {
         self.ways.out[endpoint].is_some_and(|(out, _)| self.ledger.lacks(out, size) || self.ledger.lacks(out ^ 1, size))
     }
 
-    /// Two NICs that may be probed with each other: not of one host, whose kernel would keep the packets.
+    /// Two NICs that may be probed with each other: of one family, and not of one host, whose kernel would keep the packets.
     fn may_join(&self, a: usize, b: usize) -> bool {
-        self.hosts[a] != self.hosts[b]
+        let endpoints = self.world.endpoints;
+        self.hosts[a] != self.hosts[b] && addresses_between(&endpoints[a], &endpoints[b]).is_some()
     }
 
     fn blind_target(&self) -> f64 {
@@ -370,40 +399,35 @@ impl<'a> Builder<'a> {
     fn new_flow(&mut self, from: usize, to: usize, size: usize, phase: Phase) -> bool {
         let endpoints = self.world.endpoints;
         let Some(answers) = endpoints[to].answers else { return false };
-        let Some(source_port) = self.free_port(from, to) else {
+        let Some((source, destination)) = addresses_between(&endpoints[from], &endpoints[to]) else { return false };
+        let Some(source_port) = self.free_port(from, source, destination) else {
             self.refused += 1;
             return false;
         };
-        let flow = Flow {
-            source: endpoints[from].address,
-            destination: endpoints[to].address,
-            transport: Transport::Udp,
-            source_port,
-            destination_port: answers,
-        };
-        let id = identifier(&flow, self.options.sizes_bytes[size], self.options.dscp);
+        let flow = Flow { source, destination, transport: Transport::Udp, source_port, destination_port: answers };
+        let id = identifier(&flow, self.options.payload_bytes(size, source), self.options.dscp);
         let interval_us = interval_us(self.per_s(from, to));
         self.add(from, to, flow, size, phase.start_us(interval_us, id))
     }
 
     /// A source port of its own: the same for the same pair and turn, whatever else is planned, unless it is taken.
-    fn free_port(&self, from: usize, to: usize) -> Option<u16> {
+    fn free_port(&self, from: usize, source: IpAddr, destination: IpAddr) -> Option<u16> {
         let Options { source_port_first, source_ports, seed, .. } = *self.options;
-        let taken = &self.ports[from];
-        if taken.len() >= usize::from(source_ports) {
+        let (taken, reserved) = (&self.ports[from], &self.reserved[from]);
+        if taken.len() + reserved.len() >= usize::from(source_ports) {
             return None;
         }
-        let pair = bits(self.world.endpoints[from].address) ^ mix(bits(self.world.endpoints[to].address));
+        let pair = bits(source) ^ mix(bits(destination));
         let turns =
             (taken.len() as u64..).map(|turn| mix(pair ^ mix(seed.wrapping_add(turn))) % u64::from(source_ports));
         #[expect(clippy::cast_possible_truncation, reason = "below a u16")]
         let mut ports = turns.map(|port| source_port_first + port as u16);
-        ports.find(|port| !taken.contains(port))
+        ports.find(|port| !taken.contains(port) && !reserved.contains(port))
     }
 
     fn add(&mut self, from: usize, to: usize, flow: Flow, size: usize, offset_us: u32) -> bool {
         let per_s = self.per_s(from, to);
-        let size_bytes = self.options.sizes_bytes[size];
+        let size_bytes = self.options.payload_bytes(size, flow.source);
         let id = identifier(&flow, size_bytes, self.options.dscp);
         let has_room =
             [from, to].iter().all(|end| self.load[*end] + per_s <= self.options.packets_per_s_per_nic_max + 1e-9);
@@ -421,7 +445,17 @@ impl<'a> Builder<'a> {
         self.of_host[self.hosts[from]] += 1;
         self.ports[from].insert(flow.source_port);
         let interval_us = interval_us(per_s);
-        self.flows.push(PlannedFlow { id, from, to, flow, size_bytes, interval_us, offset_us, dense: false });
+        self.flows.push(PlannedFlow {
+            id,
+            from,
+            to,
+            flow,
+            size_bytes,
+            interval_us,
+            offset_us,
+            dense: false,
+            job: None,
+        });
         true
     }
 
@@ -453,7 +487,7 @@ impl<'a> Builder<'a> {
                 uncovered,
             });
         }
-        Plan { flows: self.flows, covered, packets_per_s: self.load, blind_pairs: self.blind_pairs }
+        Plan { flows: self.flows, covered, packets_per_s: self.load, blind_pairs: self.blind_pairs, jobs: self.jobs }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a few sizes")]
@@ -516,8 +550,8 @@ impl<'a> Builder<'a> {
     }
 
     fn size_of(&self, at: usize) -> usize {
-        let size_bytes = self.flows[at].size_bytes;
-        self.options.sizes_bytes.iter().position(|size| *size == size_bytes).unwrap_or(0)
+        let PlannedFlow { size_bytes, flow, .. } = &self.flows[at];
+        self.options.size_of(*size_bytes, flow.source).unwrap_or(0)
     }
 }
 

@@ -46,6 +46,7 @@ pub fn clos(sizes: Clos) -> (Fabric, Vec<Endpoint>) {
             endpoints.push(Endpoint {
                 port: near.clone(),
                 address,
+                address_v6: None,
                 rail: format!("10.{rail}.0.0/16"),
                 nic: Some(nics.len()),
                 answers: Some(ANSWERS),

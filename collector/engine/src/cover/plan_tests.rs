@@ -20,7 +20,22 @@ fn planned_with(
     suspects: &Suspects,
     before: &[PlannedFlow],
 ) -> Plan {
-    let plan = plan(World { fabric, endpoints, placements, suspects, before }, options);
+    checked(World { fabric, endpoints, placements, suspects, before, jobs: &[] }, options)
+}
+
+fn planned_for(
+    fabric: &Fabric,
+    endpoints: &[Endpoint],
+    options: &Options,
+    jobs: &[Job],
+    before: &[PlannedFlow],
+) -> Plan {
+    let (placements, suspects) = (BTreeMap::new(), Suspects::default());
+    checked(World { fabric, endpoints, placements: &placements, suspects: &suspects, before, jobs }, options)
+}
+
+fn checked(world: World<'_>, options: &Options) -> Plan {
+    let (plan, endpoints) = (plan(world, options), world.endpoints);
     for (endpoint, packets_per_s) in endpoints.iter().zip(&plan.packets_per_s) {
         assert!(*packets_per_s <= options.packets_per_s_per_nic_max + 1e-6, "{}: {packets_per_s}", endpoint.port);
     }
@@ -29,7 +44,27 @@ fn planned_with(
     for flow in &plan.flows {
         assert_ne!(endpoints[flow.from].port.node, endpoints[flow.to].port.node, "a host does not probe itself");
     }
+    let tuples: BTreeSet<_> = plan.flows.iter().map(|flow| (flow.from, flow.flow.source_port)).collect();
+    assert_eq!(tuples.len(), plan.flows.len(), "a port is of one flow of its NIC");
+    for (job, of_plan) in world.jobs.iter().zip(&plan.jobs) {
+        assert_eq!(job.name, of_plan.name);
+        assert!(of_plan.pairs_probed <= of_plan.pairs, "{of_plan:?}");
+    }
     plan
+}
+
+fn job(name: &str, hosts: impl IntoIterator<Item = u32>) -> Job {
+    Job { name: name.into(), hosts: hosts.into_iter().map(|host| format!("host{host}")).collect() }
+}
+
+/// Hosts of the pairs that are probed for a job, sender first, of one rail.
+fn pairs_of(plan: &Plan, endpoints: &[Endpoint], job: &str, rail: &str) -> BTreeSet<(String, String)> {
+    let flows = plan.flows.iter().filter(|flow| flow.job.as_deref() == Some(job) && endpoints[flow.from].rail == rail);
+    flows.map(|flow| (endpoints[flow.from].port.node.clone(), endpoints[flow.to].port.node.clone())).collect()
+}
+
+fn packets_per_s(plan: &Plan) -> f64 {
+    plan.packets_per_s.iter().sum()
 }
 
 fn ids(plan: &Plan) -> BTreeSet<u64> {
@@ -217,4 +252,216 @@ fn starts_are_spread_over_the_interval() {
         quarters[(flow.offset_us / (flow.interval_us / 4 + 1)) as usize] += 1;
     }
     assert!(quarters.iter().all(|count| count * 8 > plan.flows.len()), "{quarters:?}");
+}
+
+#[test]
+fn a_jobs_nics_are_probed_in_its_steps_by_rank_on_each_rail_in_each_size() {
+    let (fabric, endpoints) = clos(LAB);
+    let ring = &[(6, 1), (1, 4), (4, 6)][..];
+    for (shape, expected) in [
+        (Shape::Ring, ring),
+        (Shape::Mesh, ring),
+        (Shape::AllToAll, &[(6, 1), (1, 4), (4, 6), (1, 6), (4, 1), (6, 4)]),
+        // Host 1 hands over to host 6 and hears of it last.
+        (Shape::HalvingDoubling, &[(1, 6), (6, 4), (4, 6), (6, 1)]),
+    ] {
+        let options = Options { shape, ..Options::default() };
+        let plan = planned_for(&fabric, &endpoints, &options, &[job("42", [6, 1, 4])], &[]);
+        let expected: BTreeSet<_> = expected.iter().map(|(a, b)| (format!("host{a}"), format!("host{b}"))).collect();
+        for rail in ["10.0.0.0/16", "10.1.0.0/16"] {
+            let pairs = pairs_of(&plan, &endpoints, "42", rail);
+            // In a mesh a pair has one sender, whoever that is.
+            let either = |(a, b): &(String, String)| expected.contains(&(b.clone(), a.clone()));
+            let is_right = pairs.iter().all(|pair| expected.contains(pair) || shape == Shape::Mesh && either(pair));
+            assert!(is_right && pairs.len() == expected.len(), "{shape:?} {rail}: {pairs:?}");
+        }
+        let flows = plan.flows.iter().filter(|flow| flow.job.is_some());
+        assert_eq!(flows.clone().count(), 2 * 2 * expected.len(), "each size on each rail: {shape:?}");
+        assert!(flows.clone().all(|flow| flow.scope(&endpoints) == Scope::Job));
+        let of_job = JobPlan {
+            name: "42".into(),
+            nics: 6,
+            hosts_without: 0,
+            pairs: 2 * expected.len(),
+            pairs_probed: 2 * expected.len(),
+        };
+        assert_eq!(plan.jobs, [of_job]);
+        assert!((plan.coverage() - 1.0).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn what_is_probed_for_a_job_covers_links_and_the_total_is_less_than_that_of_both() {
+    let (fabric, endpoints) = clos(LAB);
+    let calm = planned(&fabric, &endpoints, &Options::default());
+    let all = [job("all", 0..8)];
+    let with = planned_for(&fabric, &endpoints, &Options::default(), &all, &calm.flows);
+    assert_eq!((with.jobs[0].pairs, with.jobs[0].pairs_probed), (2 * 28, 2 * 28));
+    assert!((with.coverage() - 1.0).abs() < 1e-9);
+    // A mesh of eight is seven pairs of each NIC, a packet a second in each of two sizes.
+    let alone = 16.0 * 7.0 * 2.0;
+    assert!(packets_per_s(&with) >= alone);
+    assert!(packets_per_s(&with) < 0.75 * (packets_per_s(&calm) + alone), "{} {alone}", packets_per_s(&with));
+    for covered in &with.covered {
+        assert!(covered.certainty >= 0.999, "{}: {covered:?}", fabric.name(covered.direction));
+    }
+}
+
+#[test]
+fn a_job_that_starts_or_ends_leaves_the_flows_of_other_jobs_and_takes_all_its_own_with_it() {
+    let (fabric, endpoints) = clos(LAB);
+    let options = Options::default();
+    let (first, second) = (job("1", [0, 4, 1]), job("2", [2, 5, 6, 1]));
+    let flows_of = |plan: &Plan, name: &str| -> BTreeSet<u64> {
+        plan.flows.iter().filter(|flow| flow.job.as_deref() == Some(name)).map(|flow| flow.id).collect()
+    };
+    let calm = planned_for(&fabric, &endpoints, &options, &[], &[]);
+    let one = planned_for(&fabric, &endpoints, &options, std::slice::from_ref(&first), &calm.flows);
+    assert!(!flows_of(&one, "1").is_empty());
+    let again = planned_for(&fabric, &endpoints, &options, std::slice::from_ref(&first), &one.flows);
+    assert_eq!(one, again, "a plan made again keeps all its flows, in their order");
+    let both = planned_for(&fabric, &endpoints, &options, &[first.clone(), second.clone()], &one.flows);
+    assert_eq!(flows_of(&both, "1"), flows_of(&one, "1"));
+    assert_eq!(both, planned_for(&fabric, &endpoints, &options, &[first, second.clone()], &both.flows));
+    let other = planned_for(&fabric, &endpoints, &options, &[second], &both.flows);
+    assert_eq!(flows_of(&other, "2"), flows_of(&both, "2"));
+    assert!(flows_of(&other, "1").is_empty() && other.jobs.len() == 1);
+    let over = planned_for(&fabric, &endpoints, &options, &[], &other.flows);
+    assert!(over.flows.iter().all(|flow| flow.job.is_none()) && over.jobs.is_empty());
+    assert!((over.coverage() - 1.0).abs() < 1e-9);
+    assert!(packets_per_s(&over) <= 1.1 * packets_per_s(&calm), "{} {}", packets_per_s(&over), packets_per_s(&calm));
+}
+
+#[test]
+fn a_job_too_large_for_the_budget_has_an_even_part_of_its_pairs_and_what_is_left_out_is_counted() {
+    let (fabric, endpoints) = clos(Clos { rails: 1, leaves_per_rail: 4, hosts_per_leaf: 16, spines: 2 });
+    // Half of it is ten pairs of each NIC in both sizes, of 31 that a mesh of 32 has.
+    let options = Options { packets_per_s_per_nic_max: 40.0, ..Options::default() };
+    let jobs = [job("even", (0..64).step_by(2)), job("odd", (0..64).skip(1).step_by(2))];
+    let plan = planned_for(&fabric, &endpoints, &options, &jobs, &[]);
+    assert!((plan.coverage() - 1.0).abs() < 1e-9);
+    for (of_plan, job) in plan.jobs.iter().zip(&jobs) {
+        let pairs = pairs_of(&plan, &endpoints, &job.name, &endpoints[0].rail);
+        assert_eq!((of_plan.pairs, of_plan.pairs_probed), (32 * 31 / 2, pairs.len()), "{}", job.name);
+        for host in &job.hosts {
+            let own = pairs.iter().filter(|(a, b)| a == host || b == host).count();
+            assert!((8..=10).contains(&own), "{host} of {}: {own}", job.name);
+        }
+        // Neighbours by rank and far ones alike.
+        let rank = |host: &String| job.hosts.iter().position(|of_job| of_job == host).unwrap();
+        let near = pairs.iter().filter(|(a, b)| rank(a).abs_diff(rank(b)) <= 8).count();
+        assert!((pairs.len() / 4..pairs.len() * 3 / 4).contains(&near), "{near} of {}", pairs.len());
+    }
+    let one = planned_for(&fabric, &endpoints, &options, &jobs[..1], &plan.flows);
+    assert_eq!(one.jobs[0], plan.jobs[0], "what one has is not at the cost of another");
+    // Fewer packets than links alone need: links come first.
+    let (fabric, endpoints) = clos(LAB);
+    for packets_per_s_per_nic_max in [4.0, 11.0, 13.0] {
+        let options = Options { packets_per_s_per_nic_max, ..Options::default() };
+        let calm = planned(&fabric, &endpoints, &options);
+        let with = planned_for(&fabric, &endpoints, &options, &[job("all", 0..8)], &calm.flows);
+        assert!(with.coverage() >= calm.coverage(), "{} {}", with.coverage(), calm.coverage());
+        assert_eq!(with.flows, planned_for(&fabric, &endpoints, &options, &[job("all", 0..8)], &with.flows).flows);
+    }
+}
+
+#[test]
+fn a_pair_of_two_jobs_is_probed_once_and_who_cannot_answer_asks() {
+    let (fabric, mut endpoints) = clos(LAB);
+    for endpoint in &mut endpoints {
+        let is_silent = ["host1", "host2"].contains(&endpoint.port.node.as_str());
+        endpoint.answers = endpoint.answers.filter(|_| !is_silent);
+    }
+    // "away" is on no host that probes; one job is of one host alone.
+    let mut jobs = [job("a", [0, 1, 2]), job("b", [1, 0, 5]), job("alone", [3])];
+    jobs[1].hosts.push("away".to_owned());
+    let plan = planned_for(&fabric, &endpoints, &Options::default(), &jobs, &[]);
+    let pairs = |name| pairs_of(&plan, &endpoints, name, "10.0.0.0/16");
+    let named = |pairs: &[(&str, &str)]| -> BTreeSet<(String, String)> {
+        pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    };
+    assert_eq!(pairs("a"), named(&[("host1", "host0"), ("host2", "host0")]));
+    assert!(!pairs("b").contains(&("host1".to_owned(), "host0".to_owned())) && pairs("b").len() == 2);
+    let counts: Vec<_> =
+        plan.jobs.iter().map(|job| (job.nics, job.hosts_without, job.pairs, job.pairs_probed)).collect();
+    assert_eq!(counts, [(6, 0, 6, 4), (6, 1, 6, 6), (2, 0, 0, 0)]);
+}
+
+#[test]
+fn pairs_of_the_whole_fleet_cover_links_as_well_and_cross_from_rail_to_rail() {
+    let (fabric, endpoints) = clos(LAB);
+    let options = Options { fleet: true, ..Options::default() };
+    let plan = planned_for(&fabric, &endpoints, &options, &[], &[]);
+    assert!((plan.coverage() - 1.0).abs() < 1e-9);
+    let by_rail = planned(&fabric, &endpoints, &Options::default());
+    assert!(
+        packets_per_s(&plan) <= 1.25 * packets_per_s(&by_rail),
+        "{} {}",
+        packets_per_s(&plan),
+        packets_per_s(&by_rail)
+    );
+    // Each leaf with each, of whatever rail.
+    let leaf = |end: usize| fabric.head(fabric.outward(&fabric.nics()[endpoints[end].nic.unwrap()]));
+    let leaves: BTreeSet<_> = plan
+        .flows
+        .iter()
+        .map(|flow| (leaf(flow.from).min(leaf(flow.to)), leaf(flow.from).max(leaf(flow.to))))
+        .collect();
+    assert_eq!(leaves.iter().filter(|(a, b)| a != b).count(), 6, "{leaves:?}");
+    let scopes: BTreeSet<_> = plan.flows.iter().map(|flow| flow.scope(&endpoints)).collect();
+    assert_eq!(scopes, [Scope::Rail, Scope::Fleet].into());
+    assert_eq!(planned_for(&fabric, &endpoints, &options, &[], &plan.flows).flows, plan.flows);
+    let jobs = [job("1", 0..5)];
+    let with = planned_for(&fabric, &endpoints, &options, &jobs, &plan.flows);
+    assert!((with.coverage() - 1.0).abs() < 1e-9);
+    assert_eq!(with, planned_for(&fabric, &endpoints, &options, &jobs, &with.flows));
+}
+
+#[test]
+fn each_pair_is_probed_over_a_family_that_both_have_and_long_packets_are_equally_long() {
+    let (fabric, mut endpoints) = clos(LAB);
+    for (number, endpoint) in endpoints.iter_mut().enumerate() {
+        let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::try_from(number).unwrap() + 1]);
+        // Of each leaf: one host of IPv4 alone, one of IPv6 alone, and two of both.
+        match number / 2 % 4 {
+            0 => {}
+            1 => endpoint.address = v6,
+            _ => endpoint.address_v6 = Some(v6),
+        }
+    }
+    let jobs = [job("1", [0, 1, 2, 3])];
+    let options = Options::default();
+    let plan = planned_for(&fabric, &endpoints, &options, &jobs, &[]);
+    for flow in &plan.flows {
+        let (from, to) = (&endpoints[flow.from], &endpoints[flow.to]);
+        assert_eq!(Some((flow.flow.source, flow.flow.destination)), addresses_between(from, to));
+        let expected = if flow.flow.source.is_ipv6() { [64, 1438] } else { [64, 1458] };
+        assert!(expected.contains(&flow.size_bytes), "{flow:?}");
+    }
+    let over_v6 = plan.flows.iter().filter(|flow| flow.flow.source.is_ipv6()).count();
+    assert!(over_v6 > 0 && over_v6 < plan.flows.len());
+    // Host 0 and host 1 have no family in common.
+    assert_eq!((plan.jobs[0].pairs, plan.jobs[0].pairs_probed), (12, 10));
+    assert!((plan.coverage() - 1.0).abs() < 1e-9);
+    assert_eq!(plan, planned_for(&fabric, &endpoints, &options, &jobs, &plan.flows));
+    // Hosts that get an address of IPv4 are probed over that one from then on.
+    for (number, endpoint) in endpoints.iter_mut().enumerate().filter(|(_, endpoint)| endpoint.address.is_ipv6()) {
+        endpoint.address_v6 = Some(endpoint.address);
+        endpoint.address = IpAddr::from([10, 77, 0, u8::try_from(number).unwrap()]);
+    }
+    let later = planned_for(&fabric, &endpoints, &options, &jobs, &plan.flows);
+    assert!(later.flows.iter().all(|flow| flow.flow.source.is_ipv4()));
+    let others: BTreeSet<_> =
+        plan.flows.iter().filter(|flow| flow.job.is_some() && flow.flow.source.is_ipv4()).map(|flow| flow.id).collect();
+    assert!(others.is_subset(&ids(&later)));
+}
+
+#[test]
+fn a_size_that_is_another_when_shorter_stays_itself() {
+    let options = Options { sizes_bytes: vec![64, 84, 1438, 1458], ..Options::default() };
+    let v6 = IpAddr::from([0; 16]);
+    let payloads: Vec<_> = (0..4).map(|size| options.payload_bytes(size, v6)).collect();
+    assert_eq!(payloads, [64, 84, 1418, 1458]);
+    assert!((0..4).all(|size| options.size_of(payloads[size], v6) == Some(size)));
+    assert_eq!(options.size_of(1438, v6), None);
 }

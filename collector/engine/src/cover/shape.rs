@@ -43,6 +43,19 @@ impl Shape {
         }
     }
 
+    /// The pairs of all rounds: those of [`Self::round`], counted without listing them.
+    #[must_use]
+    pub fn pairs(self, members: usize) -> usize {
+        match self {
+            _ if members < 2 => 0,
+            Self::Mesh => members * (members - 1) / 2,
+            Self::AllToAll => members * (members - 1),
+            Self::Ring | Self::HalvingDoubling | Self::HierarchicalRing => {
+                (0..self.rounds(members)).map(|round| self.round(members, round).len()).sum()
+            }
+        }
+    }
+
     /// The pairs of a round, which is below [`Self::rounds`].
     #[must_use]
     pub fn round(self, members: usize, round: usize) -> Vec<(usize, usize)> {
@@ -124,6 +137,7 @@ mod tests {
                     );
                 }
                 assert_eq!(all(shape, members).is_empty(), members < 2, "{shape:?} of {members}");
+                assert_eq!(all(shape, members).concat().len(), shape.pairs(members), "{shape:?} of {members}");
             }
         }
     }

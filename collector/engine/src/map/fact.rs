@@ -79,6 +79,16 @@ impl<T: PartialEq> Fact<T> {
         }
     }
 
+    /// Somebody who is there says it.
+    pub fn is_said(&self) -> bool {
+        self.claims.values().any(|claim| claim.until.is_none())
+    }
+
+    /// Somebody who is there says it by this source.
+    pub fn is_said_by(&self, source: Source) -> bool {
+        self.claims.iter().any(|((_, by), claim)| *by == source && claim.until.is_none())
+    }
+
     pub fn belief(&self) -> Belief {
         self.belief_of(|_| true)
     }
@@ -101,7 +111,7 @@ impl<T: PartialEq> Fact<T> {
         let mut reporters: Vec<String> = self.claims.keys().map(|(reporter, _)| reporter.to_string()).collect();
         reporters.dedup();
         reporters.truncate(NAMED_MAX);
-        let is_said = self.claims.values().any(|claim| claim.until.is_none());
+        let is_said = self.is_said();
         let last = self.claims.values().filter_map(|claim| claim.until).max();
         Standing {
             confidence,

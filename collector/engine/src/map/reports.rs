@@ -276,7 +276,7 @@ impl Map {
 }
 
 /// Addresses that say where something is: neither of every host, nor of one cable alone.
-fn is_unicast(address: &IpAddr) -> bool {
+pub(super) fn is_unicast(address: &IpAddr) -> bool {
     let is_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         // fe80::/10, RFC 4291 section 2.5.6.

@@ -7,7 +7,7 @@
 use super::fabric::{Fabric, Link, Nic, Node, PortName};
 use super::fact::{Belief, Fact, Standing};
 use super::reports::{Map, Trace};
-use super::statement::{Flow, NodeKind};
+use super::statement::{Flow, NodeKind, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -121,8 +121,8 @@ pub struct Topology {
     pub(super) traces: BTreeMap<Flow, Trace>,
     /// Of each address that is known, the port that has it.
     pub(super) port_of: BTreeMap<IpAddr, PortName>,
-    /// Of each node, whether all its ports with a cable have known addresses.
-    pub(super) all_addresses: BTreeMap<String, bool>,
+    /// Of each node, whether all its ports with a cable have known addresses, of IPv4 and of IPv6.
+    pub(super) all_addresses: BTreeMap<String, [bool; 2]>,
 }
 
 impl Map {
@@ -210,10 +210,19 @@ impl Map {
         best.into_iter().map(|(address, (port, _))| (address, port.clone())).collect()
     }
 
-    /// The cables of which no two are at one port.
+    /// A switch that is there says which ports it has, and this is none of them.
+    fn is_no_port(&self, port: &PortName) -> bool {
+        let speaks = self.nodes.get(&port.node).is_some_and(|fact| fact.is_said_by(Source::Switch));
+        speaks && !self.ports.get(port).is_some_and(|fact| fact.is_said_by(Source::Switch))
+    }
+
+    /// The cables of which no two are at one port. What only those say who went away goes at once where a switch has no such port any more.
     fn cables_believed(&self, listed: &mut Listed) -> Vec<((&PortName, &PortName), &Fact<()>)> {
+        let is_there = |((a, b), fact): &(&(PortName, PortName), &Fact<()>)| {
+            fact.is_said() || !(self.is_no_port(a) || self.is_no_port(b))
+        };
         let mut all: Vec<(Belief, _, _)> =
-            self.cables.iter().map(|((a, b), fact)| (fact.belief(), (a, b), fact)).collect();
+            self.cables.iter().filter(is_there).map(|((a, b), fact)| (fact.belief(), (a, b), fact)).collect();
         all.sort_by(|x, y| y.0.total_cmp(&x.0).then_with(|| x.1.cmp(&y.1)));
         let mut at: BTreeMap<&PortName, ((&PortName, &PortName), &Fact<()>)> = BTreeMap::new();
         let mut taken = Vec::new();
@@ -384,11 +393,14 @@ fn heights<'m>(
     height
 }
 
-fn all_addresses(fabric: &Fabric, port_of: &BTreeMap<IpAddr, PortName>) -> BTreeMap<String, bool> {
-    let with_address: BTreeSet<&PortName> = port_of.values().collect();
+fn all_addresses(fabric: &Fabric, port_of: &BTreeMap<IpAddr, PortName>) -> BTreeMap<String, [bool; 2]> {
+    let of_family =
+        |is_v6: bool| port_of.iter().filter(move |(address, _)| address.is_ipv6() == is_v6).map(|(_, port)| port);
+    let with_address: [BTreeSet<&PortName>; 2] = [false, true].map(|is_v6| of_family(is_v6).collect());
     let mut all = BTreeMap::new();
     for port in fabric.links().iter().flat_map(|link| [&link.a, &link.b]) {
-        *all.entry(port.node.clone()).or_insert(true) &= with_address.contains(port);
+        let of_node: &mut [bool; 2] = all.entry(port.node.clone()).or_insert([true; 2]);
+        of_node.iter_mut().zip(&with_address).for_each(|(all, with)| *all &= with.contains(port));
     }
     all
 }

@@ -5,7 +5,7 @@
 //! whose addresses are all known: it narrows too. Never: a path that the map does not have.
 
 use super::fabric::{Path, PathSet, PortName};
-use super::reports::{TRACE_FRESH_NS, Trace};
+use super::reports::{TRACE_FRESH_NS, Trace, is_unicast};
 use super::statement::Flow;
 use super::topology::Topology;
 use crate::Timestamp;
@@ -96,7 +96,11 @@ impl Topology {
                 None => true,
                 Some(address) => match self.port_of.get(address) {
                     Some(port) => port.node == *node,
-                    None => !self.all_addresses.get(node).copied().unwrap_or(false),
+                    // An address of one cable alone is never known.
+                    None => {
+                        !is_unicast(address)
+                            || !self.all_addresses.get(node).is_some_and(|all| all[usize::from(address.is_ipv6())])
+                    }
                 },
             })
     }

@@ -194,6 +194,31 @@ fn a_cable_outlives_the_word_of_one_end_with_less_confidence_and_of_both_for_a_w
 }
 
 #[test]
+fn a_cable_of_who_left_goes_with_the_port_of_a_switch_that_speaks() {
+    use Source::{Host, Lldp, Switch};
+    let with = &["switch l0", "port l0:e0 up", "cable l0:e0 h0:e0"][..];
+    let mut map = map(&[("h0", Host, H0), ("h0", Lldp, H0_HEARD), ("l0", Switch, with)]);
+    let links = |map: &Map| shown(&map.topology()).0;
+    let says = |map: &mut Map, lines: &[&str], at| {
+        map.report("l0", Switch, lines.iter().map(|line| statement(line)).collect(), Timestamp(at));
+    };
+    // The port is there, dark: the cable may be, too.
+    says(&mut map, &["switch l0", "port l0:e0 down"], 10);
+    map.gone("h0", Timestamp(11));
+    assert_eq!(links(&map), "h0:e0-l0:e0!");
+    says(&mut map, &["switch l0", "port l0:e1 up"], 12);
+    assert_eq!(links(&map), "");
+    // Whoever is there is believed.
+    map.report("h0", Lldp, H0_HEARD.iter().map(|line| statement(line)).collect(), Timestamp(13));
+    assert_eq!(links(&map), "h0:e0-l0:e0");
+    // A switch that does not speak takes nothing back.
+    map.gone("h0", Timestamp(14));
+    assert_eq!(links(&map), "");
+    map.gone("l0", Timestamp(15));
+    assert_eq!(links(&map), "h0:e0-l0:e0");
+}
+
+#[test]
 fn who_comes_back_counts_whole_and_who_says_less_loses_the_rest() {
     let mut map = map(&[("h0", Source::Host, H0), ("h0", Source::Lldp, H0_HEARD)]);
     let whole = map.topology().links[0].standing.clone();
@@ -260,6 +285,17 @@ fn a_fresh_trace_of_the_flow_itself_makes_its_path_exact() {
         ("only the middle answered", true, words(&["?", "10.128.0.0", "?"]), true, second, 5, true, "s0"),
         ("nobody answered", true, words(&["?", "?", "?"]), true, second, 5, false, "s0 s1"),
         ("an address that is not s0's, whose addresses are all known", false, over(1), true, second, 5, true, "s1"),
+        (
+            "one of IPv6, of which no spine's are known",
+            true,
+            words(&["10.0.0.0", "fd00::9", "10.0.1.0"]),
+            true,
+            second,
+            5,
+            false,
+            "s0 s1",
+        ),
+        ("one of a cable alone", false, words(&["10.0.0.0", "fe80::1", "10.0.1.0"]), true, second, 5, false, "s0 s1"),
         ("it got stuck after the spine", true, words(&["10.0.0.0", "10.128.1.0"]), false, second, 5, true, "s1"),
         ("a way that is not on the map", true, words(&["10.0.0.0", "10.0.1.0"]), true, second, 5, false, "s0 s1"),
     ];

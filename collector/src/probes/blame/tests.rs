@@ -13,8 +13,14 @@ fn planned() -> Planned {
     let options = cover::Options::default();
     let suspects = Suspects::default();
     let unplaced = BTreeMap::new();
-    let world =
-        World { fabric: &fabric, endpoints: &endpoints, placements: &unplaced, suspects: &suspects, before: &[] };
+    let world = World {
+        fabric: &fabric,
+        endpoints: &endpoints,
+        placements: &unplaced,
+        suspects: &suspects,
+        before: &[],
+        jobs: &[],
+    };
     let plan = cover::plan(world, &options);
     let mut placements = BTreeMap::new();
     for flow in &plan.flows {
