@@ -300,6 +300,8 @@ mod tests {
         let lender = Lender::bind(&path).unwrap();
         let helper = sequenced().unwrap();
         connect(helper.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        send(helper.as_raw_fd(), &Told::State(None).encode(), MsgFlags::empty()).unwrap();
+        let state = lender.state();
         let key = Key::new(b"0123456789abcdef").unwrap();
         let socket = StampedSocket::bind("127.0.0.1:0".parse().unwrap(), 0).unwrap();
         let target = socket.local().unwrap();
@@ -308,6 +310,11 @@ mod tests {
         let (counts, stop) = (responder.counts(), Arc::new(AtomicBool::new(false)));
         let told_to_stop = Arc::clone(&stop);
         let thread = std::thread::spawn(move || responder.run(&told_to_stop));
+        let until = std::time::Instant::now() + PATIENCE;
+        while state.off().is_some() {
+            assert!(std::time::Instant::now() < until, "the helper is there: {:?}", state.off());
+            std::thread::sleep(Duration::from_millis(1));
+        }
 
         let socket = || {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -489,6 +489,12 @@ impl QueuePair {
         done(doing, unsafe { (self.device.library.modify_qp)(self.qp, &raw mut attributes, mask) })
     }
 
+    /// Puts it into the error state, in which what is under way comes to an end.
+    pub(super) fn fail(&self) -> Result<(), VerbsError> {
+        let failed = QpAttr { qp_state: sys::QPS_ERR, ..QpAttr::default() };
+        self.modify("have a queue pair give up", failed, sys::QP_STATE)
+    }
+
     /// Whether its NIC has put it into the error state.
     pub(super) fn is_in_error(&self) -> Result<bool, VerbsError> {
         let (mut attributes, mut made_with) = (QpAttr::default(), QpInitAttr::default());
@@ -510,7 +516,7 @@ impl QueuePair {
         self.modify("let a queue pair send", sending, sys::QP_STATE | sys::QP_SQ_PSN)
     }
 
-    /// Joins a reliably connected one to its other end, from whatever state it is in: what was under way is dropped.
+    /// Joins a reliably connected one to its other end, from whatever state it is in. Nothing is under way.
     pub(super) fn join(&self, join: &Join) -> Result<(), VerbsError> {
         let Join { route, number, mtu, receive_psn, send_psn, timeout } = *join;
         let state = |qp_state| QpAttr { qp_state, ..QpAttr::default() };

@@ -171,8 +171,10 @@ struct Flow {
     lent: Option<Lent>,
     /// Of the next write that is sent, or the one under way.
     psn: u32,
-    /// A write has failed; since when the queue pair waits to be joined again.
+    /// A write has failed, or was given up; since when the queue pair waits to be joined again.
     broken_ns: Option<u64>,
+    /// The NIC has a write of which it has not told what became.
+    is_under_way: bool,
     free: Vec<u16>,
     in_flight: VecDeque<Probe>,
     next: u64,
@@ -236,6 +238,7 @@ impl Flow {
             lent: None,
             psn,
             broken_ns: None,
+            is_under_way: false,
             free: (0..SLOTS).collect(),
             in_flight: VecDeque::new(),
             next: 0,
@@ -283,8 +286,10 @@ impl Flow {
             Service::Connected => {
                 self.psn = self.asked_psn;
                 // One that is broken is joined in its time.
-                if self.broken_ns.is_none() {
-                    self.join()?;
+                match (self.broken_ns, self.is_under_way) {
+                    (Some(_), _) => {}
+                    (None, true) => self.sever(monotonic_ns())?,
+                    (None, false) => self.join()?,
                 }
                 Ok(had_one)
             }
@@ -295,7 +300,7 @@ impl Flow {
     /// packet that it has not had, and the write that begins anew has it among its own. Of those before, which it has had, it says so again
     /// (InfiniBand architecture, 9.7.5.1.2).
     fn join(&mut self) -> Result<(), VerbsError> {
-        self.broken_ns = None;
+        (self.broken_ns, self.is_under_way) = (None, false);
         let Some(lent) = &self.lent else { return Ok(()) };
         self.queue_pair.join(&Join {
             route: self.route,
@@ -314,15 +319,20 @@ impl Flow {
         }
     }
 
-    /// Joins a queue pair again whose write has failed, once its NIC is through with it: a driver may tell of the failed request first and put the
+    /// Has the NIC give up what is under way, which [`Self::mend`] awaits. A reset alone would do by the standard; software RoCE loses count of its
+    /// requests where it is reset with one under way (6.1 and 6.12: rxe_qp_reset lets the requester note where the queue begins before
+    /// the completer empties it).
+    fn sever(&mut self, now_ns: u64) -> Result<(), VerbsError> {
+        self.broken_ns = Some(now_ns);
+        self.queue_pair.fail()
+    }
+
+    /// Joins a broken queue pair again, once its NIC is through with it: a driver may tell of the failed request first and put the
     /// queue pair into its error state afterwards, which would undo a reset in between.
     fn mend(&mut self, now_ns: u64) -> Result<(), VerbsError> {
-        match self.broken_ns {
-            Some(since_ns) if self.queue_pair.is_in_error()? || now_ns.saturating_sub(since_ns) >= BREAKING_NS => {
-                self.join()
-            }
-            _ => Ok(()),
-        }
+        let Some(since_ns) = self.broken_ns else { return Ok(()) };
+        let is_over = now_ns.saturating_sub(since_ns) >= BREAKING_NS;
+        if is_over || (!self.is_under_way && self.queue_pair.is_in_error()?) { self.join() } else { Ok(()) }
     }
 
     fn send(&mut self) -> Result<(), VerbsError> {
@@ -347,6 +357,7 @@ impl Flow {
                 let (part, to) = ((&self.region, 0, self.size_bytes), (lent.region_at, lent.region_key));
                 let sent = now();
                 self.queue_pair.write(sequence, part, to)?;
+                self.is_under_way = true;
                 sent
             }
             (Service::Datagram, None) => return Err(none),
@@ -388,6 +399,7 @@ impl Flow {
                 Ok(at.and_then(|at| self.in_flight.remove(at)).map(|probe| answered(&probe, mono_ns)))
             }
             Service::Connected => {
+                self.is_under_way &= done.id + 1 != self.next;
                 // Of a write that was given up, its NIC may still speak.
                 let Some(probe) = self.in_flight.pop_front_if(|probe| probe.sequence == done.id) else {
                     return Ok(None);
@@ -430,7 +442,7 @@ impl Flow {
         if !overdue.is_empty() {
             self.doubt();
             if self.service == Service::Connected {
-                self.join()?;
+                self.sever(now_ns)?;
             }
         }
         Ok(overdue)
