@@ -55,10 +55,11 @@ impl Wire {
             shell(&format!("modprobe {module}"));
         }
         // The loader looks for the library, and the library for its providers, here alone. A virtual machine's root is its own.
+        // What is there stays: this process has it mapped from the test before, and would lose its relocations.
         let prefix = prefix();
         let libraries = "usr/lib/x86_64-linux-gnu";
         shell(&format!(
-            "for f in {prefix}/etc/libibverbs.d {prefix}/{libraries}/libibverbs; do [ ! -e $f ] || cp -aT $f ${{f#{prefix}}}; done
+            "for f in {prefix}/etc/libibverbs.d {prefix}/{libraries}/libibverbs; do [ ! -e $f ] || cp -anT $f ${{f#{prefix}}}; done
              for f in {prefix}/{libraries}/lib*.so.* {prefix}/lib/x86_64-linux-gnu/lib*.so.*; do [ ! -e $f ] || cp -an $f /{libraries}/; done",
             prefix = prefix.display()
         ));
