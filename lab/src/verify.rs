@@ -100,6 +100,8 @@ pub struct Verdict {
     pub exact_right: usize,
     /// Of the others, that took one of those predicted.
     pub set_right: usize,
+    /// Why no one way was predicted of these, in the collector's words, and of how many.
+    pub set_because: BTreeMap<String, usize>,
     /// Those of which no way was predicted: the map lacks the links.
     pub unpredicted: usize,
     /// Those that took another.
@@ -130,6 +132,8 @@ pub struct PathsFound {
     pub exact: usize,
     /// Of those, that took one of several predicted.
     pub as_set: usize,
+    /// Why these were not predicted exactly, in the collector's words, and how many.
+    pub as_set_because: BTreeMap<String, usize>,
     /// Of those, that took another, or of which none was predicted.
     pub wrong: Vec<WrongFlow>,
     /// Flows beside those, whose packet was not seen all its way.
@@ -178,6 +182,7 @@ impl Verdict {
             checked: self.captured,
             exact: self.exact_right,
             as_set: self.set_right,
+            as_set_because: self.set_because.clone(),
             wrong: self.wrong.clone(),
             unseen: self.flows - self.captured,
             seconds: self.flows_s,
@@ -378,12 +383,15 @@ fn check(lab: &Lab, flows: &[Flow], verdict: &mut Verdict) -> Result<()> {
         verdict.flows += 1;
         let Some(took) = ways.remove(&flow.number) else { continue };
         verdict.captured += 1;
-        let Some((exact, paths)) = predicted.get(&flow.number) else { continue };
+        let Some(Predicted { exact, paths, why }) = predicted.get(&flow.number) else { continue };
         verdict.exact += usize::from(*exact);
         verdict.unpredicted += usize::from(paths.is_empty());
         match (exact, paths.contains(&took)) {
             (true, true) => verdict.exact_right += 1,
-            (false, true) => verdict.set_right += 1,
+            (false, true) => {
+                verdict.set_right += 1;
+                *verdict.set_because.entry(why.clone()).or_default() += 1;
+            }
             (_, false) => verdict.wrong.push(WrongFlow {
                 flow: format!("{}>{}", flow.from.2, flow.to.2),
                 took,
@@ -418,11 +426,19 @@ fn at_port<'p>(plan: &'p Plan, node: &str, port: &str) -> Option<&'p Link> {
     plan.links.iter().find(|link| is_end(&link.a) || is_end(&link.b))
 }
 
-type Predicted = BTreeMap<u32, (bool, Vec<Vec<String>>)>;
+/// What the collector says of a flow.
+struct Predicted {
+    /// One way, and it is the one.
+    exact: bool,
+    /// The likeliest first.
+    paths: Vec<Vec<String>>,
+    /// What this rests on.
+    why: String,
+}
 
-/// What the collector predicts of each flow: whether exactly, and the ways.
-fn predictions(lab: &Lab, flows: &[Flow]) -> Result<Predicted> {
-    let (found, failed) = (Mutex::new(Predicted::new()), Mutex::new(None));
+/// What the collector predicts of each flow.
+fn predictions(lab: &Lab, flows: &[Flow]) -> Result<BTreeMap<u32, Predicted>> {
+    let (found, failed) = (Mutex::new(BTreeMap::new()), Mutex::new(None));
     thread::scope(|scope| {
         for part in flows.chunks(flows.len().div_ceil(ASKERS).max(1)) {
             let (found, failed) = (&found, &failed);
@@ -448,7 +464,7 @@ fn predictions(lab: &Lab, flows: &[Flow]) -> Result<Predicted> {
     }
 }
 
-fn predict(lab: &Lab, flow: &Flow) -> Result<(bool, Vec<Vec<String>>)> {
+fn predict(lab: &Lab, flow: &Flow) -> Result<Predicted> {
     let ((from, from_port, source), (to, to_port, destination)) = (&flow.from, &flow.to);
     let answer = daemons::get(
         lab,
@@ -465,7 +481,11 @@ fn predict(lab: &Lab, flow: &Flow) -> Result<(bool, Vec<Vec<String>>)> {
         let links = elements.filter_map(|element| element["direction"].as_str());
         links.map(str::to_owned).collect::<Vec<_>>()
     };
-    Ok((answer["exact"] == true, paths.iter().map(way).collect()))
+    Ok(Predicted {
+        exact: answer["exact"] == true,
+        paths: paths.iter().map(way).collect(),
+        why: answer["why"].as_str().unwrap_or_default().to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -38,6 +38,10 @@ pub const TRACE_HOPS_MAX: u8 = 32;
 pub const PACE: Duration = Duration::from_millis(2);
 /// How long an answer is waited for after the last packet of a round.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Beside four times the slowest answer, after which no further one is expected: a host that has much to do answers in parts.
+const QUIET: Duration = Duration::from_millis(20);
+/// Between two looks at what responders answered.
+const LOOK: Duration = Duration::from_millis(5);
 /// Where nobody listens, as traceroute has it.
 const CLOSED_PORT: u16 = 33_434;
 /// How often it is asked whether the destination is nearer than it seemed.
@@ -194,6 +198,51 @@ struct Tracer<'a> {
     heard: Vec<(OwnedFd, Family)>,
     /// By interface and source.
     senders: HashMap<(String, IpAddr), OwnedFd>,
+    /// From a round's last packet to the latest answer, of all rounds that asked how far a destination is.
+    slowest_ns: Option<u64>,
+}
+
+/// One round of asking how far destinations are.
+struct Round {
+    /// Places and hops.
+    asked: Vec<(usize, u8)>,
+    /// Each place is there, so that an answer is to come.
+    is_expected: bool,
+}
+
+/// When a round is over: [`SETTLE`] after its last packet; before, once all who are expected have answered and it has been quiet.
+struct Settling {
+    sent_ns: u64,
+    heard_ns: u64,
+    until_ns: u64,
+    missing: BTreeSet<usize>,
+}
+
+impl Settling {
+    /// The last packet of a round has left.
+    fn begin(round: &Round, now_ns: u64, deadline_ns: u64) -> Self {
+        let places = round.asked.iter().map(|(place, _)| *place);
+        let missing = if round.is_expected { places.collect() } else { BTreeSet::new() };
+        let until_ns = deadline_ns.min(now_ns + nanoseconds(SETTLE));
+        Self { sent_ns: now_ns, heard_ns: now_ns, until_ns, missing }
+    }
+
+    /// A place answered; how long after the last packet.
+    fn answered(&mut self, place: usize, now_ns: u64) -> u64 {
+        self.heard_ns = now_ns;
+        self.missing.remove(&place);
+        now_ns.saturating_sub(self.sent_ns)
+    }
+
+    /// When to stop waiting, as it stands, where the slowest answer of all rounds took so long.
+    fn ends_ns(&self, slowest_ns: Option<u64>) -> u64 {
+        match slowest_ns {
+            Some(slowest_ns) if self.missing.is_empty() => {
+                self.until_ns.min(self.heard_ns + nanoseconds(QUIET) + 4 * slowest_ns)
+            }
+            _ => self.until_ns,
+        }
+    }
 }
 
 impl<'a> Tracer<'a> {
@@ -210,7 +259,23 @@ impl<'a> Tracer<'a> {
             heard.push((fd, family));
         }
         let timeout = u64::try_from(options.timeout.as_nanos()).unwrap_or(u64::MAX);
-        Ok(Self { options, deadline_ns: monotonic_ns().saturating_add(timeout), heard, senders: HashMap::new() })
+        Ok(Self {
+            options,
+            deadline_ns: monotonic_ns().saturating_add(timeout),
+            heard,
+            senders: HashMap::new(),
+            slowest_ns: None,
+        })
+    }
+
+    fn settling(&self, round: &Round) -> Settling {
+        Settling::begin(round, monotonic_ns(), self.deadline_ns)
+    }
+
+    /// A place answered.
+    fn answered(&mut self, settling: &mut Settling, place: usize) {
+        let took_ns = settling.answered(place, monotonic_ns());
+        self.slowest_ns = self.slowest_ns.max(Some(took_ns));
     }
 
     /// How many hops away each destination is: 1 is a neighbour.
@@ -253,8 +318,8 @@ impl<'a> Tracer<'a> {
                 free.insert(StampedSocket::bind(SocketAddr::new(place.source, 0), 0)?);
             }
         }
-        self.nearest(places, |tracer, asked| {
-            for (place, hop) in asked {
+        self.nearest(places, |tracer, round| {
+            for (place, hop) in &round.asked {
                 let Place { source, destination, .. } = &places[*place];
                 let Some(socket) = sockets.get_mut(source) else { continue };
                 let mut bytes = [0; HEAD_BYTES];
@@ -265,20 +330,28 @@ impl<'a> Tracer<'a> {
                 // A destination without a way there does not answer.
                 let _ = socket.send_to(&bytes, to, 0);
             }
-            std::thread::sleep(Duration::from_nanos(tracer.settled_ns().saturating_sub(monotonic_ns())));
+            let mut settling = tracer.settling(round);
             let (mut answered, mut buffer) = (Vec::new(), [0; HEAD_BYTES]);
-            for socket in sockets.values_mut() {
-                while let Some(received) = socket.receive(&mut buffer)? {
-                    if let Ok(Packet::Answer(answer)) = packet::decode(&buffer[..received.length.min(HEAD_BYTES)], key)
-                        && answer.session == session
-                    {
-                        let place = usize::try_from(answer.sequence >> 8).unwrap_or(usize::MAX);
-                        answered.push((place, answer.sequence as u8));
+            loop {
+                let is_last = monotonic_ns() >= settling.ends_ns(tracer.slowest_ns);
+                for socket in sockets.values_mut() {
+                    while let Some(received) = socket.receive(&mut buffer)? {
+                        let head = &buffer[..received.length.min(HEAD_BYTES)];
+                        if let Ok(Packet::Answer(answer)) = packet::decode(head, key)
+                            && answer.session == session
+                        {
+                            let place = usize::try_from(answer.sequence >> 8).unwrap_or(usize::MAX);
+                            answered.push((place, answer.sequence as u8));
+                            tracer.answered(&mut settling, place);
+                        }
                     }
+                    socket.stamps(usize::MAX, |_| {})?;
                 }
-                socket.stamps(usize::MAX, |_| {})?;
+                if is_last {
+                    return Ok(answered);
+                }
+                std::thread::sleep(LOOK);
             }
-            Ok(answered)
         })
     }
 
@@ -291,9 +364,10 @@ impl<'a> Tracer<'a> {
             protocol: Protocol::Udp,
             dscp: 0,
         };
-        self.nearest(places, |tracer, asked| {
+        self.nearest(places, |tracer, round| {
             let mut answered = Vec::new();
             let mut note = |tracer: &Self| {
+                let before = answered.len();
                 tracer.hear(|said| {
                     let Some(at) = said.id.checked_sub(1) else { return };
                     let (place, hop) = (usize::from(at / HOPS), at % HOPS);
@@ -304,19 +378,22 @@ impl<'a> Tracer<'a> {
                         answered.push((place, u8::try_from(hop + 1).unwrap_or(u8::MAX)));
                     }
                 });
+                answered[before..].iter().map(|(place, _)| *place).collect::<Vec<_>>()
             };
-            for (place, hop) in asked {
+            let mut early = Vec::new();
+            for (place, hop) in &round.asked {
                 let id = 1 + u16::try_from(*place).unwrap_or(0) * HOPS + u16::from(hop - 1);
                 // A destination without a way there does not answer.
                 let _ = tracer.send(&flow(&places[*place]), *hop, id);
                 let until_ns = tracer.deadline_ns.min(monotonic_ns() + nanoseconds(PACE));
                 while tracer.wait(until_ns) {
-                    note(tracer);
+                    early.extend(note(tracer));
                 }
             }
-            let until_ns = tracer.settled_ns();
-            while tracer.wait(until_ns) {
-                note(tracer);
+            let mut settling = tracer.settling(round);
+            early.into_iter().for_each(|place| tracer.answered(&mut settling, place));
+            while tracer.wait(settling.ends_ns(tracer.slowest_ns)) {
+                note(tracer).into_iter().for_each(|place| tracer.answered(&mut settling, place));
             }
             Ok(answered)
         })
@@ -327,15 +404,15 @@ impl<'a> Tracer<'a> {
     fn nearest(
         &mut self,
         places: &[Place],
-        mut ask: impl FnMut(&mut Self, &[(usize, u8)]) -> io::Result<Vec<(usize, u8)>>,
+        mut ask: impl FnMut(&mut Self, &Round) -> io::Result<Vec<(usize, u8)>>,
     ) -> io::Result<Vec<Option<u8>>> {
         let mut nearest: Vec<Option<u8>> = vec![None; places.len()];
         let hops_max = self.options.hops_max;
-        let mut asked: Vec<_> =
-            (0..places.len()).flat_map(|place| (1..=hops_max).map(move |hop| (place, hop))).collect();
-        while !asked.is_empty() && !self.is_over() {
+        let all = (0..places.len()).flat_map(|place| (1..=hops_max).map(move |hop| (place, hop)));
+        let mut round = Round { asked: all.collect(), is_expected: true };
+        while !round.asked.is_empty() && !self.is_over() {
             let mut nearer = BTreeSet::new();
-            for (place, hop) in ask(self, &asked)? {
+            for (place, hop) in ask(self, &round)? {
                 if let Some(known) = nearest.get_mut(place)
                     && known.is_none_or(|known| hop < known)
                 {
@@ -345,7 +422,8 @@ impl<'a> Tracer<'a> {
             }
             let confirm =
                 nearer.into_iter().filter_map(|place| Some((place, nearest[place].filter(|hop| *hop > 1)? - 1)));
-            asked = confirm.flat_map(|asked| std::iter::repeat_n(asked, CONFIRM)).collect();
+            let asked = confirm.flat_map(|asked| std::iter::repeat_n(asked, CONFIRM)).collect();
+            round = Round { asked, is_expected: false };
         }
         Ok(nearest)
     }
@@ -511,6 +589,25 @@ mod tests {
         let end = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} is no end"));
         let (source, destination) = (end(source), end(destination));
         TraceSpec { interface: String::new(), source, destination, protocol: Protocol::Udp, dscp: 0 }
+    }
+
+    #[test]
+    fn a_round_ends_once_all_who_are_expected_have_answered_and_it_is_quiet() {
+        const MS: u64 = 1_000_000;
+        let asked = vec![(0, 1), (0, 2), (1, 1)];
+        let first = Round { asked: asked.clone(), is_expected: true };
+        let mut settling = Settling::begin(&first, 1000 * MS, 9000 * MS);
+        assert_eq!(settling.ends_ns(None), 1200 * MS);
+        let slowest = Some(settling.answered(0, 1003 * MS));
+        assert_eq!(settling.ends_ns(slowest), 1200 * MS, "the other place is waited for");
+        let slowest = slowest.max(Some(settling.answered(1, 1005 * MS)));
+        assert_eq!(settling.ends_ns(slowest), (1005 + 20 + 4 * 5) * MS);
+        // Whether a nearer hop answers: nobody is expected, and the hosts are known to answer within 5 ms.
+        let again = Settling::begin(&Round { asked, is_expected: false }, 2000 * MS, 9000 * MS);
+        assert_eq!((again.ends_ns(slowest), again.ends_ns(None)), (2040 * MS, 2200 * MS));
+        assert_eq!(again.ends_ns(Some(100 * MS)), 2200 * MS, "never beyond the longest wait");
+        let late = Settling::begin(&first, 2000 * MS, 2010 * MS);
+        assert_eq!(late.ends_ns(None), 2010 * MS, "nor beyond the time given");
     }
 
     #[test]
