@@ -144,7 +144,6 @@ impl Responder {
     pub fn run(mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut buffer = vec![0; SIZE_MAX];
         while !stop.load(Relaxed) {
-            #[cfg_attr(not(feature = "verbs"), expect(unused_mut, reason = "the lender's come later"))]
             let mut polled = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             #[cfg(feature = "verbs")]
             polled.extend(
