@@ -620,13 +620,14 @@ impl Exchange {
             let until_ns = monotonic_ns() + nanoseconds(ASK_AGAIN);
             loop {
                 match self.told() {
-                    Some((loan, answer, ticket)) if (loan.session, loan.sequence) == (flow.session, flow.asked) => {
+                    // Of a helper that is slow, an earlier request's answer may come after the next was asked: it says the same.
+                    Some((loan, answer, ticket)) if loan.session == flow.session => {
                         flow.ticket = ticket;
                         match answer {
                             // At once with the ticket that came.
-                            Err(Refused::NoTicket) => break,
-                            // It has not found this host's neighbour address yet, maybe for loss on the way.
-                            Err(Refused::Failed(libc::ETIMEDOUT)) => {}
+                            Err(Refused::NoTicket) if loan.sequence == flow.asked => break,
+                            // Asked again with the ticket already, or it has not found this host's neighbour address yet, maybe for loss on the way.
+                            Err(Refused::NoTicket | Refused::Failed(libc::ETIMEDOUT)) => {}
                             Ok(lent) => return Ok(lent),
                             Err(refused) => return Err(failure(doing(), refused.to_string())),
                         }
