@@ -42,6 +42,13 @@ pub enum Command {
         #[arg(long, value_name = "FILE", default_value = "/run/railwatch-agent/disk.sock")]
         socket: PathBuf,
     },
+    /// Lend queue pairs of this host's RDMA NICs to members that probe it; a process of its own, since it maps the libraries of NICs' vendors
+    #[cfg(feature = "verbs")]
+    VerbsHelper {
+        /// Where the agent listens, its probe.verbs_socket
+        #[arg(long, value_name = "FILE", default_value = "/run/railwatch-agent/verbs.sock")]
+        socket: PathBuf,
+    },
     /// Read the configuration, say whether it is good, and end
     CheckConfig(Options),
     /// Show what this host and this process's privileges allow, and how to get what is missing

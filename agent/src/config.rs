@@ -508,6 +508,8 @@ pub struct Probe {
     /// Probes that leave by one NIC, a second, whatever the collector plans; 0: none.
     #[serde(deserialize_with = "bounded::<_, 0, 10_000>")]
     pub packets_per_s_per_nic_max: u64,
+    /// Where the helper that lends queue pairs of RDMA NICs connects; empty: nobody is lent any.
+    pub verbs_socket: PathBuf,
 }
 
 impl Default for Probe {
@@ -518,6 +520,7 @@ impl Default for Probe {
             key_file: "/etc/railwatch/probe.key".into(),
             answers_per_source_per_s: 1000,
             packets_per_s_per_nic_max: 150,
+            verbs_socket: PathBuf::new(),
         }
     }
 }

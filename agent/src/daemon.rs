@@ -249,6 +249,10 @@ impl Agent {
                     gathering = self.outbox.send_windows(false);
                     self.peers.write(&self.shared);
                     self.mesh.write(self.responder.as_ref(), &self.shared);
+                    #[cfg(feature = "verbs")]
+                    if let Some(responder) = &self.responder {
+                        responder.tell(&self.shared);
+                    }
                     self.state.send_changes();
                     due = Instant::now() + if gathering { GATHER } else { STILL };
                     if let Some(interval) = watchdog.filter(|_| Instant::now() >= alive_at) {

@@ -81,6 +81,16 @@ fn main() -> ExitCode {
                 Err(error) => fail(&error.to_string(), 1),
             }
         }
+        #[cfg(feature = "verbs")]
+        Command::VerbsHelper { socket } => {
+            match railwatch_probe::verbs::lend(&railwatch_probe::verbs::HelperOptions {
+                socket,
+                sysfs_root: "/sys".into(),
+            }) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string(), 1),
+            }
+        }
         Command::CheckConfig(options) => match options.load() {
             Ok(_) => {
                 println!("{} is good", options.path().display());

@@ -10,12 +10,16 @@ use crate::privileges::Limitation;
 use crate::shared::Shared;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+#[cfg(feature = "verbs")]
+use railwatch_probe::verbs::{Lender, LenderState, has_devices};
 use railwatch_probe::{
     ConnectionCounts, Counts, Key, Limits, PER_SOURCE_MAX, Plan, Protocol, Quantiles, Report, Responder, StampedSocket,
     StreamResponder, TRACE_HOPS_MAX, TraceOptions, TraceSpec, Transport,
 };
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+#[cfg(feature = "verbs")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -34,6 +38,8 @@ pub struct ResponderRoom {
     counts: AnswerCounts,
     /// Those over TCP, at the same port and addresses.
     streams: Vec<(JoinHandle<()>, SocketAddr)>,
+    #[cfg(feature = "verbs")]
+    lender: Option<Arc<LenderState>>,
 }
 
 /// Where probes are answered.
@@ -64,6 +70,10 @@ pub struct AnswerCounts {
 /// Of one that answers over TCP: frames, and connections.
 type StreamCounts = (Arc<Counts>, Arc<ConnectionCounts>);
 
+/// What limits the lending of queue pairs, in the list of limitations.
+#[cfg(feature = "verbs")]
+const LENDING: &str = "answers to probes over RDMA";
+
 impl ResponderRoom {
     /// Starts it, where it is wanted and can be; why not otherwise is among the limitations.
     pub fn start(config: &Config, shared: &Arc<Shared>) -> Option<Self> {
@@ -82,8 +92,14 @@ impl ResponderRoom {
 
     fn try_start(config: &Config, shared: &Arc<Shared>) -> Result<Self> {
         let key = Key::read(&config.key_file)?;
-        let mut room =
-            Self { threads: Vec::new(), stop: Arc::default(), counts: AnswerCounts::default(), streams: Vec::new() };
+        let mut room = Self {
+            threads: Vec::new(),
+            stop: Arc::default(),
+            counts: AnswerCounts::default(),
+            streams: Vec::new(),
+            #[cfg(feature = "verbs")]
+            lender: None,
+        };
         let listen = room.answer_at(config.listen, &key, config, shared)?;
         // All addresses of the host are those of both families, which have a socket each.
         let other: Option<IpAddr> = match listen.ip() {
@@ -112,7 +128,13 @@ impl ResponderRoom {
         let listen = socket.local()?;
         let per_source_per_s = u32::try_from(config.answers_per_source_per_s).unwrap_or(u32::MAX);
         let limits = Limits { per_source_per_s, ..Limits::default() };
-        let responder = Responder::new(socket, key.clone(), limits).counted_with(Arc::clone(&self.counts.datagrams));
+        #[cfg_attr(not(feature = "verbs"), expect(unused_mut, reason = "it is told by what to lend"))]
+        let mut responder =
+            Responder::new(socket, key.clone(), limits).counted_with(Arc::clone(&self.counts.datagrams));
+        #[cfg(feature = "verbs")]
+        if self.threads.is_empty() {
+            self.lender = lend(config, &mut responder, shared);
+        }
         match start_streams(listen, key.clone(), limits, shared, &self.stop) {
             Ok((thread, counts)) => {
                 self.streams.push((thread, listen));
@@ -131,6 +153,16 @@ impl ResponderRoom {
         self.threads.push((thread, listen));
         tracing::info!("probes are answered at {listen}");
         Ok(listen)
+    }
+
+    /// Writes whether queue pairs are lent, where that changed.
+    #[cfg(feature = "verbs")]
+    pub fn tell(&self, shared: &Shared) {
+        let Some(lender) = &self.lender else { return };
+        let limitations: Vec<_> = lender.off().map(|why| Limitation::new(LENDING, why)).into_iter().collect();
+        if shared.limitations_of("probe.verbs") != limitations {
+            shared.set_limitations("probe.verbs", limitations);
+        }
     }
 
     /// For the page.
@@ -156,6 +188,35 @@ impl ResponderRoom {
             if thread.join().is_err() {
                 tracing::error!("a thread that answers probes had ended by a defect of its own");
             }
+        }
+    }
+}
+
+/// Lets members borrow queue pairs, where the host has RDMA devices and a helper is asked for; why not otherwise is among the
+/// limitations. A host without such devices lacks nothing.
+#[cfg(feature = "verbs")]
+fn lend(config: &Config, responder: &mut Responder, shared: &Shared) -> Option<Arc<LenderState>> {
+    if !has_devices(Path::new("/sys")) {
+        return None;
+    }
+    let limited = |why| shared.set_limitations("probe.verbs", vec![Limitation::new(LENDING, why)]);
+    let path = &config.verbs_socket;
+    if path.as_os_str().is_empty() {
+        limited("probe.verbs_socket is empty: set it, and start its helper, railwatch-verbs.service".to_owned());
+        return None;
+    }
+    match Lender::bind(path) {
+        Ok(lender) => {
+            let state = lender.state();
+            responder.lend_by(lender);
+            Some(state)
+        }
+        Err(error) => {
+            let path = path.display();
+            limited(format!(
+                "listen on {path}: {error}; set probe.verbs_socket to a path in a folder of the agent's own"
+            ));
+            None
         }
     }
 }
@@ -211,6 +272,8 @@ pub fn show(page: &mut Page, counts: &AnswerCounts) {
             result("over_rate", &counts.over_rate),
             result("over_checks", &counts.over_checks),
             result("unsent", &counts.unsent),
+            result("queue_pair", &counts.queue_pairs),
+            result("replayed", &counts.replayed),
         ],
     );
     let of_frames = |name, count: fn(&Counts) -> &AtomicU64| {
@@ -259,6 +322,12 @@ enum Carrier {
     Udp,
     /// Frames of a connection; what the kernel has to send again is lost
     Tcp,
+    /// A datagram of the RDMA NIC each (RoCEv2, unreliable datagram), which the other host's helper answers
+    #[cfg(feature = "verbs")]
+    RdmaUd,
+    /// A write by the RDMA NIC each (RoCEv2, reliable connection), which the other NIC acknowledges
+    #[cfg(feature = "verbs")]
+    RdmaRc,
 }
 
 /// Probe a host by hand.
@@ -282,7 +351,7 @@ pub struct ProbeOptions {
     /// Payload of a probe, bytes
     #[arg(long, value_name = "BYTES", default_value_t = railwatch_probe::HEAD_BYTES)]
     size: usize,
-    /// Flows by source port, by turns: equal-cost paths are chosen by it
+    /// Flows by source port (over RDMA: by queue pair and flow label), by turns: equal-cost paths are chosen by it
     #[arg(long, value_name = "N", default_value_t = 1)]
     flows: u16,
     /// Own address
@@ -312,6 +381,10 @@ pub fn by_hand(options: &ProbeOptions, out: &mut dyn Write) -> Result<bool> {
         transport: match options.transport {
             Carrier::Udp => Transport::Udp,
             Carrier::Tcp => Transport::Tcp,
+            #[cfg(feature = "verbs")]
+            Carrier::RdmaUd => Transport::RdmaUd,
+            #[cfg(feature = "verbs")]
+            Carrier::RdmaRc => Transport::RdmaRc,
         },
         target: target(&options.target, options.source)?,
         source: options.source,
@@ -471,7 +544,12 @@ fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<(
             writeln!(out, "{what:<12}{min:>12.1}{p50:>12.1}{p99:>12.1}{max:>12.1}")?;
         }
     }
-    if timed < answered {
+    if let Some(retried) = report.retried.filter(|retried| *retried > 0) {
+        writeln!(out, "{retried} were sent more than once by the NIC, by their time")?;
+    }
+    // Over RDMA no kernel stamps anything.
+    let is_stamped = report.flows.iter().all(|flow| flow.source_port.is_some());
+    if is_stamped && timed < answered {
         writeln!(
             out,
             "{} answers came without every stamp of the kernels: they are in the round trip alone",
@@ -480,11 +558,11 @@ fn table(plan: &Plan, report: &Report, out: &mut dyn Write) -> std::io::Result<(
     }
     for flow in report.flows.iter().filter(|_| plan.flows > 1) {
         let fabric = flow.fabric_us_p50.map_or("-".into(), |p50| format!("{p50:.1}"));
-        writeln!(
-            out,
-            "source port {:<6} sent {:>8} lost {:>8} fabric p50 {fabric:>10}",
-            flow.source_port, flow.sent, flow.lost
-        )?;
+        let of = match (flow.source_port, flow.flow_label) {
+            (Some(port), _) => format!("source port {port:<6}"),
+            (None, label) => format!("flow label {:<7}", label.unwrap_or_default()),
+        };
+        writeln!(out, "{of} sent {:>8} lost {:>8} fabric p50 {fabric:>10}", flow.sent, flow.lost)?;
     }
     Ok(())
 }
@@ -507,5 +585,23 @@ mod tests {
         }
         let error = target("10.0.0.7", Some("::1".parse().unwrap())).unwrap_err().to_string();
         assert!(error.contains("no address of the family"), "{error}");
+    }
+
+    #[cfg(feature = "verbs")]
+    #[test]
+    fn without_an_rdma_port_of_the_address_probes_over_rdma_end_with_the_reason() {
+        use crate::cli::{Cli, Command};
+        use clap::Parser;
+        use std::os::unix::fs::PermissionsExt;
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(key.path(), "0123456789abcdef").unwrap();
+        std::fs::set_permissions(key.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
+        for transport in ["rdma-rc", "rdma-ud"] {
+            let arguments = ["railwatch-agent", "probe", "127.0.0.1", "--transport", transport, "--key-file"];
+            let arguments = arguments.iter().map(Into::into).chain([key.path().as_os_str().to_owned()]);
+            let Command::Probe(options) = Cli::parse_from(arguments).command else { panic!("not probe") };
+            let error = by_hand(&options, &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains("no RDMA port of this host has this address"), "{error}");
+        }
     }
 }

@@ -140,6 +140,12 @@ impl Shared {
         locked(&self.found).insert(room, limitations);
     }
 
+    /// What `room` found missing last.
+    #[cfg(feature = "verbs")]
+    pub fn limitations_of(&self, room: &'static str) -> Vec<Limitation> {
+        locked(&self.found).get(room).cloned().unwrap_or_default()
+    }
+
     /// Everything missing, by fact and by trial, each once.
     pub fn limitations(&self) -> Vec<Limitation> {
         let mut all = limitations(&self.facts);

@@ -99,8 +99,9 @@ fn main() -> Result<()> {
         Command::Vocabulary { action: Kept::Check } => vocabulary::check(),
         Command::Vm { kernel, memory_mib, exact_time, command } => {
             let fake_nic = fakenic::built(&kernel)?;
-            let perftest = packages::perftest()?;
-            let environment = [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest)];
+            let (perftest, verbs) = (packages::perftest()?, packages::verbs()?);
+            let environment =
+                [(fakenic::VARIABLE, fake_nic.as_path()), (packages::PERFTEST, &perftest), (packages::VERBS, &verbs)];
             let clock = if exact_time { vm::Clock::Exact } else { vm::Clock::Host };
             std::process::exit(vm::run(&kernel, memory_mib, clock, &command, &environment, &mut std::io::stdout())?)
         }

@@ -125,6 +125,16 @@ pub fn perftest() -> Result<PathBuf> {
     Ok(prefix)
 }
 
+/// Where the tests find [`verbs`].
+pub const VERBS: &str = "RAILWATCH_VERBS";
+
+/// libibverbs with its providers and headers, unpacked: what probes over RDMA load, and are laid out after.
+pub fn verbs() -> Result<PathBuf> {
+    let prefix = std::path::absolute("target/verbs")?;
+    unpacked(&prefix, &["libibverbs1", "ibverbs-providers", "libibverbs-dev"], true)?;
+    Ok(prefix)
+}
+
 /// Where the tests find [`lldpd`].
 pub const LLDPD: &str = "RAILWATCH_LLDPD";
 

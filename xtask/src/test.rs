@@ -140,7 +140,7 @@ fn kernels(environment: &Environment) -> Result<()> {
         unsafe { std::env::set_var(variable, object) };
     }
     let fake_nics = KERNELS.iter().map(|kernel| fakenic::built(kernel)).collect::<Result<Vec<_>>>()?;
-    let perftest = packages::perftest()?;
+    let (perftest, verbs) = (packages::perftest()?, packages::verbs()?);
     const PACKAGES: &[&str] = &[
         "railwatch-gpu",
         "railwatch-nic",
@@ -163,7 +163,7 @@ fn kernels(environment: &Environment) -> Result<()> {
         let running: Vec<_> = KERNELS
             .iter()
             .zip(&fake_nics)
-            .map(|(kernel, fake_nic)| scope.spawn(|| on_kernel(kernel, &binaries, fake_nic, &perftest)))
+            .map(|(kernel, fake_nic)| scope.spawn(|| on_kernel(kernel, &binaries, [fake_nic, &perftest, &verbs])))
             .collect();
         // All are waited for, so that each kernel's failure is seen.
         let ends: Vec<_> = running.into_iter().map(|thread| thread.join().expect("a tier's thread ended")).collect();
@@ -171,8 +171,8 @@ fn kernels(environment: &Environment) -> Result<()> {
     })
 }
 
-/// Runs these test binaries on `kernel`, one after the other.
-fn on_kernel(kernel: &str, binaries: &[PathBuf], fake_nic: &Path, perftest: &Path) -> Result<()> {
+/// Runs these test binaries on `kernel`, one after the other, with what is made for them: a network card, perftest, libibverbs.
+fn on_kernel(kernel: &str, binaries: &[PathBuf], [fake_nic, perftest, verbs]: [&Path; 3]) -> Result<()> {
     for binary in binaries {
         let name = binary.file_name().unwrap_or_default().display();
         let step = Step::begin(&format!("kernel {kernel}: {name}"));
@@ -185,7 +185,7 @@ fn on_kernel(kernel: &str, binaries: &[PathBuf], fake_nic: &Path, perftest: &Pat
             let program = binary.display().to_string();
             let command: Vec<_> =
                 [program.as_str(), "--test-threads=1"].into_iter().chain(arguments).map(str::to_owned).collect();
-            let environment = [(fakenic::VARIABLE, fake_nic), (packages::PERFTEST, perftest)];
+            let environment = [(fakenic::VARIABLE, fake_nic), (packages::PERFTEST, perftest), (packages::VERBS, verbs)];
             let mut output = shell::Prefixed::new(format!("{kernel}: "));
             let status = vm::run(kernel, 4096, clock, &command, &environment, &mut output)?;
             ensure!(status == 0, "kernel {kernel}: {name} ended with status {status}");

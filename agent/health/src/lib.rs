@@ -16,7 +16,7 @@ mod hccn;
 mod hearing;
 pub mod kmsg;
 #[expect(unsafe_code, reason = "the loader's own calls, for the libraries of GPUs and NPUs")]
-mod loading;
+pub mod loading;
 mod mce;
 mod nvme;
 mod nvml;

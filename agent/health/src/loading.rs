@@ -8,11 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// A library that is mapped for good.
-pub(crate) struct Mapped(*mut c_void);
+pub struct Mapped(*mut c_void);
 
 impl Mapped {
     /// Maps it. Nothing of it runs but its constructors.
-    pub(crate) fn new(path: &Path) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// The loader's own words.
+    pub fn new(path: &Path) -> Result<Self, String> {
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| "a path holds no NUL".to_owned())?;
         // SAFETY: `name` is a valid C string for the call.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
@@ -23,7 +26,8 @@ impl Mapped {
     ///
     /// # Safety
     /// `F` is the type of a pointer to the function of that name.
-    pub(crate) unsafe fn find<F: Copy>(&self, name: &CStr) -> Option<F> {
+    #[must_use]
+    pub unsafe fn find<F: Copy>(&self, name: &CStr) -> Option<F> {
         const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
         // SAFETY: a handle of dlopen that is never closed, and a valid C string.
         let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };

@@ -7,6 +7,7 @@
 //! ```
 //! Over TCP it is `stream`: there the kernel mends losses, and they are told from what it sent again.
 //! A [`Mesh`] carries out what the collector plans, all flows on one thread; see `mesh`. [`run`] probes by hand, [`trace`] finds the way of a flow.
+//! With the feature `verbs`, on by default, probes go by RDMA, too: see [`verbs`]. It links nothing: libibverbs is looked up while running.
 //! Both ends know the cluster's [`Key`]; the responder says nothing to anybody else.
 //!
 //! Never: a probe beyond the plan's rate, a fragment, an answer longer than its probe.
@@ -29,6 +30,8 @@ mod stream;
 mod tally;
 mod times;
 mod trace;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 
 pub use alarm::{IN_A_ROW, ProbeSignal, QUIET, SIGNALS};
 pub use flow::PATIENCE;

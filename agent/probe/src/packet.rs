@@ -25,11 +25,11 @@ pub const SIZE_MAX: usize = 65_507;
 /// Shortest key, bytes: as long as half of what SHA-256 gives.
 pub const KEY_BYTES_MIN: usize = 16;
 
-const MAGIC: &[u8; 4] = b"RWP1";
+pub(crate) const MAGIC: &[u8; 4] = b"RWP1";
 const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
-const SIGNED: usize = 48;
-const CODE_BYTES: usize = HEAD_BYTES - SIGNED;
+pub(crate) const SIGNED: usize = 48;
+pub(crate) const CODE_BYTES: usize = HEAD_BYTES - SIGNED;
 /// Held for longer than can be told, or not known.
 const UNKNOWN: u32 = u32::MAX;
 /// Flag: bytes 6 and 7 count requests.
@@ -209,18 +209,18 @@ pub fn held_ns(nanoseconds: u64) -> Option<u32> {
     u32::try_from(nanoseconds).ok().filter(|held| *held != UNKNOWN)
 }
 
-fn signed(head: &[u8], length: usize, key: &Key) -> Hmac<Sha256> {
+pub(crate) fn signed(head: &[u8], length: usize, key: &Key) -> Hmac<Sha256> {
     let mut code = key.0.clone();
     code.update(head);
     code.update(&(length as u64).to_be_bytes());
     code
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     (0..8).fold(0, |value, index| value << 8 | u64::from(bytes[at + index]))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     (0..4).fold(0, |value, index| value << 8 | u32::from(bytes[at + index]))
 }
 

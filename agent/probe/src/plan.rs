@@ -29,6 +29,12 @@ pub enum Transport {
     Udp,
     /// Frames of a connection.
     Tcp,
+    /// A datagram of the RDMA NIC each.
+    #[cfg(feature = "verbs")]
+    RdmaUd,
+    /// A write by the RDMA NIC each, over a reliable connection.
+    #[cfg(feature = "verbs")]
+    RdmaRc,
 }
 
 impl Transport {
@@ -38,6 +44,10 @@ impl Transport {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            #[cfg(feature = "verbs")]
+            Self::RdmaUd => "rdma_ud",
+            #[cfg(feature = "verbs")]
+            Self::RdmaRc => "rdma_rc",
         }
     }
 }

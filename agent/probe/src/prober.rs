@@ -15,6 +15,7 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -81,15 +82,19 @@ pub struct Report {
     pub prober_us: Option<Quantiles>,
     /// Inside the answerer's.
     pub answerer_us: Option<Quantiles>,
-    /// By source port.
+    /// Of those answered, the ones that the NIC must have sent more than once; over reliable connections alone.
+    pub retried: Option<u64>,
+    /// Each flow's share.
     pub flows: Vec<FlowReport>,
 }
 
 /// One flow's share.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct FlowReport {
-    /// Source port.
-    pub source_port: u16,
+    /// Source port; `None` where a NIC's driver chooses it.
+    pub source_port: Option<u16>,
+    /// What it is chosen by there.
+    pub flow_label: Option<u32>,
     /// Probes handed to the kernel.
     pub sent: u64,
     /// Of those, not answered in time.
@@ -130,6 +135,15 @@ pub enum Failure {
         /// What the kernel said.
         error: io::Error,
     },
+    /// No queue pair to probe with.
+    #[cfg(feature = "verbs")]
+    #[error("{doing}: {why}")]
+    Verbs {
+        /// What was tried.
+        doing: String,
+        /// Why it did not work.
+        why: String,
+    },
 }
 
 struct Flow {
@@ -161,7 +175,7 @@ impl Times {
         (!self.0.is_empty()).then(|| microseconds(self.0.value_at_quantile(quantile)))
     }
 
-    fn quantiles(&self) -> Option<Quantiles> {
+    pub(crate) fn quantiles(&self) -> Option<Quantiles> {
         let (min, max) = (microseconds(self.0.min()), microseconds(self.0.max()));
         Some(Quantiles { min, p50: self.at(0.5)?, p99: self.at(0.99)?, max })
     }
@@ -217,10 +231,18 @@ pub(crate) fn io_failure(doing: impl Into<String>, error: io::Error) -> Failure 
 /// # Errors
 /// A plan beyond its ranges, or sockets that the kernel refused.
 pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Result<Report, Failure> {
-    check(plan)?;
-    if plan.transport == Transport::Tcp {
-        return crate::stream::run(plan, key, each);
+    match plan.transport {
+        Transport::Udp => {}
+        Transport::Tcp => {
+            check(plan, &(packet::HEAD_BYTES..=packet::SIZE_MAX), FLOWS_MAX)?;
+            return crate::stream::run(plan, key, each);
+        }
+        #[cfg(feature = "verbs")]
+        Transport::RdmaUd => return crate::verbs::run(plan, crate::verbs::Service::Datagram, key, each),
+        #[cfg(feature = "verbs")]
+        Transport::RdmaRc => return crate::verbs::run(plan, crate::verbs::Service::Connected, key, each),
     }
+    check(plan, &(packet::HEAD_BYTES..=packet::SIZE_MAX), FLOWS_MAX)?;
     let mut flows = (0..plan.flows).map(|n| flow(plan, n)).collect::<Result<Vec<_>, _>>()?;
     let mut report = Report::default();
     let mut sums = Sums::new()?;
@@ -282,7 +304,8 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
     report.flows = flows
         .iter()
         .map(|flow| FlowReport {
-            source_port: flow.port,
+            source_port: Some(flow.port),
+            flow_label: None,
             sent: flow.sent,
             lost: flow.lost,
             fabric_us_p50: flow.fabric.at(0.5),
@@ -291,14 +314,14 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
     Ok(report)
 }
 
-fn check(plan: &Plan) -> Result<(), Failure> {
+/// `sizes` of a probe, bytes; `flows` at most.
+pub(crate) fn check(plan: &Plan, sizes: &RangeInclusive<usize>, flows: u16) -> Result<(), Failure> {
     let range = |what, is_good: bool, allowed: String| match is_good {
         true => Ok(()),
         false => Err(Failure::Range { what, allowed }),
     };
-    range("the number of flows", (1..=FLOWS_MAX).contains(&plan.flows), format!("1 to {FLOWS_MAX}"))?;
-    let sizes = packet::HEAD_BYTES..=packet::SIZE_MAX;
-    let allowed = format!("{} to {} bytes", packet::HEAD_BYTES, packet::SIZE_MAX);
+    range("the number of flows", (1..=flows).contains(&plan.flows), format!("1 to {flows}"))?;
+    let allowed = format!("{} to {} bytes", sizes.start(), sizes.end());
     range("the size", sizes.contains(&plan.size_bytes), allowed)?;
     let shortest = Duration::from_secs(1) / RATE_MAX;
     range("the interval", plan.interval >= shortest, format!("{shortest:?} or longer"))?;

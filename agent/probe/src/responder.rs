@@ -50,6 +50,10 @@ pub struct Counts {
     pub over_checks: AtomicU64,
     /// The answer found no way out.
     pub unsent: AtomicU64,
+    /// Members' requests for queue pairs.
+    pub queue_pairs: AtomicU64,
+    /// Requests for queue pairs that, or later ones of whose session, had come before: nothing became of them.
+    pub replayed: AtomicU64,
 }
 
 /// Sessions whose held times are remembered.
@@ -88,6 +92,8 @@ pub struct Responder {
     sources: PerSource,
     sessions: HashMap<(SocketAddr, u64), Session>,
     awaited: VecDeque<Awaited>,
+    #[cfg(feature = "verbs")]
+    lender: Option<crate::verbs::Lender>,
 }
 
 impl Responder {
@@ -107,7 +113,15 @@ impl Responder {
             sources: PerSource::new(limits.per_source_per_s, limits.per_source_per_s),
             sessions: HashMap::new(),
             awaited: VecDeque::new(),
+            #[cfg(feature = "verbs")]
+            lender: None,
         }
+    }
+
+    /// From now on members that ask for queue pairs are lent some.
+    #[cfg(feature = "verbs")]
+    pub fn lend_by(&mut self, lender: crate::verbs::Lender) {
+        self.lender = Some(lender);
     }
 
     /// Counts together with another one, of another socket.
@@ -130,7 +144,11 @@ impl Responder {
     pub fn run(mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut buffer = vec![0; SIZE_MAX];
         while !stop.load(Relaxed) {
-            let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let mut polled = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            #[cfg(feature = "verbs")]
+            polled.extend(
+                self.lender.iter().flat_map(|lender| lender.fds()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+            );
             let is_error = match poll(&mut polled, PollTimeout::from(LOOK_UP_MS)) {
                 Ok(_) => polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)),
                 Err(nix::errno::Errno::EINTR) => false,
@@ -141,6 +159,8 @@ impl Responder {
                 self.take_stamps(usize::MAX)?;
             }
             self.serve(&mut buffer)?;
+            #[cfg(feature = "verbs")]
+            self.tell_borrowers();
         }
         Ok(())
     }
@@ -159,6 +179,10 @@ impl Responder {
                 Err(Refusal::OverRate) => &counts.over_rate,
                 Err(Refusal::OverChecks) => &counts.over_checks,
                 Err(Refusal::Unsent) => &counts.unsent,
+                #[cfg(feature = "verbs")]
+                Err(Refusal::QueuePair) => &counts.queue_pairs,
+                #[cfg(feature = "verbs")]
+                Err(Refusal::Replayed) => &counts.replayed,
             });
             // Most often there is one answer on its way out, whose stamp is there already: no second look for it.
             self.take_stamps(self.awaited.len())?;
@@ -169,12 +193,20 @@ impl Responder {
     fn answer(&mut self, received: &Received, buffer: &mut [u8]) -> Result<(), Refusal> {
         let now_ns = monotonic_ns();
         let bytes = buffer.get_mut(..received.length).ok_or(Refusal::Foreign(Foreign::NotAProbe))?;
-        if !packet::looks_like_a_probe(bytes) {
+        #[cfg(feature = "verbs")]
+        let is_wish = crate::verbs::exchange::looks_like_a_wish(bytes);
+        #[cfg(not(feature = "verbs"))]
+        let is_wish = false;
+        if !is_wish && !packet::looks_like_a_probe(bytes) {
             return Err(Refusal::Foreign(Foreign::NotAProbe));
         }
         let Limits { checked_per_s, .. } = self.limits;
         if !self.checks.take(checked_per_s, checked_per_s, now_ns) {
             return Err(Refusal::OverChecks);
+        }
+        #[cfg(feature = "verbs")]
+        if is_wish {
+            return Err(self.lend(received, buffer, now_ns));
         }
         let request = match packet::decode(bytes, &self.key).map_err(Refusal::Foreign)? {
             Packet::Request(request) => request,
@@ -213,6 +245,45 @@ impl Responder {
         Ok(())
     }
 
+    /// Hands a member's request for a queue pair on, or says why not.
+    #[cfg(feature = "verbs")]
+    fn lend(&mut self, received: &Received, buffer: &[u8], now_ns: u64) -> Refusal {
+        use crate::verbs::exchange::{self, Refused};
+        use crate::verbs::lender::Asked;
+        let bytes = buffer.get(..received.length).unwrap_or_default();
+        let Some((loan, body)) = exchange::open_wish(bytes, &self.key) else {
+            return Refusal::Foreign(Foreign::WrongCode);
+        };
+        if !self.sources.take(received.from.ip(), now_ns) {
+            return Refusal::OverRate;
+        }
+        let asked = match &mut self.lender {
+            Some(lender) => lender.ask(*received, loan, body, now_ns),
+            None => Asked::Refused(exchange::refusal(Refused::NoLender)),
+        };
+        let body = match asked {
+            Asked::HandedOn => return Refusal::QueuePair,
+            Asked::Replayed => return Refusal::Replayed,
+            Asked::Refused(body) => body,
+        };
+        // Lost or refused by the kernel: it asks again.
+        let bytes = exchange::seal_answer(loan, &body, &self.key);
+        let _ = self.socket.send_from(received.to, &bytes, received.from, received.tos);
+        Refusal::QueuePair
+    }
+
+    /// Sends what the helper answered.
+    #[cfg(feature = "verbs")]
+    fn tell_borrowers(&mut self) {
+        let Self { lender, socket, key, .. } = self;
+        let Some(lender) = lender else { return };
+        lender.turn(monotonic_ns(), |pending, body| {
+            let bytes = crate::verbs::exchange::seal_answer(pending.loan, &body, key);
+            let received = pending.received;
+            let _ = socket.send_from(received.to, &bytes, received.from, received.tos);
+        });
+    }
+
     fn take_stamps(&mut self, most: usize) -> io::Result<()> {
         let Self { socket, sessions, awaited, .. } = self;
         socket.stamps(most, |sent| {
@@ -233,4 +304,10 @@ enum Refusal {
     OverRate,
     OverChecks,
     Unsent,
+    /// Not an answer to a probe: one to a request for a queue pair, now or later.
+    #[cfg(feature = "verbs")]
+    QueuePair,
+    /// A request for a queue pair that had come before.
+    #[cfg(feature = "verbs")]
+    Replayed,
 }

@@ -97,7 +97,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     let Tape { enabled, bytes_max } = tape;
     compare(*enabled != old.tape.enabled, "tape.enabled", Effect::AfterRestart);
     compare(*bytes_max != old.tape.bytes_max, "tape.bytes_max", Effect::AfterRestart);
-    let Probe { enabled, listen, key_file, answers_per_source_per_s, packets_per_s_per_nic_max } = probe;
+    let Probe { enabled, listen, key_file, answers_per_source_per_s, packets_per_s_per_nic_max, verbs_socket } = probe;
     compare(*enabled != old.probe.enabled, "probe.enabled", Effect::AfterRestart);
     compare(*listen != old.probe.listen, "probe.listen", Effect::AfterRestart);
     compare(*key_file != old.probe.key_file, "probe.key_file", Effect::AfterRestart);
@@ -105,6 +105,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     compare(*answers_per_source_per_s != old_answers, "probe.answers_per_source_per_s", Effect::AfterRestart);
     let old_packets = old.probe.packets_per_s_per_nic_max;
     compare(*packets_per_s_per_nic_max != old_packets, "probe.packets_per_s_per_nic_max", Effect::AfterRestart);
+    compare(*verbs_socket != old.probe.verbs_socket, "probe.verbs_socket", Effect::AfterRestart);
     let Peers { enabled, own_interfaces } = peers;
     compare(*enabled != old.peers.enabled, "peers.enabled", Effect::AfterRestart);
     compare(*own_interfaces != old.peers.own_interfaces, "peers.own_interfaces", Effect::AfterRestart);

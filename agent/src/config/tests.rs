@@ -29,7 +29,7 @@ fn the_documented_file_holds_every_field_with_its_default() {
     let commented = ["host_name", "server_name", "tls_trust", "tls_certificate", "tls_key"];
     let fields = documented.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count();
     // As many as `changes` compares.
-    assert_eq!(fields + commented.len(), 43, "a field is missing in agent.toml, or new");
+    assert_eq!(fields + commented.len(), 44, "a field is missing in agent.toml, or new");
     assert!(commented.iter().all(|field| documented.contains(field)));
 }
 
@@ -81,6 +81,7 @@ fn a_full_file_is_taken_as_written() {
         key_file = "/srv/probe.key"
         answers_per_source_per_s = 5
         packets_per_s_per_nic_max = 0
+        verbs_socket = "/run/railwatch-agent/verbs.sock"
         [peers]
         enabled = false
         own_interfaces = true
@@ -95,7 +96,7 @@ fn a_full_file_is_taken_as_written() {
     assert_eq!(config.gpu.scope, Scope::Cgroup("/sys/fs/cgroup/jobs".into()));
     assert_eq!(Duration::from(config.sampling.cadence_ms[&SourceName::RdmaHw]), Duration::from_secs(1));
     let fields: Vec<_> = changes(&Config::default(), &config).iter().map(|change| change.field).collect();
-    assert_eq!(fields.len(), 41, "every field but tls_trust and tls_certificate was changed: {fields:?}");
+    assert_eq!(fields.len(), 42, "every field but tls_trust and tls_certificate was changed: {fields:?}");
     let files = config.credential_files();
     assert_eq!(files.certificate, Path::new("/srv/pki/agent.pem"));
     assert_eq!(files.key, Path::new("/run/secrets/agent.key"));

@@ -325,6 +325,10 @@ impl Runner {
                 let connects = Arc::clone(&self.common.counts.connects);
                 Lane::Stream(Box::new(Stream::new(spec, self.next_stream, self.next_session, connects)))
             }
+            #[cfg(feature = "verbs")]
+            Transport::RdmaUd | Transport::RdmaRc => {
+                return Err(io::Error::other("probes over RDMA are sent by hand alone"));
+            }
         };
         Ok(Slot {
             lane,

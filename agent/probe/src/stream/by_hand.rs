@@ -132,7 +132,8 @@ pub(crate) fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -
     report.flows = flows
         .iter()
         .map(|flow| FlowReport {
-            source_port: flow.port,
+            source_port: Some(flow.port),
+            flow_label: None,
             sent: flow.sent,
             lost: flow.lost,
             fabric_us_p50: flow.fabric.at(0.5),
