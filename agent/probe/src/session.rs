@@ -28,6 +28,19 @@ pub struct Instant {
     pub mono_ns: u64,
 }
 
+impl Instant {
+    /// When an answer would have been read, had this host read it as soon as it had it, or else as late after that as it was late now: who reads
+    /// does so at instants, `due_mono_ns` this time and up to `tick_ns` before it the last. That what came before was not read sooner is meant
+    /// so, and no delay of the host; that it is read later than due is one.
+    pub(crate) fn without_wait(self, received_unix_ns: Option<u64>, due_mono_ns: u64, tick_ns: u64) -> Self {
+        let late_ns = self.mono_ns.saturating_sub(due_mono_ns);
+        let due_unix_ns = self.unix_ns.saturating_sub(late_ns);
+        // A stepped clock makes it any length; there are no parts then, and the round trip is a tick off at most.
+        let waited_ns = received_unix_ns.map_or(0, |received| due_unix_ns.saturating_sub(received).min(tick_ns));
+        Self { unix_ns: self.unix_ns.saturating_sub(waited_ns), mono_ns: self.mono_ns.saturating_sub(waited_ns) }
+    }
+}
+
 /// What a probe turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -248,6 +261,20 @@ mod tests {
         let last = session.done(10_000_000 + TIMEOUT);
         assert_eq!(last.len(), 1);
         assert!(last[0].answer.is_some_and(|a| a.round_trip_ns == 225_000 && a.parts.is_none()));
+    }
+
+    #[test]
+    fn an_answer_that_waited_for_its_turn_was_read_as_late_as_the_turn_was() {
+        let (due, tick) = (20_000_000, 10_000_000);
+        for (what, received, read, expected) in [
+            ("read in time, it came before", 12_000_000, 20_000_000, 12_000_000),
+            ("read 3 ms late", 12_000_000, 23_000_000, 15_000_000),
+            ("read 3 ms late, it came meanwhile", 22_000_000, 23_000_000, 23_000_000),
+            ("it waited for two turns, as none may", 5_000_000, 20_000_000, 10_000_000),
+        ] {
+            assert_eq!(at(read).without_wait(Some(at(received).unix_ns), due, tick), at(expected), "{what}");
+        }
+        assert_eq!(at(23_000_000).without_wait(None, due, tick), at(23_000_000), "not known");
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Flows of datagrams: a socket for each source address and port, shared by the flows that have it.
 //!
-//! In: turns, and what epoll says of a socket. Out: what each flow learned. Never: more stamps awaited, or answers kept unread, than a socket's
-//! bound.
+//! In: turns, and at each tick what epoll says of sockets. Out: what each flow learned. Answers and stamps wait for the tick: the kernel has noted
+//! when they came. Never: more stamps awaited, or answers kept unread, than a socket's bound.
 
-use super::runner::{Lane, Runner, Slot};
+use super::runner::{EVENTS, Lane, Runner, Slot};
 use crate::flow::Flow;
 use crate::packet::{self, HEAD_BYTES, Packet, Request, SIZE_MAX};
 use crate::plan::{FlowSpec, train};
 use crate::session::Instant;
 use crate::socket::StampedSocket;
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -20,6 +20,8 @@ use std::sync::atomic::Ordering::Relaxed;
 const AWAITED_MAX: usize = 4096;
 /// Memory for answers that wait, of one socket.
 const RECEIVE_BYTES: usize = 256 * 1024;
+/// Looks at all sockets, in one tick: what a flood leaves is for the next.
+const ROUNDS_MAX: usize = 64;
 
 /// Of all flows with one source.
 pub(super) struct Socket {
@@ -67,7 +69,7 @@ impl Runner {
         let stamped = StampedSocket::bind(SocketAddr::from(source), spec.dscp << 2)?;
         stamped.widen(RECEIVE_BYTES);
         let place = self.sockets.iter().position(Option::is_none).unwrap_or(self.sockets.len());
-        self.epoll.add(&stamped, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
+        self.post.add(&stamped, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
         let socket = Socket { stamped, source, awaited: VecDeque::new(), overflowed: 0 };
         match self.sockets.get_mut(place) {
             Some(free) => *free = Some(socket),
@@ -104,17 +106,34 @@ impl Runner {
                 }
             }
         }
-        // Most drivers stamp within the call that sends: taken here, stamps wake nobody.
-        let most = socket.awaited.len();
-        take_stamps(socket, &mut self.slots, &self.by_session, most);
+    }
+
+    /// Takes what has come since the last tick, on all sockets; `due_ns` is when this was to be done. Returns whether nothing more is there, which
+    /// is made sure of only where `is_sure` is asked for: else there may be, on a socket of which an answer was read, and the next tick has it.
+    pub(super) fn read_post(&mut self, due_ns: u64, is_sure: bool) -> bool {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        for _ in 0..ROUNDS_MAX {
+            let ready = self.post.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+            for event in &events[..ready] {
+                let has_stamps = event.events().contains(EpollFlags::EPOLLERR);
+                self.listen(usize::try_from(event.data()).unwrap_or(usize::MAX), has_stamps, due_ns);
+            }
+            if ready == 0 || (ready < EVENTS && !is_sure) {
+                return ready == 0;
+            }
+        }
+        false
     }
 
     /// Takes what a socket has: one answer, as most often there is one, and epoll tells of more; of a train all that are there.
-    pub(super) fn listen(&mut self, place: usize, has_stamps: bool) {
+    fn listen(&mut self, place: usize, has_stamps: bool, due_ns: u64) {
         let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut) else { return };
         if has_stamps {
-            take_stamps(socket, &mut self.slots, &self.by_session, usize::MAX);
+            // Those that nobody awaits any more are let go of, too: while there are some, epoll tells of them.
+            let most = socket.awaited.len().max(1);
+            take_stamps(socket, &mut self.slots, &self.by_session, most);
         }
+        let tick_ns = self.schedule.tick_ns();
         let mut has_more = true;
         while has_more
             && let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut)
@@ -122,6 +141,8 @@ impl Runner {
             && let Ok(Some(received)) = socket.stamped.receive(&mut self.buffer)
         {
             let read = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
+            let now_ns = read.mono_ns;
+            let read = read.without_wait(received.stamp_unix_ns, due_ns, tick_ns);
             let bytes = self.buffer.get(..received.length).unwrap_or_default();
             let Ok(Packet::Answer(answer)) = packet::decode(bytes, &self.key) else { continue };
             let Some(&of) = self.by_session.get(&answer.session) else { continue };
@@ -129,7 +150,7 @@ impl Runner {
             has_more = lane.train.1 > 1;
             let Some(sent_ns) = lane.flow.answered(&answer, received.stamp_unix_ns, read) else { continue };
             self.lives(of, sent_ns);
-            self.judge(of, read.mono_ns, false);
+            self.judge(of, now_ns, false);
         }
     }
 
