@@ -4,19 +4,20 @@
 //! The fabric is a router between two namespaces, and its forwarding runs within the sender's own system calls: what the kernel takes for
 //! a packet here is more than a NIC's driver takes, and it is in every column. So there are
 //!
-//! - `ping`: sends a datagram and waits for its answer, as `ping -i` does: no code, no stamps, no loss told;
-//! - `floor`: as few calls as a datagram and its answer need: sent and read without waiting, at instants 10 ms apart.
+//! - `ping`: sends a datagram and waits for its answer, as `ping -i` does, and at the other end what sends each back as it comes: no code, no
+//!   stamps, no loss told. For one who answers at once, that is also the least there can be;
+//! - `floor_prober`: as few calls as a datagram and its answer need: sent and read without waiting, at instants as far apart as a mesh's.
 //!
-//! What probing adds is ours less the floor. Measurements take turns, and the median of the rounds is told.
+//! What probing adds is ours less the floors. Answers are measured with probes that come one by one, as from many hosts; those that one
+//! mesh sends together wake the answerer less often. Measurements take turns, and the median of the rounds is told.
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on says so")]
 
 #[path = "../tests/fabric/mod.rs"]
 mod fabric;
 
 use fabric::{Fabric, RESPONDER, Told, at, counted, in_fabric, key};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use railwatch_probe::{FlowSpec, Limits, Mesh, MeshPlan, Responder, StampedSocket, Transport};
+use railwatch_probe::{Counts, FlowSpec, Limits, Mesh, MeshPlan, Plan, Responder, StampedSocket, Transport, run};
 use serde::Serialize;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(2);
 const MEASURE: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 5;
-const FLOOR_TICK: Duration = Duration::from_millis(10);
+const FLOOR_TICK: Duration = Duration::from_millis(20);
 const BYTES: usize = 64;
 const ECHO: &str = "10.9.2.2:7705";
 
@@ -46,6 +47,7 @@ struct Spent {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Side {
+    per_s: f64,
     /// Processor time of a probe, or of an answer.
     us: f64,
     /// Share of a core.
@@ -56,7 +58,6 @@ struct Side {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Cost {
-    probes_per_s: f64,
     prober: Side,
     answerer: Side,
 }
@@ -66,7 +67,7 @@ struct Row {
     packets_per_s_per_nic: u64,
     ours: Cost,
     ping: Cost,
-    floor: Cost,
+    floor_prober: Side,
     /// What probing adds to what the kernel takes for the same packets, of a core.
     over_floor_core_percent: f64,
     /// Ours to that of `ping`, probe and answer together.
@@ -96,22 +97,23 @@ fn spent(thread: &str) -> Spent {
     all
 }
 
-/// Lets it run, and reads what both threads spent for what `done` counts.
-fn measured(prober: &str, answerer: &str, done: &AtomicU64) -> Cost {
+/// Lets it run, and reads what the threads spent for what `done` counts.
+fn measured<const N: usize>(threads: [&str; N], done: &AtomicU64) -> [Side; N] {
     sleep(SETTLE);
-    let before = (Instant::now(), counted(done), spent(prober), spent(answerer));
+    let before = (Instant::now(), counted(done), threads.map(spent));
     sleep(MEASURE);
-    let after = (counted(done), spent(prober), spent(answerer));
-    let (seconds, count) = (before.0.elapsed().as_secs_f64(), (after.0 - before.1) as f64);
-    let side = |before: Spent, after: Spent| {
+    let (after, count) = (threads.map(spent), (counted(done) - before.1) as f64);
+    let seconds = before.0.elapsed().as_secs_f64();
+    std::array::from_fn(|at| {
+        let (before, after) = (before.2[at], after[at]);
         let ns = (after.ns - before.ns) as f64;
         Side {
+            per_s: count / seconds,
             us: ns / count / 1e3,
             core_percent: ns / seconds / 1e7,
             waits: (after.waits - before.waits) as f64 / count,
         }
-    };
-    Cost { probes_per_s: count / seconds, prober: side(before.2, after.1), answerer: side(before.3, after.2) }
+    })
 }
 
 /// Names are as the kernel keeps them, 15 bytes.
@@ -119,7 +121,7 @@ fn named<T: Send + 'static>(name: &str, act: impl FnOnce() -> T + Send + 'static
     Builder::new().name(name.into()).spawn(act).unwrap();
 }
 
-fn ours(probes_per_s: u64) -> Cost {
+fn mesh(probes_per_s: u64) -> Side {
     let mesh = Mesh::start(key(), 10_000, Box::new(Told::default())).unwrap();
     let flows = (0..probes_per_s).map(|id| FlowSpec {
         id,
@@ -147,14 +149,35 @@ fn ours(probes_per_s: u64) -> Cost {
         malformed: vec![],
     });
     let counts = mesh.counts();
-    let cost = measured("probe-mesh", "probe-answers", &counts.answered);
+    let [cost] = measured(["probe-mesh"], &counts.answered);
     assert_eq!((mesh.state().off_count, counted(&counts.lost)), (0, 0), "{:?}", mesh.state());
     mesh.stop();
     cost
 }
 
+/// Probes that come one by one.
+fn answers(answers_per_s: u64, counts: &Counts) -> Side {
+    let plan = Plan {
+        transport: Transport::Udp,
+        target: RESPONDER.parse().unwrap(),
+        source: None,
+        source_port: 0,
+        flows: 100,
+        count: answers_per_s * (SETTLE + MEASURE + INTERVAL).as_secs(),
+        interval: INTERVAL / u32::try_from(answers_per_s).unwrap(),
+        size_bytes: BYTES,
+        dscp: 26,
+        timeout: Duration::from_millis(200),
+    };
+    let prober = Builder::new().spawn(move || run(&plan, &key(), |_, _| {}).unwrap()).unwrap();
+    let [cost] = measured(["probe-answers"], &counts.answered);
+    let report = prober.join().unwrap();
+    assert!(report.lost * 1000 < report.sent, "{report:?}");
+    cost
+}
+
 /// A peer on a thread of its own: `turn` has the sockets, which probe it is, and counts.
-fn peer(name: &'static str, probes_per_s: u64, run: fn(&[UdpSocket], u64, &AtomicBool, &AtomicU64)) -> Cost {
+fn peer(name: &'static str, probes_per_s: u64, act: fn(&[UdpSocket], u64, &AtomicBool, &AtomicU64)) -> Cost {
     let bind = |_| {
         let socket = UdpSocket::bind("10.9.1.2:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -163,11 +186,11 @@ fn peer(name: &'static str, probes_per_s: u64, run: fn(&[UdpSocket], u64, &Atomi
     let sockets: Vec<_> = (0..probes_per_s).map(bind).collect();
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let theirs = (Arc::clone(&stop), Arc::clone(&done));
-    named(name, move || run(&sockets, probes_per_s, &theirs.0, &theirs.1));
-    let cost = measured(name, "echo", &done);
+    named(name, move || act(&sockets, probes_per_s, &theirs.0, &theirs.1));
+    let [prober, answerer] = measured([name, "echo"], &done);
     stop.store(true, Relaxed);
     sleep(Duration::from_secs(1));
-    cost
+    Cost { prober, answerer }
 }
 
 fn ping(sockets: &[UdpSocket], per_s: u64, stop: &AtomicBool, done: &AtomicU64) {
@@ -204,13 +227,11 @@ fn floor(sockets: &[UdpSocket], per_s: u64, stop: &AtomicBool, done: &AtomicU64)
     }
 }
 
-fn answerers(fabric: &Fabric) {
-    let inside = fabric.b.try_clone().unwrap();
-    named("probe-answers", move || {
-        setns(&inside, CloneFlags::CLONE_NEWNET).unwrap();
-        let socket = StampedSocket::bind(RESPONDER.parse().unwrap(), 0).unwrap();
-        Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
-    });
+fn answerers(fabric: &Fabric) -> Arc<Counts> {
+    let socket = at(&fabric.b, || StampedSocket::bind(RESPONDER.parse().unwrap(), 0).unwrap());
+    let responder = Responder::new(socket, key(), Limits::default());
+    let counts = responder.counts();
+    named("probe-answers", move || responder.run(&AtomicBool::new(false)).unwrap());
     let socket = at(&fabric.b, || UdpSocket::bind(ECHO).unwrap());
     named("echo", move || {
         let mut bytes = [0; 2048];
@@ -219,34 +240,33 @@ fn answerers(fabric: &Fabric) {
             socket.send_to(&bytes[..length], from).unwrap();
         }
     });
+    counts
 }
 
-fn median(mut costs: Vec<Cost>) -> Cost {
-    costs.sort_by(|a, b| total(a).total_cmp(&total(b)));
-    costs[costs.len() / 2]
+fn median(mut sides: Vec<Side>) -> Side {
+    sides.sort_by(|a, b| a.us.total_cmp(&b.us));
+    sides[sides.len() / 2]
 }
 
-fn total(cost: &Cost) -> f64 {
-    cost.prober.core_percent + cost.answerer.core_percent
-}
-
-fn row(packets_per_s_per_nic: u64) -> Row {
-    let probes_per_s = NICS * packets_per_s_per_nic / 2;
-    let (mut all_ours, mut pings, mut floors) = (vec![], vec![], vec![]);
+fn row(packets_per_s_per_nic: u64, counts: &Counts) -> Row {
+    let per_s = NICS * packets_per_s_per_nic / 2;
+    let mut sides: [Vec<Side>; 5] = Default::default();
     for round in 0..ROUNDS {
         eprintln!("{packets_per_s_per_nic} packets/s a NIC, round {} of {ROUNDS}", round + 1);
-        all_ours.push(ours(probes_per_s));
-        pings.push(peer("ping", probes_per_s, ping));
-        floors.push(peer("floor", probes_per_s, floor));
+        let pinged = peer("ping", per_s, ping);
+        let all =
+            [mesh(per_s), answers(per_s, counts), pinged.prober, pinged.answerer, peer("floor", per_s, floor).prober];
+        sides.iter_mut().zip(all).for_each(|(sides, side)| sides.push(side));
     }
-    let (ours, ping, floor) = (median(all_ours), median(pings), median(floors));
+    let [prober, answerer, pings, echoes, floor_prober] = sides.map(median);
+    let sum = |prober: &Side, answerer: &Side| prober.core_percent + answerer.core_percent;
     Row {
         packets_per_s_per_nic,
-        over_floor_core_percent: total(&ours) - total(&floor),
-        to_ping: total(&ours) / total(&ping),
-        ours,
-        ping,
-        floor,
+        ours: Cost { prober, answerer },
+        ping: Cost { prober: pings, answerer: echoes },
+        floor_prober,
+        over_floor_core_percent: sum(&prober, &answerer) - sum(&floor_prober, &echoes),
+        to_ping: sum(&prober, &answerer) / sum(&pings, &echoes),
     }
 }
 
@@ -254,14 +274,14 @@ fn main() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     in_fabric(|fabric| {
-        answerers(fabric);
+        let counts = answerers(fabric);
         let load = std::fs::read_to_string("/proc/loadavg").unwrap();
         let report = Report {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim().into(),
             load_1_min: load.split_whitespace().next().unwrap().parse().unwrap(),
             nics: NICS,
             rounds: ROUNDS,
-            rows: PACKETS_PER_S.map(row).into(),
+            rows: PACKETS_PER_S.map(|packets_per_s| row(packets_per_s, &counts)).into(),
         };
         println!("{}", serde_json::to_string_pretty(&report).unwrap());
     });

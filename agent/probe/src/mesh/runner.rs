@@ -186,19 +186,17 @@ impl Runner {
                 }
             }
             let now_ns = monotonic_ns();
-            let is_sweep = now_ns >= self.sweep_ns && ready == 0;
-            let mut is_all_read = true;
-            if now_ns >= self.post_ns || is_sweep {
-                is_all_read = self.read_post(self.post_ns.min(now_ns), is_sweep);
-                self.post_ns = u64::MAX;
+            let due_ns = std::mem::replace(&mut self.post_ns, u64::MAX);
+            if now_ns >= due_ns {
+                self.read_post(due_ns, false);
             }
             if !self.take_inbox(now_ns) {
                 return;
             }
             self.send_due(now_ns);
             // Only once no socket has more, which the next look tells: an answer that waits is an answer.
-            if is_sweep && is_all_read {
-                self.sweep(now_ns);
+            if now_ns >= self.sweep_ns && ready == 0 {
+                self.sweep(now_ns, due_ns.min(now_ns));
             }
             if !self.waiting.is_empty() {
                 self.post_ns = self.post_ns.min(self.schedule.tick_at(now_ns + 1));
@@ -332,7 +330,7 @@ impl Runner {
         let outlet = &mut self.outlet;
         let probed = |target: &Target| slots.iter().any(|slot| slot.target == *target);
         self.alarm.keep(probed, now_ns, |signal| outlet.signal(signal));
-        self.sweep_ns = if self.waiting.is_empty() { u64::MAX } else { now_ns + SWEEP_NS };
+        self.sweep_ns = if self.waiting.is_empty() { u64::MAX } else { self.sweep_after(now_ns) };
         *locked(&self.common.state) = MeshState {
             revision: if self.slots.is_empty() { 0 } else { plan.revision },
             flows: self.slots.len(),
@@ -421,8 +419,13 @@ impl Runner {
         let Some(slot) = self.slots.get_mut(place) else { return };
         if !std::mem::replace(&mut slot.is_waiting, true) {
             self.waiting.push(place);
-            self.sweep_ns = self.sweep_ns.min(self.schedule.tick_at(now_ns + SWEEP_NS - self.schedule.tick_ns()));
+            self.sweep_ns = self.sweep_ns.min(self.sweep_after(now_ns));
         }
+    }
+
+    /// The tick in which probes without an answer are looked at next.
+    fn sweep_after(&self, now_ns: u64) -> u64 {
+        self.schedule.tick_at(now_ns + 1 + SWEEP_NS.saturating_sub(self.schedule.tick_ns()))
     }
 
     fn is_quiet(&self) -> bool {
@@ -460,7 +463,16 @@ impl Runner {
         self.alarm.take(&slot.target, &slot.spec, judged, now_ns, |signal| outlet.signal(signal));
     }
 
-    fn sweep(&mut self, now_ns: u64) {
+    /// Looks at probes without an answer. Datagrams were to be read at `due_ns`.
+    fn sweep(&mut self, now_ns: u64, due_ns: u64) {
+        let has_lost = |place: &usize| match self.slots.get(*place).map(|slot| &slot.lane) {
+            Some(Lane::Datagrams(lane)) => lane.flow.has_lost(now_ns, self.alive_ns(*place)),
+            _ => false,
+        };
+        // An answer that waits is an answer.
+        if self.waiting.iter().any(has_lost) && !self.read_post(due_ns, true) {
+            return;
+        }
         let mut at = 0;
         while let Some(&place) = self.waiting.get(at) {
             match self.slots.get(place).map(|slot| &slot.lane) {
