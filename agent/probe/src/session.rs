@@ -8,7 +8,8 @@
 //!  prober   user ─t1─► kernel ─t2─►  fabric  ─t3─► kernel ─► user ─► kernel ─t4─►  fabric  ─t5─► kernel ─t6─► user
 //!  fabric = (t5 - t2) - (t4 - t3)     prober's host = (t2 - t1) + (t6 - t5)     answerer's host = t4 - t3
 //! ```
-//! `t4 - t3` comes with a later answer. Never: a time from clocks of two hosts as if they were one; a time where a clock was
+//! `t4 - t3` comes with a later answer. Who reads answers at instants takes what one waits for the next instant off `t6`: it is no delay of the
+//! host, while an instant that comes late is one ([`Instant::without_wait`]). Never: a time from clocks of two hosts as if they were one; a time where a clock was
 //! stepped under it; more than [`IN_FLIGHT_MAX`] probes remembered.
 
 use crate::packet::Answer;
@@ -55,7 +56,7 @@ pub struct Outcome {
 /// Times of an answered probe, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// From user to user by the monotonic clock: hosts and fabric.
+    /// From user to user by the monotonic clock: hosts and fabric. Of a planned probe without what its answer waited for the tick.
     pub round_trip_ns: u64,
     /// Where every stamp came, and no clock was stepped.
     pub parts: Option<Parts>,

@@ -17,7 +17,7 @@ use crate::tally::FlowResult;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use nix::sys::prctl::set_timerslack;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::time::TimeSpec;
@@ -43,7 +43,7 @@ const REPORT_MIN: Duration = Duration::from_millis(100);
 /// Flows whose fault is told by name; the others are counted.
 const NAMED_MAX: usize = 16;
 /// Sockets looked at by one call.
-pub(super) const EVENTS: usize = 64;
+const EVENTS: usize = 64;
 /// The event that is no socket's.
 pub(super) const WOKEN: u64 = u64::MAX;
 /// Events from here on are of connections.
@@ -95,14 +95,12 @@ pub(super) struct Runner {
     pub(super) common: Arc<Common>,
     /// What the thread sleeps on: connections, and who wakes it.
     pub(super) epoll: Epoll,
-    /// Sockets of datagrams, looked at in each tick.
-    pub(super) post: Epoll,
     pub(super) key: Key,
     own_max: u32,
     outlet: Box<dyn Outlet>,
     plan: MeshPlan,
     lease_end_ns: u64,
-    /// By the number that epoll has for them.
+    /// Of datagrams.
     pub(super) sockets: Vec<Option<Socket>>,
     pub(super) by_source: HashMap<(IpAddr, u16), usize>,
     pub(super) slots: Vec<Slot>,
@@ -117,7 +115,7 @@ pub(super) struct Runner {
     /// By host of a target: when the latest of its answered probes was sent.
     alive: HashMap<Arc<str>, u64>,
     /// Slots that have sent and may await answers.
-    waiting: Vec<usize>,
+    pub(super) waiting: Vec<usize>,
     alarm: Alarm,
     pub(super) bytes: Vec<u8>,
     pub(super) buffer: Vec<u8>,
@@ -139,7 +137,6 @@ impl Runner {
         Ok(Self {
             common,
             epoll,
-            post: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             key,
             own_max,
             outlet,
@@ -187,16 +184,14 @@ impl Runner {
             }
             let now_ns = monotonic_ns();
             let due_ns = std::mem::replace(&mut self.post_ns, u64::MAX);
-            if now_ns >= due_ns {
-                self.read_post(due_ns, false);
-            }
+            let is_dry = now_ns >= due_ns.min(self.sweep_ns) && self.read_post(due_ns.min(now_ns));
             if !self.take_inbox(now_ns) {
                 return;
             }
             self.send_due(now_ns);
-            // Only once no socket has more, which the next look tells: an answer that waits is an answer.
-            if now_ns >= self.sweep_ns && ready == 0 {
-                self.sweep(now_ns, due_ns.min(now_ns));
+            // Only once no socket has more, which of connections the next look tells: an answer that waits is an answer.
+            if now_ns >= self.sweep_ns && is_dry && ready == 0 {
+                self.sweep(now_ns);
             }
             if !self.waiting.is_empty() {
                 self.post_ns = self.post_ns.min(self.schedule.tick_at(now_ns + 1));
@@ -463,16 +458,8 @@ impl Runner {
         self.alarm.take(&slot.target, &slot.spec, judged, now_ns, |signal| outlet.signal(signal));
     }
 
-    /// Looks at probes without an answer. Datagrams were to be read at `due_ns`.
-    fn sweep(&mut self, now_ns: u64, due_ns: u64) {
-        let has_lost = |place: &usize| match self.slots.get(*place).map(|slot| &slot.lane) {
-            Some(Lane::Datagrams(lane)) => lane.flow.has_lost(now_ns, self.alive_ns(*place)),
-            _ => false,
-        };
-        // An answer that waits is an answer.
-        if self.waiting.iter().any(has_lost) && !self.read_post(due_ns, true) {
-            return;
-        }
+    /// Looks at probes without an answer.
+    fn sweep(&mut self, now_ns: u64) {
         let mut at = 0;
         while let Some(&place) = self.waiting.get(at) {
             match self.slots.get(place).map(|slot| &slot.lane) {
