@@ -57,7 +57,7 @@ const SESSIONS_MAX: usize = 4096;
 const AWAITED_MAX: usize = 1024;
 /// Memory for datagrams that wait: a second of 1,000 probes.
 const RECEIVE_BYTES: usize = 2 * 1024 * 1024;
-/// Stamps that are awaited before they are read, unless a session asks before: each look takes all of them.
+/// Stamps that are awaited before they are read, unless a session asks before: all of them together, and no look that finds none.
 const STAMPS_AT_ONCE: usize = 16;
 /// How long a stop may take.
 const LOOK_UP: Duration = Duration::from_millis(200);
@@ -134,7 +134,7 @@ impl Responder {
         let mut buffer = vec![0; SIZE_MAX];
         self.socket.wait_at_most(LOOK_UP)?;
         while !stop.load(Relaxed) {
-            // One call waits and reads: a probe costs it, the answer, and its share of a look at stamps. What waits is read without another wake.
+            // One call waits and reads: what waits already is read without another wake.
             match self.socket.wait(&mut buffer)? {
                 Some(received) => self.serve(&received, &mut buffer),
                 None => self.take_stamps()?,
