@@ -10,8 +10,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-/// Turns are rounded up to a multiple of it, or of the shortest interval of a flow where that is shorter. A wake of a thread that slept costs more than a
-/// probe, so the longer the better: but a loss is told up to a tick late, and by default a NIC sends up to three packets in one of these.
+/// Turns are rounded up to a multiple of it, or of the shortest interval of a flow where that is shorter. A wake of a thread that slept
+/// costs more than a probe, so the longer the better: but a loss is told up to a tick late, and by default a NIC sends up to three packets
+/// in one of these.
 pub(crate) const TICK_MAX: Duration = Duration::from_millis(20);
 const TICK_MAX_NS: u64 = TICK_MAX.as_nanos() as u64;
 /// A NIC's packets of one tick, beyond its share.

@@ -30,9 +30,9 @@ pub struct Instant {
 }
 
 impl Instant {
-    /// When an answer would have been read, had this host read it as soon as it had it, or else as late after that as it was late now: who reads
-    /// does so at instants, `due_mono_ns` this time and up to `tick_ns` before it the last. That what came before was not read sooner is meant
-    /// so, and no delay of the host; that it is read later than due is one.
+    /// When an answer that is read now counts as read, by one who reads at instants: this one was due at `due_mono_ns`, the one before it up to
+    /// `tick_ns` earlier. What the answer waited for the instant is taken off: that is meant so, and no delay of the host. By how much the instant
+    /// came late stays.
     pub(crate) fn without_wait(self, received_unix_ns: Option<u64>, due_mono_ns: u64, tick_ns: u64) -> Self {
         let late_ns = self.mono_ns.saturating_sub(due_mono_ns);
         let due_unix_ns = self.unix_ns.saturating_sub(late_ns);

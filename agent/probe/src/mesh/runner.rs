@@ -474,11 +474,7 @@ impl Runner {
                 }
             }
         }
-        self.sweep_ns = if self.waiting.is_empty() {
-            u64::MAX
-        } else {
-            self.schedule.tick_at(now_ns + SWEEP_NS - self.schedule.tick_ns())
-        };
+        self.sweep_ns = if self.waiting.is_empty() { u64::MAX } else { self.sweep_after(now_ns) };
     }
 
     fn report(&mut self, now_ns: u64) {
