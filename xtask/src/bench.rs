@@ -5,6 +5,7 @@ mod idle;
 mod latency;
 mod planner;
 mod probe;
+mod probes;
 mod statistics;
 mod tape;
 mod uplink;
@@ -34,6 +35,8 @@ pub enum Bench {
     Planner(planner::Options),
     /// What a reading costs on the tape, in bytes and nanoseconds, beside the other candidate
     Tape(tape::Options),
+    /// What planned probes and their answers cost on a host with 8 NICs, beside a ping and the floor of the same fabric
+    Probes(probes::Options),
 }
 
 /// Measures, and shows or writes the result.
@@ -46,6 +49,7 @@ pub fn bench(bench: &Bench) -> Result<()> {
         Bench::Latency(options) => write(&options.json, &latency::measure(options)?),
         Bench::Planner(options) => write(&options.json, &planner::measure()?),
         Bench::Tape(options) => write(&options.json, &tape::measure()?),
+        Bench::Probes(options) => write(&options.json, &probes::measure()?),
     }
 }
 

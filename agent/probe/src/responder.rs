@@ -7,14 +7,17 @@
 use crate::limit::{Bucket, PerSource};
 use crate::packet::{self, Answer, Foreign, Held, Key, Packet, SIZE_MAX};
 use crate::socket::{Received, StampedSocket};
+#[cfg(feature = "verbs")]
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use railwatch_sampling::clock::monotonic_ns;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+#[cfg(feature = "verbs")]
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// What is answered at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +65,18 @@ const SESSIONS_MAX: usize = 4096;
 const AWAITED_MAX: usize = 1024;
 /// Memory for datagrams that wait: a second of 1,000 probes.
 const RECEIVE_BYTES: usize = 2 * 1024 * 1024;
+/// Stamps that are awaited before they are read, unless a session asks before: all of them together, and no look that finds none.
+const STAMPS_AT_ONCE: usize = 16;
 /// How long a stop may take.
-const LOOK_UP_MS: u8 = 200;
+const LOOK_UP: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Default)]
 struct Session {
     held: [Option<Held>; 2],
     heard_ns: u64,
     requests: u16,
+    /// Whether a stamp of an answer to it is awaited.
+    is_awaited: bool,
 }
 
 /// An answer that has left, but not yet by the driver's word.
@@ -143,51 +150,40 @@ impl Responder {
     /// Where the socket can be used no more.
     pub fn run(mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut buffer = vec![0; SIZE_MAX];
+        self.socket.wait_at_most(LOOK_UP)?;
         while !stop.load(Relaxed) {
-            let mut polled = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             #[cfg(feature = "verbs")]
-            polled.extend(
-                self.lender.iter().flat_map(|lender| lender.fds()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
-            );
-            let is_error = match poll(&mut polled, PollTimeout::from(LOOK_UP_MS)) {
-                Ok(_) => polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)),
-                Err(nix::errno::Errno::EINTR) => false,
-                Err(errno) => return Err(errno.into()),
-            };
-            // Stamps that came late: answers are to carry what they say.
-            if is_error {
-                self.take_stamps(usize::MAX)?;
+            if self.lender.is_some() {
+                self.serve_beside_lender(&mut buffer)?;
+                continue;
             }
-            self.serve(&mut buffer)?;
-            #[cfg(feature = "verbs")]
-            self.tell_borrowers();
+            // One call waits and reads: what waits already is read without another wake.
+            match self.socket.wait(&mut buffer)? {
+                Some(received) => self.serve(&received, &mut buffer),
+                None => self.take_stamps()?,
+            }
         }
         Ok(())
     }
 
-    /// Answers what has come.
-    fn serve(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        while let Some(received) = self.socket.receive(buffer)? {
-            let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Relaxed);
-            count(&self.counts.received);
-            let counts = Arc::clone(&self.counts);
-            count(match self.answer(&received, buffer) {
-                Ok(()) => &counts.answered,
-                Err(Refusal::Foreign(Foreign::NotAProbe)) => &counts.not_probes,
-                Err(Refusal::Foreign(Foreign::WrongCode)) => &counts.wrong_code,
-                Err(Refusal::AnAnswer) => &counts.answers,
-                Err(Refusal::OverRate) => &counts.over_rate,
-                Err(Refusal::OverChecks) => &counts.over_checks,
-                Err(Refusal::Unsent) => &counts.unsent,
-                #[cfg(feature = "verbs")]
-                Err(Refusal::QueuePair) => &counts.queue_pairs,
-                #[cfg(feature = "verbs")]
-                Err(Refusal::Replayed) => &counts.replayed,
-            });
-            // Most often there is one answer on its way out, whose stamp is there already: no second look for it.
-            self.take_stamps(self.awaited.len())?;
-        }
-        Ok(())
+    /// Answers a datagram, where it is to be.
+    fn serve(&mut self, received: &Received, buffer: &mut [u8]) {
+        let answered = self.answer(received, buffer);
+        let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Relaxed);
+        count(&self.counts.received);
+        count(match answered {
+            Ok(()) => &self.counts.answered,
+            Err(Refusal::Foreign(Foreign::NotAProbe)) => &self.counts.not_probes,
+            Err(Refusal::Foreign(Foreign::WrongCode)) => &self.counts.wrong_code,
+            Err(Refusal::AnAnswer) => &self.counts.answers,
+            Err(Refusal::OverRate) => &self.counts.over_rate,
+            Err(Refusal::OverChecks) => &self.counts.over_checks,
+            Err(Refusal::Unsent) => &self.counts.unsent,
+            #[cfg(feature = "verbs")]
+            Err(Refusal::QueuePair) => &self.counts.queue_pairs,
+            #[cfg(feature = "verbs")]
+            Err(Refusal::Replayed) => &self.counts.replayed,
+        });
     }
 
     fn answer(&mut self, received: &Received, buffer: &mut [u8]) -> Result<(), Refusal> {
@@ -220,6 +216,12 @@ impl Responder {
             let oldest = self.sessions.iter().min_by_key(|(_, session)| session.heard_ns).map(|(key, _)| *key);
             oldest.map(|key| self.sessions.remove(&key));
         }
+        // An answer is to carry what the stamps of those before it say.
+        let is_awaited = self.sessions.get(&key).is_some_and(|session| session.is_awaited);
+        if is_awaited || self.awaited.len() >= STAMPS_AT_ONCE {
+            // Where they cannot be read, the answer says less.
+            let _ = self.take_stamps();
+        }
         let session = self.sessions.entry(key).or_default();
         session.heard_ns = now_ns;
         session.requests = session.requests.wrapping_add(1);
@@ -235,8 +237,14 @@ impl Responder {
         };
         packet::encode(&Packet::Answer(answer), bytes, &self.key);
         let id = self.socket.send_from(received.to, bytes, received.from, received.tos);
-        let id = id.map_err(|_| Refusal::Unsent)?;
+        let Ok(id) = id else {
+            // The socket counts anew: what has left so far is taken by its number of before.
+            let _ = self.take_stamps();
+            self.awaited.clear();
+            return Err(Refusal::Unsent);
+        };
         if received_unix_ns > 0 {
+            session.is_awaited = true;
             if self.awaited.len() >= AWAITED_MAX {
                 self.awaited.pop_front();
             }
@@ -284,13 +292,40 @@ impl Responder {
         });
     }
 
-    fn take_stamps(&mut self, most: usize) -> io::Result<()> {
+    /// Answers what has come, by the fabric or from the helper that lends; waits for either.
+    #[cfg(feature = "verbs")]
+    fn serve_beside_lender(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let mut polled = vec![PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        polled.extend(self.lender.iter().flat_map(|lender| lender.fds()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let time = PollTimeout::try_from(LOOK_UP).unwrap_or(PollTimeout::ZERO);
+        let has_stamps = match poll(&mut polled, time) {
+            Ok(_) => polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)),
+            Err(nix::errno::Errno::EINTR) => false,
+            Err(errno) => return Err(errno.into()),
+        };
+        // While there are some, poll tells of them.
+        if has_stamps {
+            self.take_stamps()?;
+        }
+        while let Some(received) = self.socket.receive(buffer)? {
+            self.serve(&received, buffer);
+        }
+        self.tell_borrowers();
+        Ok(())
+    }
+
+    /// Takes the stamps that are there, of answers that have left.
+    fn take_stamps(&mut self) -> io::Result<()> {
         let Self { socket, sessions, awaited, .. } = self;
+        // No look more than there are, but for one that nobody awaits any more.
+        let most = awaited.len().max(1);
         socket.stamps(most, |sent| {
             let Some(at) = awaited.iter().position(|awaited| awaited.id == sent.id) else { return };
             let Some(Awaited { session, sequence, received_unix_ns, .. }) = awaited.remove(at) else { return };
             let held = sent.stamp_unix_ns.checked_sub(received_unix_ns).and_then(packet::held_ns);
-            if let (Some(session), Some(held_ns)) = (sessions.get_mut(&session), held) {
+            let Some(session) = sessions.get_mut(&session) else { return };
+            session.is_awaited = false;
+            if let Some(held_ns) = held {
                 let held = Held { sequence_low: sequence as u32, held_ns };
                 session.held = [Some(held), session.held[0]];
             }

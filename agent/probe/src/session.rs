@@ -8,7 +8,8 @@
 //!  prober   user ─t1─► kernel ─t2─►  fabric  ─t3─► kernel ─► user ─► kernel ─t4─►  fabric  ─t5─► kernel ─t6─► user
 //!  fabric = (t5 - t2) - (t4 - t3)     prober's host = (t2 - t1) + (t6 - t5)     answerer's host = t4 - t3
 //! ```
-//! `t4 - t3` comes with a later answer. Never: a time from clocks of two hosts as if they were one; a time where a clock was
+//! `t4 - t3` comes with a later answer. Who reads answers at instants takes what one waits for the next instant off `t6`: it is no delay of the
+//! host, while an instant that comes late is one ([`Instant::without_wait`]). Never: a time from clocks of two hosts as if they were one; a time where a clock was
 //! stepped under it; more than [`IN_FLIGHT_MAX`] probes remembered.
 
 use crate::packet::Answer;
@@ -28,6 +29,19 @@ pub struct Instant {
     pub mono_ns: u64,
 }
 
+impl Instant {
+    /// When an answer that is read now counts as read, by one who reads at instants: this one was due at `due_mono_ns`, the one before it up to
+    /// `tick_ns` earlier. What the answer waited for the instant is taken off: that is meant so, and no delay of the host. By how much the instant
+    /// came late stays.
+    pub(crate) fn without_wait(self, received_unix_ns: Option<u64>, due_mono_ns: u64, tick_ns: u64) -> Self {
+        let late_ns = self.mono_ns.saturating_sub(due_mono_ns);
+        let due_unix_ns = self.unix_ns.saturating_sub(late_ns);
+        // A stepped clock makes it any length; there are no parts then, and the round trip is a tick off at most.
+        let waited_ns = received_unix_ns.map_or(0, |received| due_unix_ns.saturating_sub(received).min(tick_ns));
+        Self { unix_ns: self.unix_ns.saturating_sub(waited_ns), mono_ns: self.mono_ns.saturating_sub(waited_ns) }
+    }
+}
+
 /// What a probe turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -42,7 +56,7 @@ pub struct Outcome {
 /// Times of an answered probe, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// From user to user by the monotonic clock: hosts and fabric.
+    /// From user to user by the monotonic clock: hosts and fabric. Of a planned probe without what its answer waited for the tick.
     pub round_trip_ns: u64,
     /// Where every stamp came, and no clock was stepped.
     pub parts: Option<Parts>,
@@ -248,6 +262,20 @@ mod tests {
         let last = session.done(10_000_000 + TIMEOUT);
         assert_eq!(last.len(), 1);
         assert!(last[0].answer.is_some_and(|a| a.round_trip_ns == 225_000 && a.parts.is_none()));
+    }
+
+    #[test]
+    fn an_answer_that_waited_for_its_turn_was_read_as_late_as_the_turn_was() {
+        let (due, tick) = (20_000_000, 10_000_000);
+        for (what, received, read, expected) in [
+            ("read in time, it came before", 12_000_000, 20_000_000, 12_000_000),
+            ("read 3 ms late", 12_000_000, 23_000_000, 15_000_000),
+            ("read 3 ms late, it came meanwhile", 22_000_000, 23_000_000, 23_000_000),
+            ("it waited for two turns, as none may", 5_000_000, 20_000_000, 10_000_000),
+        ] {
+            assert_eq!(at(read).without_wait(Some(at(received).unix_ns), due, tick), at(expected), "{what}");
+        }
+        assert_eq!(at(23_000_000).without_wait(None, due, tick), at(23_000_000), "not known");
     }
 
     #[test]

@@ -15,9 +15,11 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage,
     TimestampingFlag, Timestamps, bind, getsockname, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// IPV6_FLOWINFO_SEND of linux/in6.h: labels are those of the address that is sent to.
 const FLOWINFO_SEND: libc::c_int = 33;
@@ -37,7 +39,7 @@ pub struct Received {
     pub to: Option<IpAddr>,
 }
 
-/// The socket. Nothing blocks.
+/// The socket. Nothing blocks but [`Self::wait`].
 #[derive(Debug)]
 pub struct StampedSocket {
     fd: OwnedFd,
@@ -59,7 +61,7 @@ impl StampedSocket {
     pub fn bind(local: SocketAddr, tos: u8) -> io::Result<Self> {
         let is_v6 = local.is_ipv6();
         let family = if is_v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-        let fd = socket(family, SockType::Datagram, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+        let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
         if is_v6 {
             setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
             setsockopt(&fd, sockopt::Ipv6TClass, &i32::from(tos))?;
@@ -247,12 +249,34 @@ impl StampedSocket {
     /// # Errors
     /// What the kernel said; the socket stays usable.
     pub fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        self.receive_with(buffer, MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// From now on [`Self::wait`] waits for so long at most.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        let microseconds = i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        setsockopt(&self.fd, sockopt::ReceiveTimeout, &TimeVal::microseconds(microseconds)).map_err(Into::into)
+    }
+
+    /// The next datagram, waited for within the one call that reads it; none after the time of [`Self::wait_at_most`], or sooner where a signal
+    /// came.
+    ///
+    /// # Errors
+    /// As for [`Self::receive`].
+    pub fn wait(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        self.receive_with(buffer, MsgFlags::empty())
+    }
+
+    fn receive_with(&mut self, buffer: &mut [u8], flags: MsgFlags) -> io::Result<Option<Received>> {
         let mut slices = [IoSliceMut::new(buffer)];
         let received = recvmsg::<SockaddrStorage>(
             self.fd.as_raw_fd(),
             &mut slices,
             Some(&mut self.control),
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC,
+            flags | MsgFlags::MSG_TRUNC,
         );
         let received = match received {
             Ok(received) => received,

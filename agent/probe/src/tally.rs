@@ -23,11 +23,11 @@ pub struct FlowResult {
     pub lost_there_back: Option<(u32, u32)>,
     /// From NIC to NIC.
     pub fabric: TimesResult,
-    /// Inside this host.
+    /// Inside this host: before the probe left, and how late its answer was read.
     pub prober: TimesResult,
     /// Inside the other.
     pub answerer: TimesResult,
-    /// From user to user.
+    /// From user to user, without what an answer waited for the tick.
     pub round_trip: TimesResult,
     /// By how much the way there was longer than at its shortest lately.
     pub there_above_least: TimesResult,

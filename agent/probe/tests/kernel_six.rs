@@ -191,6 +191,13 @@ fn a_datagram_has_its_class_and_is_never_a_fragment() {
         let to: SocketAddr = "[fd00:2::2]:9000".parse().unwrap();
         let mut answerer = at(&six.b, move || StampedSocket::bind(to, 0).unwrap());
         let mut socket = StampedSocket::bind("[fd00:1::2]:41000".parse().unwrap(), 0).unwrap();
+        // Where no socket asked for stamps before, the kernel switches them on a moment later (net_enable_timestamp of net/core/dev.c).
+        let before: SocketAddr = "[fd00:2::2]:9001".parse().unwrap();
+        let mut earlier = at(&six.b, move || StampedSocket::bind(before, 0).unwrap());
+        eventually("the kernel stamps what comes", || {
+            socket.send_to(&[7; 64], before, 0).unwrap();
+            matches!(earlier.receive(&mut [0; 64]), Ok(Some(received)) if received.stamp_unix_ns.is_some())
+        });
         assert_eq!(socket.payload_max(to).unwrap(), 1452);
         socket.send_to(&[7; 1452], to, 26 << 2).unwrap();
         let mut buffer = [0; 2048];

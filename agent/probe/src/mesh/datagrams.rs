@@ -1,7 +1,7 @@
 //! Flows of datagrams: a socket for each source address and port, shared by the flows that have it.
 //!
-//! In: turns, and what epoll says of a socket. Out: what each flow learned. Never: more stamps awaited, or answers kept unread, than a socket's
-//! bound.
+//! In: turns, and ticks. Out: what each flow learned. Answers and stamps wait for the tick: the kernel has noted
+//! when they came. Never: more stamps awaited, or answers kept unread, than a socket's bound.
 
 use super::runner::{Lane, Runner, Slot};
 use crate::flow::Flow;
@@ -9,7 +9,6 @@ use crate::packet::{self, HEAD_BYTES, Packet, Request, SIZE_MAX};
 use crate::plan::{FlowSpec, train};
 use crate::session::Instant;
 use crate::socket::StampedSocket;
-use nix::sys::epoll::{EpollEvent, EpollFlags};
 use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -20,6 +19,8 @@ use std::sync::atomic::Ordering::Relaxed;
 const AWAITED_MAX: usize = 4096;
 /// Memory for answers that wait, of one socket.
 const RECEIVE_BYTES: usize = 256 * 1024;
+/// Datagrams that are read for a flow at a time: a flood is not to hold up the others.
+const READS_MAX: usize = 1024;
 
 /// Of all flows with one source.
 pub(super) struct Socket {
@@ -28,6 +29,8 @@ pub(super) struct Socket {
     /// Number of the socket, session and sequence of probes whose stamp is awaited.
     awaited: VecDeque<(u32, u64, u64)>,
     overflowed: u32,
+    /// For what waits unread, as it was asked for.
+    room_bytes: usize,
 }
 
 /// One flow's part.
@@ -48,11 +51,18 @@ fn datagrams(slots: &mut [Slot], place: usize) -> Option<&mut Datagrams> {
 impl Runner {
     pub(super) fn datagrams(&mut self, spec: &FlowSpec, session: u64) -> io::Result<Datagrams> {
         let socket = self.socket(spec)?;
-        let stamped = self.sockets.get(socket).and_then(Option::as_ref).map(|socket| &socket.stamped);
-        let datagram_max = match stamped.filter(|_| spec.size_bytes > HEAD_BYTES) {
-            Some(stamped) => stamped.payload_max(spec.destination)?,
-            None => SIZE_MAX,
-        };
+        let mut datagram_max = SIZE_MAX;
+        if let Some(Socket { stamped, room_bytes, .. }) = self.sockets.get_mut(socket).and_then(Option::as_mut) {
+            if spec.size_bytes > HEAD_BYTES {
+                datagram_max = stamped.payload_max(spec.destination)?;
+            }
+            // A whole train's answers and stamps wait there, with what the kernel needs for each.
+            let wanted_bytes = RECEIVE_BYTES.max(4 * spec.size_bytes);
+            if *room_bytes < wanted_bytes {
+                stamped.widen(wanted_bytes);
+                *room_bytes = wanted_bytes;
+            }
+        }
         let flow = Flow::new(session, spec.timeout, spec.interval);
         Ok(Datagrams { flow, socket, train: train(spec.size_bytes, datagram_max) })
     }
@@ -65,10 +75,8 @@ impl Runner {
         }
         self.may_open()?;
         let stamped = StampedSocket::bind(SocketAddr::from(source), spec.dscp << 2)?;
-        stamped.widen(RECEIVE_BYTES);
         let place = self.sockets.iter().position(Option::is_none).unwrap_or(self.sockets.len());
-        self.epoll.add(&stamped, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
-        let socket = Socket { stamped, source, awaited: VecDeque::new(), overflowed: 0 };
+        let socket = Socket { stamped, source, awaited: VecDeque::new(), overflowed: 0, room_bytes: 0 };
         match self.sockets.get_mut(place) {
             Some(free) => *free = Some(socket),
             None => self.sockets.push(Some(socket)),
@@ -104,33 +112,59 @@ impl Runner {
                 }
             }
         }
-        // Most drivers stamp within the call that sends: taken here, stamps wake nobody.
-        let most = socket.awaited.len();
-        take_stamps(socket, &mut self.slots, &self.by_session, most);
     }
 
-    /// Takes what a socket has: one answer, as most often there is one, and epoll tells of more; of a train all that are there.
-    pub(super) fn listen(&mut self, place: usize, has_stamps: bool) {
-        let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut) else { return };
-        if has_stamps {
-            take_stamps(socket, &mut self.slots, &self.by_session, usize::MAX);
+    /// Reads what has come for flows that await answers; `due_ns` is when this was to be done. Returns whether nothing more is there for those that
+    /// still do.
+    ///
+    /// Sockets are asked rather than watched: an answer is nearly always there by the tick after its probe, and epoll(7) would cost a call for
+    /// each of both, within the kernel.
+    pub(super) fn read_post(&mut self, due_ns: u64) -> bool {
+        let mut is_dry = true;
+        for at in 0..self.waiting.len() {
+            let place = self.waiting.get(at).copied().unwrap_or(usize::MAX);
+            is_dry &= self.listen(place, due_ns);
         }
-        let mut has_more = true;
-        while has_more
-            && let Some(socket) = self.sockets.get_mut(place).and_then(Option::as_mut)
-            // An error of the socket is none of its answers: those that wait are still read.
-            && let Ok(Some(received)) = socket.stamped.receive(&mut self.buffer)
-        {
+        is_dry
+    }
+
+    /// Reads what a flow's socket has, until the flow awaits nothing more. Returns whether it does not, or the socket has no more.
+    fn listen(&mut self, place: usize, due_ns: u64) -> bool {
+        let Some(number) = datagrams(&mut self.slots, place).map(|lane| lane.socket) else { return true };
+        let Some(socket) = self.sockets.get_mut(number).and_then(Option::as_mut) else { return true };
+        // Most drivers stamp within the call that sends. Of a stamp that comes later, the flow's next turn hears.
+        let most = socket.awaited.len();
+        take_stamps(socket, &mut self.slots, &self.by_session, most);
+        let tick_ns = self.schedule.tick_ns();
+        let mut has_failed = false;
+        for _ in 0..READS_MAX {
+            if !datagrams(&mut self.slots, place).is_some_and(|lane| lane.flow.awaits()) {
+                return true;
+            }
+            let Some(socket) = self.sockets.get_mut(number).and_then(Option::as_mut) else { return true };
+            let received = match socket.stamped.receive(&mut self.buffer) {
+                Ok(Some(received)) => received,
+                Ok(None) => return true,
+                Err(_) if has_failed => return true,
+                // An error of the socket is none of its answers: those that wait are still read.
+                Err(_) => {
+                    has_failed = true;
+                    continue;
+                }
+            };
             let read = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
+            let now_ns = read.mono_ns;
+            let read = read.without_wait(received.stamp_unix_ns, due_ns, tick_ns);
             let bytes = self.buffer.get(..received.length).unwrap_or_default();
             let Ok(Packet::Answer(answer)) = packet::decode(bytes, &self.key) else { continue };
+            // Of this flow, or of another with the same source.
             let Some(&of) = self.by_session.get(&answer.session) else { continue };
-            let Some(lane) = datagrams(&mut self.slots, of).filter(|lane| lane.socket == place) else { continue };
-            has_more = lane.train.1 > 1;
+            let Some(lane) = datagrams(&mut self.slots, of).filter(|lane| lane.socket == number) else { continue };
             let Some(sent_ns) = lane.flow.answered(&answer, received.stamp_unix_ns, read) else { continue };
             self.lives(of, sent_ns);
-            self.judge(of, read.mono_ns, false);
+            self.judge(of, now_ns, false);
         }
+        false
     }
 
     /// Judges what a flow's probes turned out to be; losses only where `with_losses`.

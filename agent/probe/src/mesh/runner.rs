@@ -1,7 +1,8 @@
 //! The mesh's thread: plans taken, turns given, outcomes told.
 //!
 //! In: the inbox, the clock, what epoll says. Out: turns for each flow's lane ([`super::datagrams`], [`super::streams`]); results and signals
-//! for the outlet. Never: a look at probes without an answer while a socket has more to read.
+//! for the outlet. Datagrams wake nobody: at each tick those that came since the last are read, and those whose turn it is are sent, by one wake of
+//! the thread. Never: a look at probes without an answer while a socket has more to read.
 
 use super::datagrams::{Datagrams, Socket};
 use super::streams::Stream;
@@ -9,16 +10,22 @@ use super::{Common, MeshState, Outlet, locked};
 use crate::alarm::{Alarm, Target};
 use crate::flow::Judged;
 use crate::packet::{Key, SIZE_MAX};
-use crate::plan::{FLOWS_MAX, FlowSpec, MeshPlan, QUIET_MAX, Transport};
+use crate::plan::{FLOWS_MAX, FlowSpec, INTERVAL_MIN, MeshPlan, QUIET_MAX, Transport};
 use crate::prober::random;
-use crate::schedule::{Budget, Schedule, turn_after};
+use crate::schedule::{Budget, Schedule, TICK_MAX, turn_after};
 use crate::tally::FlowResult;
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
+use nix::sys::prctl::set_timerslack;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::time::TimeSpec;
 use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -26,7 +33,11 @@ use std::time::Duration;
 /// How often probes without an answer are looked at, while there are any.
 const SWEEP_NS: u64 = 20_000_000;
 /// How often ends are told.
-const TICK_NS: u64 = 1_000_000_000;
+const ALARM_NS: u64 = 1_000_000_000;
+/// The longest sleep: a plan may come without a wake where the kernel refused it.
+const SLEEP_NS_MAX: u64 = 1_000_000_000;
+/// How late a sleep may end.
+const SLACK_NS: libc::c_ulong = 1000;
 /// The shortest time between two reports.
 const REPORT_MIN: Duration = Duration::from_millis(100);
 /// Flows whose fault is told by name; the others are counted.
@@ -82,13 +93,14 @@ impl Slot {
 /// The thread.
 pub(super) struct Runner {
     pub(super) common: Arc<Common>,
+    /// What the thread sleeps on: connections, and who wakes it.
     pub(super) epoll: Epoll,
     pub(super) key: Key,
     own_max: u32,
     outlet: Box<dyn Outlet>,
     plan: MeshPlan,
     lease_end_ns: u64,
-    /// By the number that epoll has for them.
+    /// Of datagrams.
     pub(super) sockets: Vec<Option<Socket>>,
     pub(super) by_source: HashMap<(IpAddr, u16), usize>,
     pub(super) slots: Vec<Slot>,
@@ -98,18 +110,20 @@ pub(super) struct Runner {
     sockets_max: usize,
     next_session: u64,
     next_stream: u64,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
     budgets: HashMap<Arc<str>, Budget>,
     /// By host of a target: when the latest of its answered probes was sent.
     alive: HashMap<Arc<str>, u64>,
     /// Slots that have sent and may await answers.
-    waiting: Vec<usize>,
+    pub(super) waiting: Vec<usize>,
     alarm: Alarm,
     pub(super) bytes: Vec<u8>,
     pub(super) buffer: Vec<u8>,
     reported_ns: u64,
+    /// When datagrams are read next; never, while none are awaited.
+    post_ns: u64,
     sweep_ns: u64,
-    tick_ns: u64,
+    alarm_ns: u64,
 }
 
 impl Runner {
@@ -144,17 +158,19 @@ impl Runner {
             bytes: Vec::new(),
             buffer: vec![0; SIZE_MAX],
             reported_ns: monotonic_ns(),
+            post_ns: u64::MAX,
             sweep_ns: u64::MAX,
-            tick_ns: 0,
+            alarm_ns: 0,
         })
     }
 
     pub(super) fn run(mut self) {
+        // By default a sleep may end 50 µs late, which would pass for this host's delay.
+        let _ = set_timerslack(SLACK_NS);
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let ready = match self.epoll.wait(&mut events, self.time_left()) {
+            let ready = match self.sleep(&mut events) {
                 Ok(ready) => ready,
-                Err(nix::errno::Errno::EINTR) => 0,
                 Err(errno) => {
                     locked(&self.common.state).failed = Some(format!("wait for answers: {errno}"));
                     return;
@@ -163,24 +179,25 @@ impl Runner {
             for event in &events[..ready] {
                 match event.data() {
                     WOKEN => _ = self.common.wake.read(),
-                    stream if stream >= STREAMS => self.listen_stream(stream),
-                    socket => {
-                        let has_stamps = event.events().contains(EpollFlags::EPOLLERR);
-                        self.listen(usize::try_from(socket).unwrap_or(usize::MAX), has_stamps);
-                    }
+                    stream => self.listen_stream(stream),
                 }
             }
             let now_ns = monotonic_ns();
+            let due_ns = std::mem::replace(&mut self.post_ns, u64::MAX);
+            let is_dry = now_ns >= due_ns.min(self.sweep_ns) && self.read_post(due_ns.min(now_ns));
             if !self.take_inbox(now_ns) {
                 return;
             }
             self.send_due(now_ns);
-            // Only once no socket has more, which the next look tells: an answer that waits is an answer.
-            if now_ns >= self.sweep_ns && ready == 0 {
+            // Only once no socket has more, which of connections the next look tells: an answer that waits is an answer.
+            if now_ns >= self.sweep_ns && is_dry && ready == 0 {
                 self.sweep(now_ns);
             }
-            if now_ns >= self.tick_ns {
-                self.tick_ns = now_ns + TICK_NS;
+            if !self.waiting.is_empty() {
+                self.post_ns = self.post_ns.min(self.schedule.tick_at(now_ns + 1));
+            }
+            if now_ns >= self.alarm_ns {
+                self.alarm_ns = now_ns + ALARM_NS;
                 let outlet = &mut self.outlet;
                 self.alarm.tick(now_ns, |signal| outlet.signal(signal));
             }
@@ -194,14 +211,28 @@ impl Runner {
         self.reported_ns + nanoseconds(self.plan.report_every.max(REPORT_MIN))
     }
 
-    fn time_left(&self) -> EpollTimeout {
-        if self.slots.is_empty() {
-            return EpollTimeout::NONE;
+    /// Sleeps until there is something to do, and says of which connections, and who woke it, there is. A tick costs one call here: epoll_wait(2)
+    /// alone sleeps by milliseconds.
+    fn sleep(&self, events: &mut [EpollEvent]) -> nix::Result<usize> {
+        let left = self.time_left().map(TimeSpec::from_duration);
+        let mut polled = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut polled, left, None) {
+            Ok(0) | Err(Errno::EINTR) => Ok(0),
+            Ok(_) => match self.epoll.wait(events, EpollTimeout::ZERO) {
+                Err(Errno::EINTR) => Ok(0),
+                ready => ready,
+            },
+            Err(errno) => Err(errno),
         }
-        let next = [self.sweep_ns, self.report_ns(), self.tick_ns, self.lease_end_ns];
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let next = [self.post_ns, self.sweep_ns, self.report_ns(), self.alarm_ns, self.lease_end_ns];
         let next = next.into_iter().chain(self.schedule.next_ns()).min().unwrap_or(0);
-        let left_ms = next.saturating_sub(monotonic_ns()).div_ceil(1_000_000);
-        EpollTimeout::try_from(u32::try_from(left_ms).unwrap_or(1000).min(1000)).unwrap_or(EpollTimeout::ZERO)
+        Some(Duration::from_nanos(next.saturating_sub(monotonic_ns()).min(SLEEP_NS_MAX)))
     }
 
     /// `false` at the end.
@@ -239,11 +270,13 @@ impl Runner {
         let mut before: HashMap<u64, Slot> = self.slots.drain(..).map(|slot| (slot.spec.id, slot)).collect();
         self.by_session.clear();
         self.by_stream.clear();
-        self.schedule.clear();
         self.waiting.clear();
+        self.post_ns = u64::MAX;
         let mut off: Vec<(u64, String)> = plan.malformed.clone();
         let per_s = plan.packets_per_s_per_nic_max.min(self.own_max);
         let wanted = &plan.flows[..plan.flows.len().min(FLOWS_MAX)];
+        let intervals = wanted.iter().map(|spec| spec.interval.max(INTERVAL_MIN));
+        self.schedule.clear(nanoseconds(intervals.min().unwrap_or(TICK_MAX)));
         for spec in wanted {
             if let Some(fault) = spec.fault() {
                 off.push((spec.id, fault));
@@ -292,7 +325,7 @@ impl Runner {
         let outlet = &mut self.outlet;
         let probed = |target: &Target| slots.iter().any(|slot| slot.target == *target);
         self.alarm.keep(probed, now_ns, |signal| outlet.signal(signal));
-        self.sweep_ns = if self.waiting.is_empty() { u64::MAX } else { now_ns + SWEEP_NS };
+        self.sweep_ns = if self.waiting.is_empty() { u64::MAX } else { self.sweep_after(now_ns) };
         *locked(&self.common.state) = MeshState {
             revision: if self.slots.is_empty() { 0 } else { plan.revision },
             flows: self.slots.len(),
@@ -355,13 +388,20 @@ impl Runner {
         while let Some((place, at_ns)) = self.schedule.take(now_ns) {
             let quiet = *is_quiet.get_or_insert_with(|| self.is_quiet());
             let Some(slot) = self.slots.get_mut(place) else { continue };
+            let (packets, counts) = (slot.packets(), &self.common.counts);
+            let budget = self.budgets.get_mut(&slot.spec.interface);
+            let tick_ns = self.schedule.tick_ns();
+            if !quiet && budget.as_ref().is_some_and(|budget| !budget.has_room(now_ns, tick_ns)) {
+                self.schedule.put_off(place, at_ns, now_ns);
+                continue;
+            }
             slot.due_ns = turn_after(at_ns, slot.interval_ns, now_ns);
             self.schedule.add(place, slot.due_ns);
-            let packets = slot.packets();
-            let counts = &self.common.counts;
+            let taken =
+                |budget: &mut Budget| budget.take(packets, now_ns).then(|| budget.note(packets, now_ns, tick_ns));
             if quiet {
                 counts.quiet.fetch_add(packets.into(), Relaxed);
-            } else if !self.budgets.get_mut(&slot.spec.interface).is_some_and(|budget| budget.take(packets, now_ns)) {
+            } else if budget.and_then(taken).is_none() {
                 counts.over_budget.fetch_add(packets.into(), Relaxed);
             } else {
                 match slot.lane {
@@ -378,8 +418,13 @@ impl Runner {
         let Some(slot) = self.slots.get_mut(place) else { return };
         if !std::mem::replace(&mut slot.is_waiting, true) {
             self.waiting.push(place);
-            self.sweep_ns = self.sweep_ns.min(now_ns + SWEEP_NS);
+            self.sweep_ns = self.sweep_ns.min(self.sweep_after(now_ns));
         }
+    }
+
+    /// The tick in which probes without an answer are looked at next.
+    fn sweep_after(&self, now_ns: u64) -> u64 {
+        self.schedule.tick_at(now_ns + 1 + SWEEP_NS.saturating_sub(self.schedule.tick_ns()))
     }
 
     fn is_quiet(&self) -> bool {
@@ -417,6 +462,7 @@ impl Runner {
         self.alarm.take(&slot.target, &slot.spec, judged, now_ns, |signal| outlet.signal(signal));
     }
 
+    /// Looks at probes without an answer.
     fn sweep(&mut self, now_ns: u64) {
         let mut at = 0;
         while let Some(&place) = self.waiting.get(at) {
@@ -432,7 +478,7 @@ impl Runner {
                 }
             }
         }
-        self.sweep_ns = if self.waiting.is_empty() { u64::MAX } else { now_ns + SWEEP_NS };
+        self.sweep_ns = if self.waiting.is_empty() { u64::MAX } else { self.sweep_after(now_ns) };
     }
 
     fn report(&mut self, now_ns: u64) {
