@@ -54,7 +54,13 @@ pub static HOSTS: Listing = Listing {
         let off = row.rows("limitations");
         let off: Vec<_> =
             off.iter().map(|limitation| format!("{} ({})", limitation.text("what"), limitation.text("why"))).collect();
-        let (state, tone) = if row.flag("connected") { ("connected", Tone::Good) } else { ("silent", Tone::Bad) };
+        // A kernel is asked once a second: one that has missed two questions answers no more.
+        let (state, tone) = match (row.flag("connected"), row.number("kernel_last_seen_ms")) {
+            (false, _) => ("silent", Tone::Bad),
+            (true, None) => ("connected", Tone::Good),
+            (true, Some(..=2_500)) => ("stalled", Tone::Warn),
+            (true, Some(_)) => ("unreachable", Tone::Bad),
+        };
         let dropped = row.number("dropped").unwrap_or(0);
         vec![
             Cell::text(row.text("host")),

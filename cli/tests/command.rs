@@ -156,6 +156,23 @@ fn gpu_row() -> Value {
 }
 
 #[test]
+fn a_host_that_is_not_heard_is_shown_as_its_kernel_and_its_stream_say() {
+    for (connected, kernel_last_seen_ms, state) in [
+        (true, None, "connected"),
+        (true, Some(900), "stalled"),
+        (true, Some(2_600), "unreachable"),
+        (false, None, "silent"),
+    ] {
+        let row = json!({"host": "h1", "boot_id": "b", "last_seen_ms": 5_000, "clock_offset_us": null,
+                         "clock_uncertainty_us": null, "seen": 1, "delivered": 1, "dropped": 0, "connected": connected,
+                         "kernel_last_seen_ms": kernel_last_seen_ms, "agent_version": "", "limitations": []});
+        let double = Double::json(200, json!([row]));
+        let output = text(&run(&double.url(), &["hosts"]).stdout);
+        assert!(output.lines().any(|line| line.split_whitespace().nth(1) == Some(state)), "{state}: {output}");
+    }
+}
+
+#[test]
 fn json_has_exactly_the_promised_fields_in_their_order_and_full_has_all() {
     let host = json!({"host": "h1", "boot_id": "b", "last_seen_ms": 85, "clock_offset_us": -3, "clock_uncertainty_us": 40,
                       "seen": 10, "delivered": 9, "dropped": 1, "connected": true, "agent_version": "0.1.0", "limitations": []});

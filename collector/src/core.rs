@@ -7,6 +7,7 @@
 mod counters;
 mod inbox;
 pub mod incidents;
+mod late;
 mod task;
 
 pub use counters::{CoreCounters, CoreFigures, LATENCY_BOUNDS_MS};
@@ -16,12 +17,16 @@ use crate::executor::halt::{self, Halt, HaltError};
 use crate::executor::{WebhookConfig, WebhookError};
 use crate::overload::Overload;
 use inbox::Inbox;
-use railwatch_engine::{AuditEntry, Decision, Effect, OptionError, Options, Outcome, Signal, Suspect, Timestamp};
+use railwatch_engine::{
+    AuditEntry, Decision, Effect, EndedBy, OptionError, Options, Outcome, Signal, Suspect, Timestamp,
+};
+use railwatch_pki::PeerKernel;
 use railwatch_store::{Frame, InventoryItem, MapChange, Reader, Retention, Store, StoreError, StreamId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 /// Requests that wait at most.
 const REQUESTS_MAX: usize = 256;
@@ -122,6 +127,10 @@ pub(crate) struct Link {
     last_heard_ns: AtomicU64,
     detached: AtomicBool,
     pub acknowledged: watch::Sender<u64>,
+    /// Whether the host still answers where its agent does not.
+    kernel: PeerKernel,
+    /// The agent is late: something is to be sent, for its kernel to acknowledge.
+    prod: Notify,
 }
 
 impl Link {
@@ -130,17 +139,27 @@ impl Link {
     }
 }
 
+/// How a host's stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The agent said goodbye.
+    Orderly,
+    /// It did not.
+    Broken(EndedBy),
+}
+
 pub(crate) enum Request {
     Attach {
         host: String,
         boot_id: String,
         stream: StreamId,
         first_sequence: u64,
+        kernel: PeerKernel,
         reply: oneshot::Sender<Result<Arc<Link>, CoreError>>,
     },
     Detach {
         link: Arc<Link>,
-        orderly: bool,
+        end: StreamEnd,
     },
     Verdict {
         decision: u64,
@@ -255,17 +274,19 @@ impl CoreHandle {
         Ok(handle)
     }
 
-    /// A host's stream opens, whose spool begins at `first_sequence`. The newest connection of a host is the one that counts.
+    /// A host's stream opens, whose spool begins at `first_sequence`, over a connection that `kernel` looks at. The newest connection of a host
+    /// is the one that counts.
     pub async fn attach(
         &self,
         host: &str,
         boot_id: &str,
         stream: StreamId,
         first_sequence: u64,
+        kernel: PeerKernel,
     ) -> Result<Attachment, CoreError> {
         let (reply, answer) = oneshot::channel();
         let (host, boot_id) = (host.to_owned(), boot_id.to_owned());
-        self.ask(Request::Attach { host, boot_id, stream, first_sequence, reply }).await?;
+        self.ask(Request::Attach { host, boot_id, stream, first_sequence, kernel, reply }).await?;
         let link = answer.await.map_err(|_| CoreError::Stopped)??;
         let (inbox, overload) = (self.inbox.clone(), self.overload.clone());
         Ok(Attachment { link, inbox, overload, requests: self.requests.clone(), epoch: self.epoch })
@@ -433,6 +454,16 @@ impl Attachment {
         self.link.last_heard_ns.fetch_max(Timeline::now().0, Ordering::Relaxed);
     }
 
+    /// Returns when something is to be sent to the agent, however small: it is late, and its kernel is to acknowledge.
+    pub async fn prodded(&self) {
+        self.link.prod.notified().await;
+    }
+
+    /// How long nothing has come from the agent.
+    pub fn late_by(&self) -> Duration {
+        Duration::from_nanos(Timeline::now().0.saturating_sub(self.link.last_heard().0))
+    }
+
     /// Gives a frame to the core, in the order of its stream; waits while the core has too much to do. A gap in the sequence is counted and accepted: whoever
     /// calls this refuses what it does not want taken.
     pub async fn submit(&self, frame: Frame) -> Result<(), CoreError> {
@@ -449,10 +480,10 @@ impl Attachment {
         self.requests.send(request).await.map_err(|_| CoreError::Stopped)
     }
 
-    /// The stream ended; `orderly` where the agent said goodbye.
-    pub async fn detach(self, orderly: bool) {
+    /// The stream ended.
+    pub async fn detach(self, end: StreamEnd) {
         if !self.link.detached.swap(true, Ordering::Relaxed) {
-            let _ = self.requests.send(Request::Detach { link: self.link.clone(), orderly }).await;
+            let _ = self.requests.send(Request::Detach { link: self.link.clone(), end }).await;
         }
     }
 }
@@ -461,7 +492,9 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         if !self.link.detached.swap(true, Ordering::Relaxed) {
             // Where the queue is full this is lost, and silence tells the same a second later.
-            let _ = self.requests.try_send(Request::Detach { link: self.link.clone(), orderly: false });
+            let _ = self
+                .requests
+                .try_send(Request::Detach { link: self.link.clone(), end: StreamEnd::Broken(EndedBy::Host) });
         }
     }
 }

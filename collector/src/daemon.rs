@@ -309,6 +309,9 @@ async fn forget(live: Live, stop: CancellationToken) {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
     use super::{Config, Daemon};
+    use crate::core::StreamEnd;
+    use railwatch_engine::EndedBy;
+    use railwatch_pki::PeerKernel;
     use std::{net::SocketAddr, path::Path, time::Duration};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -367,8 +370,8 @@ mod tests {
     async fn after_a_restart_a_host_that_does_not_come_back_is_there_and_silent() {
         let directory = tempfile::tempdir().unwrap();
         let daemon = start(directory.path()).await;
-        let attachment = daemon.core.attach("a", "boot-1", [7; 16], 1).await.unwrap();
-        attachment.detach(false).await;
+        let attachment = daemon.core.attach("a", "boot-1", [7; 16], 1, PeerKernel::default()).await.unwrap();
+        attachment.detach(StreamEnd::Broken(EndedBy::Host)).await;
         daemon.stop().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         let daemon = start(directory.path()).await;

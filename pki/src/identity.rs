@@ -44,8 +44,7 @@ impl fmt::Display for Serial {
     }
 }
 
-/// Who is at the other end of a connection. In the extensions of every tonic request that came in through
-/// [`crate::incoming`].
+/// Who is at the other end of a connection: [`crate::Caller`] has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
     /// The host, from the certificate.

@@ -7,7 +7,7 @@
 //! ca.issue_server(&["host7", "127.0.0.1"], LEAF_LIFE)?.write(pki_dir, "collector")?
 //! Credentials::load(CredentialFiles { trust, certificate, key, revoked })?   refuses what would fail later, and says why
 //! incoming(listener, credentials.clone(), limits)              for tonic's `serve_with_incoming`
-//! request.extensions().get::<PeerIdentity>()                   who called: host, serial, until when
+//! request.extensions().get::<Caller>()                         who called (host, serial, until when), and whether its kernel answers
 //! tokio::spawn(follow(credentials.clone(), interval))          new handshakes use new files; a bad file keeps the old
 //! credentials.generation() / credentials.is_revoked(&peer)     re-check streams that are open already
 //! ```
@@ -32,6 +32,7 @@ mod files;
 mod follow;
 mod host_name;
 mod identity;
+mod kernel;
 mod revocation;
 mod server;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use explain::explain;
 pub use follow::follow;
 pub use host_name::{HostName, HostNameError};
 pub use identity::{IdentityError, PeerIdentity, Serial, host_of};
+pub use kernel::{KEEPALIVE_EVERY, LastWord, PeerKernel};
 pub use rcgen::RevocationReason as Reason;
 pub use revocation::Revoked;
-pub use server::{HandshakeCounts, HandshakeLimits, PeerStream, incoming};
+pub use server::{Caller, HandshakeCounts, HandshakeLimits, PeerStream, incoming};

@@ -6,6 +6,7 @@
 use crate::credentials::Credentials;
 use crate::explain::explain;
 use crate::identity::{PeerIdentity, peer};
+use crate::kernel::{PeerKernel, Shared};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -42,7 +43,7 @@ pub struct HandshakeCounts {
     pub accepted: AtomicU64,
     /// Handed to the server.
     pub identified: AtomicU64,
-    /// TLS failed: wrong CA, expired, revoked, no certificate, not TLS.
+    /// TLS failed: wrong CA, expired, revoked, no certificate, not TLS, or gone before it began.
     pub failed: AtomicU64,
     /// Cut because the handshake took too long.
     pub slow: AtomicU64,
@@ -52,14 +53,23 @@ pub struct HandshakeCounts {
 
 /// A connection whose peer is known.
 pub struct PeerStream {
-    tls: TlsStream<TcpStream>,
-    peer: PeerIdentity,
+    tls: TlsStream<Shared>,
+    caller: Caller,
+}
+
+/// Who is at the other end of a connection, and a look at its kernel. In the extensions of every tonic request that came in through [`incoming`].
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Who it is.
+    pub identity: PeerIdentity,
+    /// Whether its kernel still answers.
+    pub kernel: PeerKernel,
 }
 
 impl PeerStream {
     /// Who it is.
     pub fn peer(&self) -> &PeerIdentity {
-        &self.peer
+        &self.caller.identity
     }
 }
 
@@ -100,7 +110,15 @@ async fn accept(
         let (credentials, counts, ready) = (credentials.clone(), counts.clone(), ready.clone());
         tokio::spawn(async move {
             let _slot = slot;
-            let _ = tcp.set_nodelay(true);
+            let tcp = match Shared::new(tcp) {
+                Ok(tcp) => tcp,
+                Err(error) => {
+                    counts.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%address, "uplink connection refused: its socket cannot be set up: {error}");
+                    return;
+                }
+            };
+            let kernel = tcp.look();
             let handshake = TlsAcceptor::from(credentials.server_config()).accept(tcp);
             match tokio::time::timeout(limits.time_max, handshake).await {
                 Err(_) => {
@@ -112,9 +130,9 @@ async fn accept(
                     tracing::warn!(%address, "uplink connection refused: {}", explain(&error));
                 }
                 Ok(Ok(tls)) => match identify(&tls, address) {
-                    Ok(peer) => {
+                    Ok(identity) => {
                         counts.identified.fetch_add(1, Ordering::Relaxed);
-                        let _ = ready.send(Ok(PeerStream { tls, peer })).await;
+                        let _ = ready.send(Ok(PeerStream { tls, caller: Caller { identity, kernel } })).await;
                     }
                     Err(why) => {
                         counts.nameless.fetch_add(1, Ordering::Relaxed);
@@ -126,16 +144,16 @@ async fn accept(
     }
 }
 
-fn identify(tls: &TlsStream<TcpStream>, address: SocketAddr) -> Result<PeerIdentity, crate::IdentityError> {
+fn identify(tls: &TlsStream<Shared>, address: SocketAddr) -> Result<PeerIdentity, crate::IdentityError> {
     let leaf = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
     peer(leaf.ok_or(crate::IdentityError::NoAgent)?, address)
 }
 
 impl Connected for PeerStream {
-    type ConnectInfo = PeerIdentity;
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) -> PeerIdentity {
-        self.peer.clone()
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 

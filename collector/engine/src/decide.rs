@@ -3,7 +3,7 @@
 //! In: an incident and what was done of late. Out: a table of alternatives and a list of guards, each with its reason.
 //! Pure arithmetic over `faults.rs`: `cost(action) + Σ posterior × damage × time until cured`.
 
-use crate::faults::{ACTIONS, Action, OBSERVE, action, fault_mode};
+use crate::faults::{ACTIONS, Action, Cure, OBSERVE, action, fault_mode};
 use crate::model::{Alternative, Element, Guard, Incident, IncidentState, PastOrder, Timestamp};
 use crate::options::{MS, Options};
 use std::collections::{BTreeSet, VecDeque};
@@ -77,6 +77,10 @@ fn posterior(incident: &Incident, action: &Action) -> Result<String, String> {
         "{} has posterior {:.2}, {} needs {:.2}",
         leading.fault_mode, leading.posterior, action.name, action.posterior_min
     );
+    let cures = |cure: &Cure| cure.action == action.name && cure.probability > 0.0;
+    if fault_mode(&leading.fault_mode).is_some_and(|mode| !mode.cures.iter().any(cures)) {
+        return Err(format!("{}, which {} does not cure", said, action.name));
+    }
     if leading.posterior >= action.posterior_min { Ok(said) } else { Err(said) }
 }
 

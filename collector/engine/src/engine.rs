@@ -96,7 +96,9 @@ impl Engine {
         for incident in incidents.into_iter().filter(|incident| incident.state == IncidentState::Open) {
             let key = Key::of(&incident.detector, &incident.element);
             if incident.detector == AGENT_SILENT && incident.quiet_since.is_none() {
-                hosts.restore_silence(&incident.element.host);
+                let is_stalled =
+                    incident.hypotheses.first().is_some_and(|leading| leading.fault_mode == silence::STALLED);
+                hosts.restore_silence(&incident.element.host, is_stalled);
             }
             engine.keys.insert(incident.id, key.clone());
             engine.cases.insert(key, incident);
@@ -120,9 +122,15 @@ impl Engine {
                 self.hosts.excuse(&host, until, &self.options);
                 self.heard(&host, now, &mut effects);
             }
-            Event::HostDisconnected { host, orderly } => {
-                if self.hosts.disconnected(&host, orderly) == Some(Silence::Alone) {
+            Event::HostAcknowledged { host, at } => self.hosts.acknowledged(&host, at.min(now)),
+            Event::HostDisconnected { host, orderly: true, .. } => {
+                if self.hosts.departed(&host) == Some(Silence::Alone) {
                     self.host_is_back(&host, now, &mut effects);
+                }
+            }
+            Event::HostDisconnected { host, orderly: false, by } => {
+                if self.hosts.broke_off(&host, by) == Some(Silence::Alone) {
+                    self.silence_changed(&host, &mut effects);
                 }
             }
             Event::Signal { frame, signal } => self.signal(&frame, &signal, &mut effects),
@@ -208,6 +216,7 @@ impl Engine {
             match verdict {
                 Verdict::Alone(host) => self.fell_silent(&host, effects),
                 Verdict::Together { hosts, watched } => self.fell_silent_together(&hosts, watched, effects),
+                Verdict::Changed(host) => self.silence_changed(&host, effects),
                 Verdict::StillTogether { silent, members, news } => self.still_together(silent, members, news, effects),
                 Verdict::Forgotten(host) => {
                     let name = host.clone();
@@ -237,6 +246,15 @@ impl Engine {
         self.changed(&key, effects);
     }
 
+    /// A silence goes on, and is understood another way.
+    fn silence_changed(&mut self, host: &str, effects: &mut Vec<Effect>) {
+        let key = Key::silent(host);
+        let Some(incident) = self.cases.get_mut(&key) else { return };
+        incident.updated = self.now;
+        silence::describe_one(incident, self.hosts.get(host), self.now);
+        self.changed(&key, effects);
+    }
+
     fn fell_silent_together(&mut self, hosts: &[String], watched: usize, effects: &mut Vec<Effect>) {
         let key = Key::together();
         let started = hosts.iter().filter_map(|host| self.hosts.get(host)).map(|host| host.last_heard).min();
@@ -250,7 +268,8 @@ impl Engine {
         incident.updated = now;
         case::count(incident, silence::SILENCES, hosts.len() as u64, limits);
         let members = usize::try_from(case::tally(incident, silence::SILENCES)).unwrap_or(usize::MAX);
-        silence::describe_many(incident, hosts, members, members, watched);
+        let stalled = hosts.iter().filter(|host| self.hosts.get(host).is_some_and(|host| host.stalled)).count();
+        silence::describe_many(incident, hosts, stalled, members, watched);
         self.changed(&key, effects);
     }
 
@@ -263,7 +282,7 @@ impl Engine {
         }
         incident.quiet_since = if quiet { incident.quiet_since.or(Some(now)) } else { None };
         incident.updated = now;
-        silence::describe_many(incident, &[], members, silent, 0);
+        silence::still_many(incident, members, silent);
         effects.push(Effect::Incident(incident.clone()));
     }
 

@@ -88,11 +88,12 @@ const fn mode(name: &'static str, gpus: Option<f64>, loss_is_symptom: bool, cure
 }
 
 /// Each row: probability of a cure and seconds until it, when only observing, with a ticket, with the node cordoned.
-pub(crate) const FAULT_MODES: [FaultMode; 16] = [
+pub(crate) const FAULT_MODES: [FaultMode; 17] = [
     // Nothing heard from one host.
     mode("agent_silent", Some(0.5), true, cures((0.3, 300.0), (0.9, 1800.0), (0.0, 0.0))),
     mode("host_down", None, true, cures((0.2, 600.0), (0.9, 1800.0), (0.95, 120.0))),
     mode("uplink_lost", Some(0.5), true, cures((0.4, 300.0), (0.9, 1800.0), (0.0, 0.0))),
+    mode("agent_stalled", Some(0.5), true, cures((0.8, 120.0), (0.9, 1800.0), (0.0, 0.0))),
     // Nothing heard from many hosts at once.
     mode("collector_cut_off", Some(0.5), true, cures((0.4, 300.0), (0.9, 1800.0), (0.0, 0.0))),
     mode("shared_network_or_power", None, true, cures((0.2, 600.0), (0.9, 1800.0), (0.0, 0.0))),

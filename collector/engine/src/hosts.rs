@@ -1,12 +1,17 @@
 //! Who speaks and who fell silent.
 //!
-//! In: connects, goodbyes, hearings, time. Out: [`Verdict`]s on silence, which the engine turns into incidents. One host silent is that
+//! In: connects, goodbyes, hearings, what kernels acknowledge, time. Out: [`Verdict`]s on silence, which the engine turns into incidents. One host silent is that
 //! host's story; many silent at once have a common cause (the collector's network first of all), and never become a
-//! list of accused hosts. Nobody is called silent while the collector itself has just started or stood still.
+//! list of accused hosts. Nobody is called silent while the collector itself has just started or stood still. A silent agent whose host's
+//! kernel goes on acknowledging is stalled: it does not run, and its host is not down.
 
-use crate::model::{HostName, KnownHost, Timestamp};
+use crate::model::{EndedBy, HostName, KnownHost, Timestamp};
 use crate::options::{MS, Options};
 use std::collections::BTreeMap;
+
+/// A kernel is asked again once a second, and may miss one question: what it acknowledged is out of date so long after the time that a
+/// running agent has to be heard.
+const ASKED_AGAIN_MS: u64 = 1_500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Silence {
@@ -20,8 +25,13 @@ pub(crate) enum Silence {
 pub(crate) struct Host {
     pub boot_id: String,
     pub last_heard: Timestamp,
-    /// Its stream broke off without a goodbye since it was last heard.
-    pub broke_off: bool,
+    /// Who ended its stream without a goodbye since it was last heard.
+    pub broke_off: Option<EndedBy>,
+    /// What its kernel acknowledged last, where it was asked since the stream opened.
+    pub acknowledged: Option<Timestamp>,
+    /// When it was judged last, its kernel answered and its agent did not.
+    pub stalled: bool,
+    connected: bool,
     /// It connected to this run of the collector.
     pub seen: bool,
     departed: bool,
@@ -35,12 +45,28 @@ impl Host {
         Self {
             boot_id,
             last_heard,
-            broke_off: false,
+            broke_off: None,
+            acknowledged: None,
+            stalled: false,
+            connected: false,
             seen: false,
             departed: false,
             silence: None,
             excused_until: Timestamp::default(),
         }
+    }
+
+    /// Its kernel acknowledged long after the agent should have spoken again, and of late. Without a connection nobody can ask: then what was
+    /// so stays.
+    fn is_stalled(&self, now: Timestamp, options: &Options) -> bool {
+        if !self.connected {
+            return self.stalled;
+        }
+        let Some(acknowledged) = self.acknowledged else { return false };
+        let after_word = acknowledged.0.saturating_sub(self.last_heard.0);
+        let ago = now.0.saturating_sub(acknowledged.0);
+        after_word >= options.silent_after_ms * MS / 2
+            && ago <= options.silent_after_ms.saturating_add(ASKED_AGAIN_MS) * MS
     }
 }
 
@@ -51,6 +77,8 @@ pub(crate) enum Verdict {
     Alone(HostName),
     /// These fell silent together, out of so many watched.
     Together { hosts: Vec<HostName>, watched: usize },
+    /// This host is silent by itself still, and for another reason: its kernel answers now, or no longer.
+    Changed(HostName),
     /// Of those silent together, so many still are; `news`: most came back, or fell again.
     StillTogether { silent: usize, members: usize, news: bool },
     /// No longer watched: silent for too long.
@@ -93,9 +121,9 @@ impl Hosts {
     }
 
     /// A host's incident was open when the collector last ran.
-    pub(crate) fn restore_silence(&mut self, host: &str) {
+    pub(crate) fn restore_silence(&mut self, host: &str, stalled: bool) {
         if let Some(host) = self.hosts.get_mut(host) {
-            host.silence = Some((Silence::Alone, host.last_heard));
+            (host.silence, host.stalled) = (Some((Silence::Alone, host.last_heard)), stalled);
         }
     }
 
@@ -120,14 +148,15 @@ impl Hosts {
             if self.hosts.len() >= options.limits.hosts_max {
                 return (false, None);
             }
-            let new = Host { seen: true, ..Host::new(boot_id.to_owned(), now) };
+            let new = Host { seen: true, connected: true, ..Host::new(boot_id.to_owned(), now) };
             self.hosts.insert(host.to_owned(), new);
             self.watched += 1;
             return (true, None);
         }
         let Some(known) = self.hosts.get_mut(host) else { return (false, None) };
         self.watched += usize::from(known.departed);
-        (known.broke_off, known.seen, known.departed) = (false, true, false);
+        (known.broke_off, known.seen, known.departed) = (None, true, false);
+        (known.connected, known.acknowledged) = (true, None);
         known.excused_until = Timestamp::default();
         let earlier = std::mem::replace(&mut known.boot_id, boot_id.to_owned());
         (true, (earlier != boot_id).then_some(earlier))
@@ -150,16 +179,28 @@ impl Hosts {
         known.silence.take().map(|(how, _)| how)
     }
 
-    /// A stream ended. A goodbye ends a silence too: the host leaves by intent.
-    pub(crate) fn disconnected(&mut self, host: &str, orderly: bool) -> Option<Silence> {
-        let known = self.hosts.get_mut(host)?;
-        if orderly {
-            self.watched -= usize::from(!known.departed);
-            known.departed = true;
-            return known.silence.take().map(|(how, _)| how);
+    /// What the host's kernel acknowledged last.
+    pub(crate) fn acknowledged(&mut self, host: &str, at: Timestamp) {
+        if let Some(known) = self.hosts.get_mut(host) {
+            known.acknowledged = known.acknowledged.max(Some(at));
         }
-        known.broke_off = true;
-        None
+    }
+
+    /// A stream ended with a goodbye, which ends a silence too: the host leaves by intent.
+    pub(crate) fn departed(&mut self, host: &str) -> Option<Silence> {
+        let known = self.hosts.get_mut(host)?;
+        self.watched -= usize::from(!known.departed);
+        (known.departed, known.connected) = (true, false);
+        known.silence.take().map(|(how, _)| how)
+    }
+
+    /// A stream ended without one. Returns how the host is silent, where it was before.
+    pub(crate) fn broke_off(&mut self, host: &str, by: EndedBy) -> Option<Silence> {
+        let known = self.hosts.get_mut(host)?;
+        (known.broke_off, known.connected) = (Some(by), false);
+        // Where the collector ended it nobody knows any better than before.
+        known.stalled &= by == EndedBy::Collector;
+        known.silence.map(|(how, _)| how)
     }
 
     /// Judges everyone's silence at `now`.
@@ -172,7 +213,7 @@ impl Hosts {
         let watched = self.watched;
         let (mut newly, mut suspects, mut forgotten) = (Vec::new(), 0, Vec::new());
         let mut longest_new = 0;
-        for (name, host) in &self.hosts {
+        for (name, host) in &mut self.hosts {
             if host.departed {
                 continue;
             }
@@ -188,7 +229,11 @@ impl Hosts {
                         newly.push(name.clone());
                     }
                 }
-                Some((_, since)) => {
+                Some((how, since)) => {
+                    if how == Silence::Alone && host.is_stalled(now, options) != host.stalled {
+                        host.stalled = !host.stalled;
+                        verdicts.push(Verdict::Changed(name.clone()));
+                    }
                     suspects += usize::from(now.0.saturating_sub(since.0) < 2 * limit);
                     if silent_for > options.silent_forget_after_ms * MS {
                         forgotten.push(name.clone());
@@ -229,7 +274,7 @@ impl Hosts {
         let just_fell = suspects - newly.len().min(suspects);
         if growing || many(newly.len()) {
             for name in &newly {
-                self.fall(name, Silence::Together, now);
+                self.fall(name, Silence::Together, now, options);
             }
             self.members += newly.len();
             (self.grew_at, self.returned_at) = (now, None);
@@ -238,7 +283,7 @@ impl Hosts {
             // Others hesitate too: half a limit more tells whether this is one host's story.
         } else {
             for name in newly {
-                self.fall(&name, Silence::Alone, now);
+                self.fall(&name, Silence::Alone, now, options);
                 verdicts.push(Verdict::Alone(name));
             }
         }
@@ -265,7 +310,7 @@ impl Hosts {
         }
         verdicts.push(Verdict::StillTogether { silent: 0, members: self.members, news });
         for name in silent {
-            self.fall(&name, Silence::Alone, now);
+            self.fall(&name, Silence::Alone, now, options);
             verdicts.push(Verdict::Alone(name));
         }
     }
@@ -274,8 +319,11 @@ impl Hosts {
         (self.members, self.returned_at) = (0, None);
     }
 
-    fn fall(&mut self, name: &str, how: Silence, now: Timestamp) {
+    fn fall(&mut self, name: &str, how: Silence, now: Timestamp, options: &Options) {
         if let Some(host) = self.hosts.get_mut(name) {
+            // What was said of an earlier silence says nothing of this one.
+            host.stalled &= host.silence.is_some();
+            host.stalled = host.is_stalled(now, options);
             host.silence = Some((how, now));
         }
     }

@@ -85,6 +85,14 @@ pub enum Event {
         /// When it arrived: not after the step's `now`, and before it where the collector was busy.
         at: Timestamp,
     },
+    /// The agent of a host is late, and this is the last that the host's kernel acknowledged of what was sent to it. It may lie before the
+    /// agent's last word: then nothing was acknowledged since.
+    HostAcknowledged {
+        /// Which.
+        host: HostName,
+        /// When the acknowledgement arrived: not after the step's `now`.
+        at: Timestamp,
+    },
     /// A host wanted to open a stream and was told to come back later: it lives, and cannot be heard until then.
     HostTurnedAway {
         /// Which.
@@ -98,6 +106,9 @@ pub enum Event {
         host: HostName,
         /// The agent closed the stream itself.
         orderly: bool,
+        /// Who ended it, where it was not orderly.
+        #[serde(default)]
+        by: EndedBy,
     },
     /// A signal that is not a replay; it is stored in the same transaction as the effects of this event. `frame` names it uniquely: "HOST/STREAM/SEQUENCE".
     Signal {
@@ -150,6 +161,19 @@ pub enum Event {
         #[serde(default)]
         reason: String,
     },
+}
+
+/// Who ended a stream without a goodbye.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// The host's side: its process died, and its kernel said so.
+    #[default]
+    Host,
+    /// The collector: it turned the agent away, or stopped.
+    Collector,
+    /// Nobody: nothing was acknowledged any more, and the connection was given up.
+    Network,
 }
 
 /// An element that may be why probes are lost.

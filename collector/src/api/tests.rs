@@ -74,7 +74,7 @@ impl Collector {
         let rooms = Rooms { live: live_too, core: core_too, tapes, kept, bursts, probes, map: map_too };
         let state = ApiState::new(tokens, rooms);
         tokio::spawn(serve(listener, None, state, stop.clone()));
-        let host = core.attach("host-1", "boot", [7; 16], 1).await.unwrap();
+        let host = core.attach("host-1", "boot", [7; 16], 1, Default::default()).await.unwrap();
         tokio::spawn(crate::map::history::follow(map.clone(), core.clone(), stop.clone()));
         Self { dir, address, core, live, map, host, next_frame: 1, _stop: stop.drop_guard() }
     }

@@ -215,6 +215,8 @@ mod tests {
             last_heard_ns: AtomicU64::new(0),
             detached: AtomicBool::new(false),
             acknowledged: watch::Sender::new(0),
+            kernel: Default::default(),
+            prod: Notify::new(),
         })
     }
 

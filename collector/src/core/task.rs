@@ -2,16 +2,18 @@
 
 use super::counters::CoreCounters;
 use super::inbox::Inbox;
+use super::late::{self, Watch};
 use super::{
-    Arrived, CoreConfig, CoreError, CoreLedger, Link, Published, ReleaseError, Request, StartError, VerdictError,
+    Arrived, CoreConfig, CoreError, CoreLedger, Link, Published, ReleaseError, Request, StartError, StreamEnd,
+    VerdictError,
 };
 use crate::clock::Timeline;
 use crate::executor::halt::{self, Halt};
 use crate::executor::{Executor, Job};
 use crate::overload::Overload;
 use railwatch_engine::{
-    AuditEntry, Decision, DecisionState, Effect, Engine, Event, KnownHost, Logged, Options, Order, Outcome, Recorder,
-    Signal, Timestamp,
+    AuditEntry, Decision, DecisionState, Effect, EndedBy, Engine, Event, KnownHost, Logged, Options, Order, Outcome,
+    Recorder, Signal, Timestamp,
 };
 use railwatch_store::{
     AuditFilter, Batch, Frame, FrameBody, FrameVerdict, HostInventory, InventoryItem, MapChange, OrderState, Retention,
@@ -23,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -42,10 +44,11 @@ const TICKS_PER_ROUND: u64 = 600;
 
 type Reply<T, E> = (oneshot::Sender<Result<T, E>>, Result<T, E>);
 
-struct Connection {
-    link: Arc<Link>,
+pub(super) struct Connection {
+    pub(super) link: Arc<Link>,
     boot_id: String,
     told: Timestamp,
+    pub(super) watch: Watch,
 }
 
 pub(super) struct Task {
@@ -265,7 +268,7 @@ impl Task {
         // Nobody waits for an inventory, or for the map's history.
         self.pending.urgent |= !matches!(request, Request::Inventory { .. } | Request::Map { .. });
         match request {
-            Request::Attach { host, boot_id, stream, first_sequence, reply } => {
+            Request::Attach { host, boot_id, stream, first_sequence, kernel, reply } => {
                 self.generation += 1;
                 let through = self.pending.batch.acknowledged_through(&self.store, &host, &stream);
                 let link = Arc::new(Link {
@@ -276,6 +279,8 @@ impl Task {
                     last_heard_ns: AtomicU64::new(now.0),
                     detached: AtomicBool::new(false),
                     acknowledged: watch::Sender::new(through),
+                    kernel,
+                    prod: Notify::new(),
                 });
                 self.pending.batch.host(KnownHost {
                     host: host.clone(),
@@ -283,12 +288,14 @@ impl Task {
                     last_heard: now,
                     departed: false,
                 });
-                let connection = Connection { link: link.clone(), boot_id: boot_id.clone(), told: now };
+                let (link_of_it, boot_id_of_it) = (link.clone(), boot_id.clone());
+                let watch = Watch::default();
+                let connection = Connection { link: link_of_it, boot_id: boot_id_of_it, told: now, watch };
                 self.connections.insert(host.clone(), connection);
                 self.step(Event::HostConnected { host, boot_id }, now);
                 self.pending.attached.push((reply, Ok(link)));
             }
-            Request::Detach { link, orderly } => self.detach(&link, orderly, now),
+            Request::Detach { link, end } => self.detach(&link, end, now),
             Request::Verdict { decision, actor, approve, note, reply } => {
                 let judged = self.verdict(decision, actor, approve, note, now);
                 self.pending.judged.push((reply, judged));
@@ -352,17 +359,21 @@ impl Task {
         self.pending.since.get_or_insert_with(Instant::now);
     }
 
-    fn detach(&mut self, link: &Arc<Link>, orderly: bool, now: Timestamp) {
+    fn detach(&mut self, link: &Arc<Link>, end: StreamEnd, now: Timestamp) {
         // A connection that a newer one of the same host took over says nothing about the host any more.
         let Some(connection) = self.connections.get(&link.host).filter(|c| c.link.generation == link.generation) else {
             return;
         };
         let boot_id = connection.boot_id.clone();
         let last_heard = link.last_heard();
+        let (orderly, by) = match end {
+            StreamEnd::Orderly => (true, EndedBy::default()),
+            StreamEnd::Broken(by) => (false, by),
+        };
         self.connections.remove(&link.host);
         self.pending.batch.host(KnownHost { host: link.host.clone(), boot_id, last_heard, departed: orderly });
         self.step(Event::HostHeard { host: link.host.clone(), at: last_heard }, now);
-        self.step(Event::HostDisconnected { host: link.host.clone(), orderly }, now);
+        self.step(Event::HostDisconnected { host: link.host.clone(), orderly, by }, now);
     }
 
     fn verdict(
@@ -423,6 +434,9 @@ impl Task {
             self.step(Event::Stalled { for_ns }, now);
         }
         self.watch_halt(now);
+        for (host, at) in late::look(&mut self.connections, self.silent_after_ms, now) {
+            self.step(Event::HostAcknowledged { host, at }, now);
+        }
         let overdue = self.silent_after_ms * 1_000_000 / 4;
         let heard: Vec<(String, Timestamp)> = self
             .connections

@@ -1,11 +1,11 @@
 //! The core with a real store and a real clock: acknowledgements, incidents, verdicts, restarts, and a store that cannot be written.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
-use super::{Attachment, CoreConfig, CoreError, CoreHandle, VerdictError};
+use super::{Attachment, CoreConfig, CoreError, CoreHandle, StreamEnd, VerdictError};
 use crate::clock::Timeline;
 use crate::executor::{WebhookConfig, halt};
 use railwatch_engine::{
-    DecisionState, Effect, Element, IncidentState, Logged, Options, Severity, Signal, Timestamp, replay,
+    DecisionState, Effect, Element, EndedBy, IncidentState, Logged, Options, Severity, Signal, Timestamp, replay,
 };
 use railwatch_store::{
     AuditFilter, Frame, FrameBody, IncidentFilter, InventoryFilter, InventoryItem, OrderState, Retention, SignalFilter,
@@ -34,7 +34,7 @@ fn spawn(directory: &Path, webhook: Option<WebhookConfig>) -> CoreHandle {
 }
 
 async fn attach(core: &CoreHandle, host: &str) -> Attachment {
-    core.attach(host, "boot1", STREAM, 1).await.unwrap()
+    core.attach(host, "boot1", STREAM, 1, Default::default()).await.unwrap()
 }
 
 fn signal_frame(host: &str, sequence: u64, name: &str, process: &str) -> Frame {
@@ -129,7 +129,7 @@ async fn a_host_whose_stream_breaks_is_missed_within_seconds_and_one_that_speaks
     let first = hosts.remove(0);
     // The newest connection is the one that counts: an older one that ends says nothing.
     let again = attach(&core, "h1").await;
-    first.detach(false).await;
+    first.detach(StreamEnd::Broken(EndedBy::Host)).await;
     drop(hosts.pop());
     let reader = core.reader().unwrap();
     let opened = eventually(|| {
@@ -357,7 +357,7 @@ async fn a_thousand_hosts_share_commits_and_all_are_acknowledged() {
                     host.submit(if sequence == 5 { failed(&name, 5) } else { window(sequence) }).await.unwrap();
                 }
                 acknowledged(&host, 10).await;
-                host.detach(true).await;
+                host.detach(StreamEnd::Orderly).await;
             })
         })
         .collect();

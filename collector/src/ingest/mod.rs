@@ -17,22 +17,18 @@ mod validate;
 use crate::{
     core::CoreHandle, directives::Directives, live::Live, map::MapRoom, metrics::Counters, probes::Probes, tape::Tapes,
 };
-use railwatch_pki::{Credentials, HandshakeCounts, HandshakeLimits, PeerIdentity};
+use railwatch_pki::{Caller, Credentials, HandshakeCounts, HandshakeLimits};
 use railwatch_wire::{
     limits,
     v1::{self, uplink_server},
 };
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 use streams::Streams;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-/// A dead path is found after these two. Silence of the host is noticed much sooner; this only frees its place, and a
-/// host that is starved of processor time must not lose its stream on top.
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 /// Calls on one connection: an agent needs one, and a second for an instant while it reconnects.
 const CALLS_PER_CONNECTION_MAX: u32 = 4;
 /// Bytes in flight on a stream before it is taken: one large message.
@@ -72,7 +68,7 @@ impl uplink_server::Uplink for Uplink {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let peer = request.extensions().get::<PeerIdentity>().cloned().ok_or_else(|| {
+        let peer = request.extensions().get::<Caller>().cloned().ok_or_else(|| {
             Status::unauthenticated("the connection carries no identity: a client certificate is needed")
         })?;
         let (answers, queue) = mpsc::channel(session::ANSWERS_QUEUED_MAX);
@@ -91,9 +87,9 @@ pub fn serve(
         railwatch_pki::incoming(listener, Arc::clone(&shared.credentials), HandshakeLimits::default());
     let stop = shared.stop.clone();
     let service = uplink_server::UplinkServer::new(Uplink(shared)).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+    // No keepalive of HTTP/2, which an agent must run to answer: a dead path is found by TCP's (`railwatch_pki::PeerKernel`), and an agent that is
+    // stopped or starved keeps its stream.
     let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::{Estimate, Timeline},
-    core::Attachment,
+    core::{Attachment, StreamEnd},
     directives::{Sent, WAITING_MAX},
     inventory,
     live::{HostCell, rows::Change},
@@ -24,8 +24,8 @@ use crate::{
     tape::Ask,
     traces::{self, TraceAsk},
 };
-use railwatch_engine::Timestamp;
-use railwatch_pki::PeerIdentity;
+use railwatch_engine::{EndedBy, Timestamp};
+use railwatch_pki::{Caller, PeerIdentity, PeerKernel};
 use railwatch_store::{Frame, FrameBody};
 use railwatch_wire::v1::{self, agent_message::Body, collector_message::Body as Answer};
 use std::{
@@ -45,6 +45,8 @@ pub(super) const ANSWERS_QUEUED_MAX: usize = 64;
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// An agent that does not read its answers for so long is cut off.
 const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// An agent that has said nothing for so long reads nothing either.
+const UNREAD_AFTER: Duration = Duration::from_secs(3);
 /// Frames kept back until the first clock exchange is done, and for how long.
 const HELD_MAX: usize = 1024;
 const HELD_LONGEST: Duration = Duration::from_secs(2);
@@ -69,6 +71,11 @@ enum End {
 struct Answers(mpsc::Sender<Result<v1::CollectorMessage, Status>>);
 
 impl Answers {
+    /// Nothing waits to be sent.
+    fn is_idle(&self) -> bool {
+        self.0.capacity() == self.0.max_capacity()
+    }
+
     async fn send(&self, body: Answer) -> Result<(), End> {
         let message = v1::CollectorMessage { body: Some(body) };
         match timeout(ANSWER_TAKEN_WITHIN, self.0.send(Ok(message))).await {
@@ -82,12 +89,12 @@ impl Answers {
 /// Serves one stream to its end.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    peer: PeerIdentity,
+    Caller { identity: peer, kernel }: Caller,
     mut inbound: Streaming<v1::AgentMessage>,
     answers: mpsc::Sender<Result<v1::CollectorMessage, Status>>,
 ) {
     let answers = Answers(answers);
-    let end = opened(&shared, &peer, &mut inbound, &answers).await;
+    let end = opened(&shared, &peer, &kernel, &mut inbound, &answers).await;
     let host = peer.host.as_str();
     match end {
         End::Orderly | End::Broken => tracing::debug!(host, address = %peer.address, "stream ended"),
@@ -150,6 +157,7 @@ fn unreadable(shared: &Shared, status: &Status) -> End {
 async fn opened(
     shared: &Arc<Shared>,
     peer: &PeerIdentity,
+    kernel: &PeerKernel,
     inbound: &mut Streaming<v1::AgentMessage>,
     answers: &Answers,
 ) -> End {
@@ -182,7 +190,8 @@ async fn opened(
             return End::Rejected(reject);
         }
     };
-    let attached = shared.core.attach(&host, &hello.boot_id, accepted.stream_id, hello.first_sequence).await;
+    let (stream, first) = (accepted.stream_id, hello.first_sequence);
+    let attached = shared.core.attach(&host, &hello.boot_id, stream, first, kernel.clone()).await;
     let core = match attached {
         Ok(core) => core,
         Err(error) => {
@@ -225,6 +234,7 @@ async fn opened(
         traced: HashMap::new(),
         host: Arc::clone(&host),
     };
+    session.cell.lock().kernel = kernel.clone();
     shared.live.announce(Change::HostConnected { host: host.to_string() });
     let end = match answers.send(Answer::Welcome(welcome)).await {
         Ok(()) => {
@@ -239,7 +249,13 @@ async fn opened(
         Err(end) => end,
     };
     shared.counters.streams_closed.inc();
-    session.closed(&place, matches!(end, End::Orderly)).await;
+    let ended = match end {
+        End::Orderly => StreamEnd::Orderly,
+        End::Rejected(_) | End::Failed(_) => StreamEnd::Broken(EndedBy::Collector),
+        End::Broken if kernel.is_given_up() => StreamEnd::Broken(EndedBy::Network),
+        End::Broken => StreamEnd::Broken(EndedBy::Host),
+    };
+    session.closed(&place, ended).await;
     end
 }
 
@@ -318,11 +334,12 @@ impl Session<'_> {
                 },
                 () = &mut probe_due => {
                     probe_due.as_mut().reset(Instant::now() + probes::INTERVAL);
-                    self.probe().await
+                    if self.reads() { self.probe().await } else { Ok(()) }
                 }
+                () = self.core.prodded() => if self.answers.is_idle() { self.probe().await } else { Ok(()) },
                 Some(sent) = asked.directives.recv() => self.direct(sent).await,
                 Some(ask) = asked.asks.recv() => self.ask(ask).await,
-                Ok(()) = asked.plans.changed() => {
+                Ok(()) = asked.plans.changed(), if self.reads() => {
                     let plan = v1::ProbePlan::clone(&asked.plans.borrow_and_update());
                     self.answers.send(Answer::ProbePlan(plan)).await
                 }
@@ -398,7 +415,7 @@ impl Session<'_> {
         }
     }
 
-    async fn closed(self, place: &Place, orderly: bool) {
+    async fn closed(self, place: &Place, end: StreamEnd) {
         place.give_back();
         self.shared.tapes.close(&self.host, place.generation());
         self.shared.directives.close(&self.host, place.generation());
@@ -408,7 +425,13 @@ impl Session<'_> {
             self.shared.map.gone(&self.host, Timeline::now());
             self.shared.live.announce(Change::HostDisconnected { host: self.host.to_string() });
         }
-        self.core.detach(orderly).await;
+        self.core.detach(end).await;
+    }
+
+    /// The agent runs, as far as is known: what is sent to one that does not fills the buffers on the way, behind which its kernel cannot
+    /// be asked any more.
+    fn reads(&self) -> bool {
+        self.core.late_by() < UNREAD_AFTER
     }
 
     async fn probe(&mut self) -> Result<(), End> {

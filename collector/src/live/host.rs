@@ -4,6 +4,7 @@ use super::SeriesTable;
 use crate::clock::Estimator;
 use crate::inventory::Compact;
 use railwatch_engine::Timestamp;
+use railwatch_pki::PeerKernel;
 use railwatch_wire::v1;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub struct Host {
     pub generation: u64,
     /// When anything last came from it.
     pub last_seen: Timestamp,
+    /// Of its stream: whether the host's kernel still answers.
+    pub kernel: PeerKernel,
     /// When the state of its sources last came: about once a second from an agent that looks at its host, where a heartbeat says
     /// only that its uplink lives.
     pub told_at: Timestamp,
@@ -87,6 +90,7 @@ impl Host {
             connected: false,
             generation: 0,
             last_seen: now,
+            kernel: PeerKernel::default(),
             told_at: Timestamp::default(),
             clock: Estimator::default(),
             series: SeriesTable::default(),

@@ -14,6 +14,9 @@ use std::collections::HashMap;
 /// A series whose newest window is this much older than its host's newest is no longer read.
 const STALE_AFTER_NS: u64 = 30_000_000_000;
 
+/// An agent not heard for so long is late: whether its host's kernel answers is of interest then.
+const LATE_MS: u64 = 1_000;
+
 fn text(value: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
@@ -21,10 +24,11 @@ fn text(value: &str) -> Option<String> {
 pub(super) fn host(host: &Host, now: Timestamp) -> HostRow {
     let estimate = host.clock.estimate(now);
     let loss = host.loss.with_refusals(host.rejected_frames.iter().map(|(reason, count)| (*reason, *count)));
+    let last_seen_ms = now.0.saturating_sub(host.last_seen.0) / 1_000_000;
     HostRow {
         host: host.name.clone(),
         boot_id: host.hello.boot_id.clone(),
-        last_seen_ms: now.0.saturating_sub(host.last_seen.0) / 1_000_000,
+        last_seen_ms,
         clock_offset_us: host.clock.realtime_offset_ns(now).map(|ns| ns / 1000),
         clock_uncertainty_us: estimate.map(|estimate| estimate.uncertainty_ns.div_ceil(1000)),
         seen: loss.seen,
@@ -32,6 +36,7 @@ pub(super) fn host(host: &Host, now: Timestamp) -> HostRow {
         dropped: loss.dropped.values().fold(0, |sum, count| sum.saturating_add(*count)),
         dropped_by_reason: loss.dropped,
         connected: host.connected,
+        kernel_last_seen_ms: (host.connected && last_seen_ms >= LATE_MS).then(|| kernel_last_seen_ms(host)).flatten(),
         agent_version: host.hello.agent_version.clone(),
         kernel_release: host.hello.kernel_release.clone(),
         architecture: host.hello.architecture.clone(),
@@ -46,6 +51,11 @@ pub(super) fn host(host: &Host, now: Timestamp) -> HostRow {
         series: host.series.len() as u64,
         sources: host.sources.iter().map(source).collect(),
     }
+}
+
+/// One system call.
+fn kernel_last_seen_ms(host: &Host) -> Option<u64> {
+    u64::try_from(host.kernel.last_word()?.acknowledged.as_millis()).ok()
 }
 
 fn source(source: &v1::SourceState) -> SourceRow {

@@ -29,6 +29,9 @@ pub struct HostRow {
     pub dropped_by_reason: BTreeMap<String, u64>,
     /// A stream of its agent is open.
     pub connected: bool,
+    /// Of an agent not heard for a second whose stream is open: milliseconds since its host's kernel acknowledged anything. Else null.
+    #[serde(default)]
+    pub kernel_last_seen_ms: Option<u64>,
     /// Its agent's version.
     pub agent_version: String,
     /// Its kernel, `uname -r`.

@@ -167,8 +167,13 @@ impl Switch {
         self.connected_since.take().is_some()
     }
 
-    /// True where a neighbour left in silence.
+    /// True where a neighbour left in silence, or one that left is forgotten.
     pub(super) fn expire(&mut self, now: Timestamp) -> bool {
+        let is_forgotten = self.state.expire_remembered(now.0);
+        self.expire_neighbours(now) || is_forgotten
+    }
+
+    fn expire_neighbours(&mut self, now: Timestamp) -> bool {
         let Some(every) = self.offer.neighbours_sampled.filter(|_| self.is_synced) else { return false };
         // A target that samples as fast as it can says nothing of how fast that is.
         let every = every.max(std::time::Duration::from_secs(5)) * NEIGHBOUR_SAMPLES;

@@ -31,6 +31,10 @@ pub const PARTS_MAX: usize = 8192;
 pub const LANES_MAX: usize = 16;
 /// Addresses of a port.
 pub const ADDRESSES_MAX: usize = 16;
+/// The cable of a dark port is remembered so long; of one that is up again, until its neighbour should have spoken: four of the intervals of
+/// 30 s at which LLDP is sent, as its own hold time is (IEEE 802.1AB, 9.2.5).
+const DARK_NS: u64 = 24 * 3_600 * 1_000_000_000;
+const UP_AGAIN_NS: u64 = 120 * 1_000_000_000;
 /// Components above a port that are looked at.
 const DEPTH_MAX: usize = 8;
 
@@ -64,12 +68,24 @@ pub struct Port {
     pub counters: BTreeMap<CounterKey, Counter>,
     /// What was heard at it last, where nothing is now.
     pub last_peer: Option<PortName>,
+    /// It fell, and until then its cable is remembered where nothing is heard.
+    remembered_until_ns: Option<u64>,
     /// Depth of its queues, bytes, by queue.
     pub queue_depth: BTreeMap<String, u64>,
     round: u64,
 }
 
 impl Port {
+    /// Says that it is up or down, and remembers its cable when it falls.
+    fn set_up(&mut self, up: Option<bool>, now_ns: u64) {
+        let was = std::mem::replace(&mut self.up, up);
+        if up == Some(false) && was != up {
+            self.remembered_until_ns = Some(now_ns.saturating_add(DARK_NS));
+        } else if up == Some(true) && was == Some(false) && self.remembered_until_ns.is_some() {
+            self.remembered_until_ns = Some(now_ns.saturating_add(UP_AGAIN_NS));
+        }
+    }
+
     /// It may be an end of a link of the fabric.
     #[must_use]
     pub fn is_of_the_fabric(&self) -> bool {
@@ -280,6 +296,17 @@ impl SwitchState {
         count != self.neighbours.len()
     }
 
+    /// Cables remembered for long enough are forgotten. True where there were any.
+    pub fn expire_remembered(&mut self, now_ns: u64) -> bool {
+        let mut is_any = false;
+        for port in self.ports.values_mut() {
+            if port.remembered_until_ns.is_some_and(|until| until < now_ns) {
+                (port.remembered_until_ns, is_any) = (None, true);
+            }
+        }
+        is_any
+    }
+
     /// Takes a notification that arrived at `received_ns`, Unix nanoseconds.
     pub fn apply(&mut self, notification: &Notification, received_ns: u64) -> Applied {
         let read = leaf::read(notification);
@@ -376,7 +403,7 @@ impl SwitchState {
         port.map(|(name, _)| name.as_str())
     }
 
-    /// What the map is to know. Ports of management and logical interfaces are no part of a fabric.
+    /// What the map is to know: of a port that went dark its cable too, as it was. Ports of management and logical interfaces are no part of a fabric.
     #[must_use]
     pub fn statements(&self) -> Vec<Statement> {
         let mut says = vec![Statement::Node { name: self.name.clone(), kind: NodeKind::Switch }];
@@ -399,6 +426,14 @@ impl SwitchState {
             let is_of_the_fabric = self.ports.get(port).is_none_or(Port::is_of_the_fabric);
             if let (true, Some(far)) = (is_of_the_fabric, far_end(neighbour)) {
                 says.push(Statement::Cable { near: self.port_name(port), far });
+            }
+        }
+        let heard: BTreeSet<PortName> = self.neighbours.values().filter_map(far_end).collect();
+        for (name, port) in self.ports.iter().filter(|(_, port)| port.is_of_the_fabric()) {
+            let Some(far) = port.last_peer.clone().filter(|_| port.remembered_until_ns.is_some()) else { continue };
+            // What is heard there, or from there at another port, says otherwise.
+            if self.peer(name).is_none() && !heard.contains(&far) {
+                says.push(Statement::Remembered { near: self.port_name(name), far });
             }
         }
         says

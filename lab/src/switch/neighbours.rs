@@ -1,6 +1,7 @@
 //! LLDP neighbours of the switch, as its lldpd knows them.
 //!
-//! In: `lldpcli`, whose `watch` says when something changes. Out: leaves of openconfig-lldp. Never: a port that lldpd does not listen on.
+//! In: `lldpcli`, whose `watch` says when something changes; the kernel's word on links. Out: leaves of openconfig-lldp. lldpd is told at once
+//! what the kernel says, as the LLDP of a switch hears of its own ports: by itself it waits a second. Never: a port that lldpd does not listen on.
 
 use super::{Leaves, text};
 use anyhow::{Context, Result, ensure};
@@ -18,6 +19,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const TOGETHER: Duration = Duration::from_millis(20);
 /// lldpd starts at the same time.
 const NOT_YET: Duration = Duration::from_millis(250);
+
+/// Two ways to write the same ports: the one after the other is a change. lldpd is started with the second.
+const PATTERNS: [&str; 2] = ["eth*,!lo", "eth*"];
 
 fn lldpcli(arguments: &[&str]) -> Command {
     let mut command = Command::new("lldpcli");
@@ -38,6 +42,7 @@ pub(super) async fn follow(name: String, mut links: watch::Receiver<u64>, heard:
 async fn watched(name: &str, links: &mut watch::Receiver<u64>, heard: &watch::Sender<Arc<Leaves>>) -> Result<()> {
     let mut watch: Child = lldpcli(&["watch"]).stdout(Stdio::piped()).spawn().context("start `lldpcli watch`")?;
     let mut lines = BufReader::new(watch.stdout.take().context("its output is a pipe")?).lines();
+    let mut patterns = PATTERNS.iter().cycle();
     loop {
         let leaves = neighbours(name).await?;
         heard.send_if_modified(|before| {
@@ -49,7 +54,10 @@ async fn watched(name: &str, links: &mut watch::Receiver<u64>, heard: &watch::Se
         });
         tokio::select! {
             line = lines.next_line() => ensure!(line?.is_some(), "`lldpcli watch` ended"),
-            changed = links.changed() => changed.context("the kernel's messages ended")?,
+            changed = links.changed() => {
+                changed.context("the kernel's messages ended")?;
+                look_at_ports(patterns.next().context("a cycle has no end")?).await?;
+            }
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
         tokio::time::sleep(TOGETHER).await;
@@ -58,6 +66,14 @@ async fn watched(name: &str, links: &mut watch::Receiver<u64>, heard: &watch::Se
             ensure!(line?.is_some(), "`lldpcli watch` ended");
         }
     }
+}
+
+/// Has lldpd look at its ports now, and announce itself on those that are new or up again. It does so whenever what it listens on changes
+/// (`levent_update_now` of lldpd 1.0.16), where after a message of the kernel it waits a second for more of them (`levent_iface_recv`).
+async fn look_at_ports(pattern: &str) -> Result<()> {
+    let output = lldpcli(&["configure", "system", "interface", "pattern", pattern]).output().await?;
+    ensure!(output.status.success(), "lldpcli: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 async fn neighbours(name: &str) -> Result<Leaves> {

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use railwatch_pki::{
-    CredentialFiles, Credentials, DevelopmentCa, HandshakeLimits, HostName, LEAF_LIFE, PeerIdentity, incoming,
+    Caller, CredentialFiles, Credentials, DevelopmentCa, HandshakeLimits, HostName, LEAF_LIFE, PeerIdentity, incoming,
 };
 use railwatch_uplink::{SpoolOptions, Target, UplinkHandle, UplinkOptions, UplinkState};
 use railwatch_wire::v1::uplink_server::{Uplink, UplinkServer};
@@ -177,7 +177,7 @@ impl Uplink for Collector {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<CollectorMessage, Status>> + Send>>;
 
     async fn attach(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::AttachStream>, Status> {
-        let peer = request.extensions().get::<PeerIdentity>().unwrap().clone();
+        let peer = request.extensions().get::<Caller>().unwrap().identity.clone();
         let mut incoming = request.into_inner();
         let (out, outgoing) = mpsc::channel(64);
         let this = self.clone();

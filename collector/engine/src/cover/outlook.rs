@@ -58,6 +58,8 @@ pub enum FaultMode {
     GpuAllocationFailing,
     /// A host ends, with its agent.
     HostDown,
+    /// A host's agent is stopped, starved or hung.
+    AgentStalled,
     /// A host no longer reaches the collector.
     UplinkLost,
     /// What many hosts share ends: a switch of the management network, a power feed.
@@ -84,6 +86,7 @@ impl FaultMode {
             Self::LinkTakenDown => Some("link_taken_down"),
             Self::AgentDeath => Some("agent_silent"),
             Self::HostDown => Some("host_down"),
+            Self::AgentStalled => Some("agent_stalled"),
             Self::UplinkLost => Some("uplink_lost"),
             Self::SharedNetworkOrPower => Some("shared_network_or_power"),
             Self::CollectorCutOff => Some("collector_cut_off"),
@@ -106,7 +109,8 @@ const ON_HOST: [FaultMode; 6] = [
     FaultMode::GpuAllocationFailing,
 ];
 /// Of a whole host: it is silent.
-const OF_HOST: [FaultMode; 3] = [FaultMode::AgentDeath, FaultMode::HostDown, FaultMode::UplinkLost];
+const OF_HOST: [FaultMode; 4] =
+    [FaultMode::AgentDeath, FaultMode::AgentStalled, FaultMode::HostDown, FaultMode::UplinkLost];
 /// Of a link, told by who is at it.
 const OF_LINK: [FaultMode; 5] = [
     FaultMode::LinkDown,

@@ -25,6 +25,30 @@ pub(super) struct Claim<T> {
     pub until: Option<Timestamp>,
 }
 
+/// What a claim may say.
+pub(super) trait Word: PartialEq {
+    /// It says how it is, not how it was.
+    fn is_of_now(&self) -> bool {
+        true
+    }
+}
+
+impl Word for () {}
+
+/// What is said of a cable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    Now,
+    /// At a port that is dark since, or not heard at again yet.
+    Before,
+}
+
+impl Word for Heard {
+    fn is_of_now(&self) -> bool {
+        *self == Self::Now
+    }
+}
+
 /// A fact by all who say it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Fact<T> {
@@ -55,7 +79,7 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub(super) struct Belief(bool, Source, f64);
 
-impl<T: PartialEq> Fact<T> {
+impl<T: Word> Fact<T> {
     pub fn new(at: Timestamp) -> Self {
         Self { claims: BTreeMap::new(), since: at, changed: at }
     }
@@ -82,6 +106,16 @@ impl<T: PartialEq> Fact<T> {
     /// Somebody who is there says it.
     pub fn is_said(&self) -> bool {
         self.claims.values().any(|claim| claim.until.is_none())
+    }
+
+    /// Somebody who is there says that it is so now.
+    pub fn is_so_now(&self) -> bool {
+        self.claims.values().any(|claim| claim.until.is_none() && claim.said.is_of_now())
+    }
+
+    /// Nobody says, or said last, that it is so: all who speak of it remember it.
+    pub fn is_remembered(&self) -> bool {
+        self.claims.values().all(|claim| !claim.said.is_of_now())
     }
 
     /// Somebody who is there says it by this source.
@@ -142,7 +176,7 @@ impl Belief {
     }
 }
 
-/// A reporter that went away counts half.
-fn weight<T>(claim: &Claim<T>) -> f64 {
-    if claim.until.is_some() { 0.5 } else { 1.0 }
+/// A reporter that went away counts half, and so does what was so before.
+fn weight<T: Word>(claim: &Claim<T>) -> f64 {
+    if claim.until.is_some() || !claim.said.is_of_now() { 0.5 } else { 1.0 }
 }

@@ -5,7 +5,7 @@
 //! do not go with an agent. Bounded, and what is beyond a bound is counted.
 
 use super::fabric::PortName;
-use super::fact::{Fact, Voice};
+use super::fact::{Fact, Heard, Voice, Word};
 use super::statement::{Flow, NodeKind, Source, Statement};
 use crate::Timestamp;
 use serde::Serialize;
@@ -45,6 +45,9 @@ pub(super) struct PortSaid {
     pub speed_bits_per_s: Option<u64>,
     pub mac: Option<String>,
 }
+
+impl Word for PortSaid {}
+impl Word for NodeKind {}
 
 /// Which way a flow's packets went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +91,7 @@ pub struct Map {
     reports: BTreeMap<Voice, Report>,
     pub(super) nodes: BTreeMap<String, Fact<NodeKind>>,
     pub(super) ports: BTreeMap<PortName, Fact<PortSaid>>,
-    pub(super) cables: BTreeMap<(PortName, PortName), Fact<()>>,
+    pub(super) cables: BTreeMap<(PortName, PortName), Fact<Heard>>,
     pub(super) addresses: BTreeMap<(IpAddr, PortName), Fact<()>>,
     pub(super) contains: BTreeMap<(String, String), Fact<()>>,
     pub(super) traces: BTreeMap<Flow, Trace>,
@@ -142,9 +145,10 @@ impl Map {
                 self.said(voice, Key::Port(port), |map, key| named(key, &mut map.ports, voice, said, at), report);
             }
             Statement::Cable { near, far } if is_named(&near) && is_named(&far) && near != far => {
-                let (near, far) = if near < far { (near, far) } else { (far, near) };
-                let key = Key::Cable(near, far);
-                self.said(voice, key, |map, key| named(key, &mut map.cables, voice, (), at), report);
+                self.cable(voice, (near, far), Heard::Now, at, report);
+            }
+            Statement::Remembered { near, far } if is_named(&near) && is_named(&far) && near != far => {
+                self.cable(voice, (near, far), Heard::Before, at, report);
             }
             Statement::Contains { outer, inner } if !outer.is_empty() && !inner.is_empty() && outer != inner => {
                 let key = Key::Contains(outer, inner);
@@ -166,6 +170,22 @@ impl Map {
                 }
             }
             _ => self.counts.malformed += 1,
+        }
+    }
+
+    fn cable(
+        &mut self,
+        voice: &Voice,
+        (near, far): (PortName, PortName),
+        heard: Heard,
+        at: Timestamp,
+        report: &mut Report,
+    ) {
+        let (near, far) = if near < far { (near, far) } else { (far, near) };
+        let key = Key::Cable(near, far);
+        // What it hears now counts, in whatever order it tells.
+        if heard == Heard::Now || !report.keys.contains(&key) {
+            self.said(voice, key, |map, key| named(key, &mut map.cables, voice, heard, at), report);
         }
     }
 
@@ -324,17 +344,11 @@ fn lookup<'t, K: Own, T>(key: &Key, table: &'t BTreeMap<K, Fact<T>>) -> Option<&
     table.get(&K::own(key)?)
 }
 
-fn named<K: Own, T: PartialEq>(
-    key: &Key,
-    table: &mut BTreeMap<K, Fact<T>>,
-    voice: &Voice,
-    said: T,
-    at: Timestamp,
-) -> bool {
+fn named<K: Own, T: Word>(key: &Key, table: &mut BTreeMap<K, Fact<T>>, voice: &Voice, said: T, at: Timestamp) -> bool {
     K::own(key).is_some_and(|own| table.entry(own).or_insert_with(|| Fact::new(at)).say(voice.clone(), said, at))
 }
 
-fn drop_claim<K: Own, T: PartialEq>(key: &Key, table: &mut BTreeMap<K, Fact<T>>, voice: &Voice, at: Timestamp) {
+fn drop_claim<K: Own, T: Word>(key: &Key, table: &mut BTreeMap<K, Fact<T>>, voice: &Voice, at: Timestamp) {
     let Some(own) = K::own(key) else { return };
     if let Some(fact) = table.get_mut(&own) {
         fact.unsay(voice, at);

@@ -147,6 +147,14 @@ pub enum Statement {
         /// The other end, as it calls itself.
         far: PortName,
     },
+    /// A cable that joined two ports when the one at which it is remembered was last heard at: that port has been dark since, or is up again and
+    /// nothing was heard yet.
+    Remembered {
+        /// The port at which it was seen.
+        near: PortName,
+        /// The other end, as it called itself.
+        far: PortName,
+    },
     /// A flow's packets went this way: addresses of those who answered, none where nobody did.
     Trace {
         /// Which flow.

@@ -5,7 +5,7 @@
 //! true the more believed one is taken and the other listed. Never: a link between nodes of which one is not known.
 
 use super::fabric::{Fabric, Link, Nic, Node, PortName};
-use super::fact::{Belief, Fact, Standing};
+use super::fact::{Belief, Fact, Heard, Standing, Word};
 use super::reports::{Map, Trace};
 use super::statement::{Flow, NodeKind, Source};
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,9 @@ impl Map {
         let mut best: BTreeMap<IpAddr, (&PortName, &Fact<()>)> = BTreeMap::new();
         let mut losers = Vec::new();
         for ((address, port), fact) in &self.addresses {
+            if !fact.is_said() && self.is_no_port(port) {
+                continue;
+            }
             match best.get(address) {
                 // Of equally believed ones the lesser name, which comes first.
                 Some((_, known)) if fact.belief().total_cmp(&known.belief()).is_le() => {
@@ -216,18 +219,26 @@ impl Map {
         speaks && !self.ports.get(port).is_some_and(|fact| fact.is_said_by(Source::Switch))
     }
 
-    /// The cables of which no two are at one port. What only those say who went away goes at once where a switch has no such port any more.
-    fn cables_believed(&self, listed: &mut Listed) -> Vec<((&PortName, &PortName), &Fact<()>)> {
-        let is_there = |((a, b), fact): &(&(PortName, PortName), &Fact<()>)| {
-            fact.is_said() || !(self.is_no_port(a) || self.is_no_port(b))
+    /// The cables of which no two are at one port. What only those say who went away, or who remember it, goes at once where a switch has no
+    /// such port any more; and what is remembered alone gives way to any other cable at its ports, which is no contradiction: it was moved.
+    fn cables_believed(&self, listed: &mut Listed) -> Vec<((&PortName, &PortName), &Fact<Heard>)> {
+        let is_there = |((a, b), fact): &(&(PortName, PortName), &Fact<Heard>)| {
+            fact.is_so_now() || !(self.is_no_port(a) || self.is_no_port(b))
         };
-        let mut all: Vec<(Belief, _, _)> =
-            self.cables.iter().filter(is_there).map(|((a, b), fact)| (fact.belief(), (a, b), fact)).collect();
-        all.sort_by(|x, y| y.0.total_cmp(&x.0).then_with(|| x.1.cmp(&y.1)));
-        let mut at: BTreeMap<&PortName, ((&PortName, &PortName), &Fact<()>)> = BTreeMap::new();
+        let mut all: Vec<(bool, Belief, _, _)> = self
+            .cables
+            .iter()
+            .filter(is_there)
+            .map(|((a, b), fact)| (fact.is_remembered(), fact.belief(), (a, b), fact))
+            .collect();
+        all.sort_by(|x, y| x.0.cmp(&y.0).then_with(|| y.1.total_cmp(&x.1)).then_with(|| x.2.cmp(&y.2)));
+        let mut at: BTreeMap<&PortName, ((&PortName, &PortName), &Fact<Heard>)> = BTreeMap::new();
         let mut taken = Vec::new();
-        for (_, (a, b), fact) in all {
+        for (is_remembered, _, (a, b), fact) in all {
             if let Some(((x, y), known)) = at.get(a).or_else(|| at.get(b)) {
+                if is_remembered {
+                    continue;
+                }
                 let port = if at.contains_key(a) { a } else { b };
                 let believed = by(&format!("{x}-{y}"), known);
                 listed.contradiction("two_cables", &port.to_string(), believed, by(&format!("{a}-{b}"), fact));
@@ -249,7 +260,7 @@ impl Map {
         &self,
         kinds: &BTreeMap<&String, NodeKind>,
         port_of: &BTreeMap<IpAddr, PortName>,
-        cables: &[((&PortName, &PortName), &Fact<()>)],
+        cables: &[((&PortName, &PortName), &Fact<Heard>)],
         listed: &mut Listed,
     ) -> (Fabric, Vec<Standing>) {
         let mut known = Vec::new();
@@ -355,7 +366,9 @@ impl Map {
             addresses: addresses.remove(name).unwrap_or_default(),
             standing: fact.standing(),
         };
-        self.ports.iter().map(port).collect()
+        let is_there =
+            |(name, fact): &(&PortName, &Fact<super::reports::PortSaid>)| fact.is_said() || !self.is_no_port(name);
+        self.ports.iter().filter(is_there).map(port).collect()
     }
 
     fn unknown_hops(&self, port_of: &BTreeMap<IpAddr, PortName>, listed: &mut Listed) {
@@ -371,7 +384,7 @@ impl Map {
 /// Hops from each node to the nearest host: what stands lower.
 fn heights<'m>(
     kinds: &BTreeMap<&'m String, NodeKind>,
-    cables: &[(&'m PortName, &'m PortName, &Fact<()>)],
+    cables: &[(&'m PortName, &'m PortName, &Fact<Heard>)],
 ) -> BTreeMap<&'m String, usize> {
     let mut near: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
     for (a, b, _) in cables {
@@ -405,7 +418,7 @@ fn all_addresses(fabric: &Fabric, port_of: &BTreeMap<IpAddr, PortName>) -> BTree
     all
 }
 
-fn by<T: PartialEq>(what: &str, fact: &Fact<T>) -> String {
+fn by<T: Word>(what: &str, fact: &Fact<T>) -> String {
     let Standing { sources, reporters, .. } = fact.standing();
     let sources: Vec<_> = sources.iter().map(|source| source.name()).collect();
     format!("{what} ({} of {})", sources.join(", "), reporters.join(", "))

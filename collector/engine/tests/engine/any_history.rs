@@ -23,7 +23,10 @@ fn line() -> impl Strategy<Value = String> {
         1 => Just("again".to_owned()),
         2 => host().prop_map(|host| format!("mute {host}")),
         2 => host().prop_map(|host| format!("unmute {host}")),
-        1 => host().prop_map(|host| format!("break {host}")),
+        2 => host().prop_map(|host| format!("hang {host}")),
+        1 => host().prop_map(|host| format!("dies {host}")),
+        1 => (prop_oneof![Just("break"), Just("cut"), Just("given-up")], host())
+            .prop_map(|(how, host)| format!("{how} {host}")),
         1 => host().prop_map(|host| format!("bye {host}")),
         2 => (host(), 1..3u32).prop_map(|(host, boot)| format!("connect {host} boot{boot}")),
         4 => (1..12u32).prop_map(|id| format!("approve {id}")),

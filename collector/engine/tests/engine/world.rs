@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is the test failing")]
 
 use railwatch_engine::{
-    Decision, DecisionState, Effect, Element, Engine, Event, Incident, IncidentState, KnownHost, Logged, Options,
-    Outcome, PastOrder, Recorder, Restored, Severity, Signal, Suspect, Timestamp,
+    Decision, DecisionState, Effect, Element, EndedBy, Engine, Event, Incident, IncidentState, KnownHost, Logged,
+    Options, Outcome, PastOrder, Recorder, Restored, Severity, Signal, Suspect, Timestamp,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +17,8 @@ pub struct World {
     recorder: Recorder,
     now_ms: u64,
     speaking: BTreeSet<String>,
+    /// Of those that do not speak: whether their kernels acknowledge, or are asked in vain.
+    kernels: BTreeMap<String, bool>,
     hosts: BTreeMap<String, KnownHost>,
     frames: u64,
     halted_by: Option<String>,
@@ -39,6 +41,7 @@ impl World {
             recorder: Recorder::default(),
             now_ms: 0,
             speaking: BTreeSet::new(),
+            kernels: BTreeMap::new(),
             hosts: BTreeMap::new(),
             frames: 0,
             halted_by: None,
@@ -113,10 +116,24 @@ impl World {
                     self.step(Event::HostHeard { host, at: self.now() });
                 }
             }
+            if self.now_ms.is_multiple_of(200) {
+                self.ask_kernels();
+            }
             self.step(Event::JudgeSilence);
             self.step(Event::Tick);
         }
         self.now_ms = self.now_ms.max(ms);
+    }
+
+    /// What the kernels of hosts that do not speak acknowledged last.
+    fn ask_kernels(&mut self) {
+        for (host, answers) in self.kernels.clone() {
+            let known = &self.hosts[&host];
+            let at = if answers { self.now() } else { known.last_heard };
+            if !self.speaking.contains(&host) && !known.departed {
+                self.step(Event::HostAcknowledged { host, at });
+            }
+        }
     }
 
     pub fn run_line(&mut self, line: &str) {
@@ -134,7 +151,11 @@ impl World {
             }),
             ["unmute", hosts @ ..] => self.for_each(hosts, |world, host| {
                 world.speaking.insert(host.to_owned());
+                world.kernels.remove(host);
             }),
+            // The agents stop, and their kernels go on; or whole hosts do.
+            ["hang", hosts @ ..] => self.for_each(hosts, |world, host| world.silence(host, true)),
+            ["dies", hosts @ ..] => self.for_each(hosts, |world, host| world.silence(host, false)),
             ["turned-away", host, for_ms] => {
                 self.speaking.remove(*host);
                 let until = Timestamp(self.now().0 + for_ms.parse::<u64>().unwrap() * MS);
@@ -157,8 +178,10 @@ impl World {
                 let suspects = suspects.iter().map(suspect).collect();
                 self.step(Event::LossExplained { since: self.now(), suspects });
             }
-            ["bye", host] => self.disconnect(host, true),
-            ["break", host] => self.disconnect(host, false),
+            ["bye", host] => self.disconnect(host, true, EndedBy::Host),
+            ["break", host] => self.disconnect(host, false, EndedBy::Host),
+            ["cut", host] => self.disconnect(host, false, EndedBy::Collector),
+            ["given-up", host] => self.disconnect(host, false, EndedBy::Network),
             ["stalled", ms] => {
                 let for_ns = ms.parse::<u64>().unwrap() * MS;
                 self.now_ms += for_ns / MS;
@@ -204,18 +227,27 @@ impl World {
 
     fn connect(&mut self, host: &str, boot: &str) {
         self.speaking.insert(host.to_owned());
+        self.kernels.remove(host);
         let known =
             KnownHost { host: host.to_owned(), boot_id: boot.to_owned(), last_heard: self.now(), departed: false };
         self.hosts.insert(host.to_owned(), known);
         self.step(Event::HostConnected { host: host.to_owned(), boot_id: boot.to_owned() });
     }
 
-    fn disconnect(&mut self, host: &str, orderly: bool) {
+    fn silence(&mut self, host: &str, kernel_answers: bool) {
         self.speaking.remove(host);
+        if self.hosts.contains_key(host) {
+            self.kernels.insert(host.to_owned(), kernel_answers);
+        }
+    }
+
+    fn disconnect(&mut self, host: &str, orderly: bool, by: EndedBy) {
+        self.speaking.remove(host);
+        self.kernels.remove(host);
         if let Some(known) = self.hosts.get_mut(host) {
             known.departed = orderly;
         }
-        self.step(Event::HostDisconnected { host: host.to_owned(), orderly });
+        self.step(Event::HostDisconnected { host: host.to_owned(), orderly, by });
     }
 
     fn signal(&mut self, name: &str, host: &str, kind: &str, element: &str, more: &[&str]) {
@@ -268,6 +300,7 @@ impl World {
     fn restart(&mut self, away_ms: u64) {
         self.now_ms += away_ms;
         self.speaking.clear();
+        self.kernels.clear();
         let open = |id: u64| self.incidents[&id].state == IncidentState::Open;
         let live = |decision: &&Decision| {
             decision.state == DecisionState::Ordered

@@ -14,7 +14,7 @@ fn port(name: &str) -> PortName {
     PortName { node: node.to_owned(), port: port.to_owned() }
 }
 
-/// `host h0`, `switch l0`, `port h0:e0 up 10.0.0.1`, `cable h0:e0 l0:e0`, `part rack/r1 host/h0`.
+/// `host h0`, `switch l0`, `port h0:e0 up 10.0.0.1`, `cable h0:e0 l0:e0`, `remembered l0:e1 s0:e0`, `part rack/r1 host/h0`.
 fn statement(line: &str) -> Statement {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
@@ -32,6 +32,7 @@ fn statement(line: &str) -> Statement {
             mac: None,
         },
         ["cable", near, far] => Statement::Cable { near: port(near), far: port(far) },
+        ["remembered", near, far] => Statement::Remembered { near: port(near), far: port(far) },
         ["part", outer, inner] => Statement::Contains { outer: outer.to_owned(), inner: inner.to_owned() },
         _ => panic!("{line}"),
     }
@@ -99,6 +100,57 @@ fn what_is_said_becomes_links_and_what_contradicts_it_is_told() {
             "a node that nobody speaks of is not invented",
             &[("h0", Host, H0), ("h0", Lldp, &["cable h0:e0 l0:e0"])],
             ["", "", "", "node l0, far_end h0:e0"],
+        ),
+        (
+            "the cable of a dark port is a link that is down, and up at once when its ports are",
+            &[
+                ("h0", Host, H0),
+                ("h0", Lldp, H0_HEARD),
+                (
+                    "l0",
+                    Switch,
+                    &[
+                        "switch l0",
+                        "port l0:e0 up",
+                        "port l0:e1 down",
+                        "port l0:e2 up",
+                        "remembered l0:e1 s0:e0",
+                        "remembered l0:e2 s0:e1",
+                    ],
+                ),
+                ("s0", Switch, &["switch s0", "port s0:e0 down", "port s0:e1 up", "remembered s0:e0 l0:e1"]),
+            ],
+            ["h0:e0-l0:e0, l0:e1-s0:e0!, l0:e2-s0:e1", "h0:e0=10.0.0.1", "", ""],
+        ),
+        (
+            "a remembered cable gives way to one that is heard at either end, which is no contradiction",
+            &[
+                ("h0", Host, H0),
+                ("h0", Lldp, H0_HEARD),
+                (
+                    "l0",
+                    Switch,
+                    &[
+                        "switch l0",
+                        "port l0:e0 up",
+                        "port l0:e1 down",
+                        "port l0:e2 down",
+                        "remembered l0:e1 s0:e0",
+                        "remembered l0:e2 h0:e0",
+                    ],
+                ),
+                ("l1", Switch, &["switch l1", "port l1:e1 up", "cable l1:e1 s0:e0"]),
+                ("s0", Switch, &["switch s0", "port s0:e0 up", "cable s0:e0 l1:e1"]),
+            ],
+            ["h0:e0-l0:e0, l1:e1-s0:e0", "h0:e0=10.0.0.1", "", "way_up l0"],
+        ),
+        (
+            "a cable is remembered to a port that its switch still has",
+            &[
+                ("l0", Switch, &["switch l0", "port l0:e1 down", "remembered l0:e1 s0:e0"]),
+                ("s0", Switch, &["switch s0", "port s0:e9 up"]),
+            ],
+            ["", "", "", ""],
         ),
         (
             "what was heard on the cable beats the file",
@@ -197,7 +249,9 @@ fn a_cable_outlives_the_word_of_one_end_with_less_confidence_and_of_both_for_a_w
 fn a_cable_of_who_left_goes_with_the_port_of_a_switch_that_speaks() {
     use Source::{Host, Lldp, Switch};
     let with = &["switch l0", "port l0:e0 up", "cable l0:e0 h0:e0"][..];
-    let mut map = map(&[("h0", Host, H0), ("h0", Lldp, H0_HEARD), ("l0", Switch, with)]);
+    let heard = &["switch l0", "port l0:e0 ? 10.0.0.0", "cable h0:e0 l0:e0"][..];
+    let mut map = map(&[("h0", Host, H0), ("h0", Lldp, heard), ("l0", Switch, with)]);
+    let has_port = |map: &Map| map.topology().ports.iter().any(|port| port.node == "l0" && port.port == "e0");
     let links = |map: &Map| shown(&map.topology()).0;
     let says = |map: &mut Map, lines: &[&str], at| {
         map.report("l0", Switch, lines.iter().map(|line| statement(line)).collect(), Timestamp(at));
@@ -205,15 +259,15 @@ fn a_cable_of_who_left_goes_with_the_port_of_a_switch_that_speaks() {
     // The port is there, dark: the cable may be, too.
     says(&mut map, &["switch l0", "port l0:e0 down"], 10);
     map.gone("h0", Timestamp(11));
-    assert_eq!(links(&map), "h0:e0-l0:e0!");
+    assert_eq!((links(&map).as_str(), has_port(&map)), ("h0:e0-l0:e0!", true));
     says(&mut map, &["switch l0", "port l0:e1 up"], 12);
     assert_eq!(links(&map), "");
     // Whoever is there is believed.
-    map.report("h0", Lldp, H0_HEARD.iter().map(|line| statement(line)).collect(), Timestamp(13));
+    map.report("h0", Lldp, heard.iter().map(|line| statement(line)).collect(), Timestamp(13));
     assert_eq!(links(&map), "h0:e0-l0:e0");
     // A switch that does not speak takes nothing back.
     map.gone("h0", Timestamp(14));
-    assert_eq!(links(&map), "");
+    assert_eq!((links(&map).as_str(), has_port(&map)), ("", false));
     map.gone("l0", Timestamp(15));
     assert_eq!(links(&map), "h0:e0-l0:e0");
 }
@@ -416,6 +470,7 @@ fn any_said() -> impl Strategy<Value = Vec<(String, Source, Vec<String>)>> {
     let node = prop_oneof![Just("h0"), Just("h1"), Just("l0"), Just("l1"), Just("s0")];
     let port = (node.clone(), 0..3u8).prop_map(|(node, port)| format!("{node}:e{port}"));
     let line = prop_oneof![
+        (port.clone(), port.clone()).prop_map(|(near, far)| format!("remembered {near} {far}")),
         (prop_oneof![Just("host"), Just("switch")], node).prop_map(|(kind, name)| format!("{kind} {name}")),
         (port.clone(), prop_oneof![Just("up"), Just("down"), Just("?")], 0..4u8)
             .prop_map(|(port, up, address)| format!("port {port} {up} 10.0.0.{address}")),

@@ -66,6 +66,9 @@ impl Taking<'_> {
             self.applied.refused += 1;
             return true;
         }
+        if let Some(port) = self.state.ports.get_mut(port).filter(|port| port.up != Some(false)) {
+            port.remembered_until_ns = None;
+        }
         let neighbour = self.state.neighbours.entry(at).or_default();
         (neighbour.round, neighbour.heard_ns) = (self.state.round, self.received_ns);
         let field = match name {
@@ -105,6 +108,7 @@ impl Taking<'_> {
         if let ["ethernet", "state", "counters", counter] = below {
             return self.count(name, "ethernet", counter, String::new(), value);
         }
+        let received_ns = self.received_ns;
         let Some(port) = self.port(name) else { return true };
         let before = (port.up, port.speed_bits_per_s, port.mac.clone(), port.is_of_the_fabric(), port.hardware.clone());
         let mut is_edge = false;
@@ -115,7 +119,8 @@ impl Taking<'_> {
                     "DOWN" | "LOWER_LAYER_DOWN" | "NOT_PRESENT" => Some(false),
                     _ => None,
                 };
-                let was = std::mem::replace(&mut port.up, up);
+                let was = port.up;
+                port.set_up(up, received_ns);
                 is_edge = matches!((was, up), (Some(was), Some(up)) if was != up);
             }
             ["state", "admin-status"] => port.admin_up = Some(value.identity() == "UP"),

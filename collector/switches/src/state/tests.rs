@@ -94,6 +94,68 @@ fn a_neighbour_leaves_by_deletion_by_silence_and_by_not_being_told_again() {
     assert_eq!(leaf0().peer("eth0").map(|far| far.to_string()), Some("host0:eth0".to_owned()));
 }
 
+/// Cables that are told, `?` before those that are remembered.
+fn cables(state: &SwitchState) -> Vec<String> {
+    let told = state.statements().into_iter().filter_map(|says| match says {
+        Statement::Cable { near, far } => Some(format!("{near} {far}")),
+        Statement::Remembered { near, far } => Some(format!("? {near} {far}")),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_dark_port_keeps_its_cable_until_something_else_is_heard_or_it_is_forgotten() {
+    const DAY: u64 = 24 * 3_600 * S;
+    let status = |status: &str| said(&[("/interfaces/interface[name=eth0]/state/oper-status", status)], 0);
+    let neighbour = |port: &str, id: u8, system: &str| {
+        let path = format!("/lldp/interfaces/interface[name={port}]/neighbors/neighbor[id={id}]/state");
+        said(&[(path.as_str(), &format!(r#"{{"system-name":"{system}","port-id":"eth0"}}"#))], 0)
+    };
+    let forgets = |id: u8| Notification {
+        delete: vec![
+            paths::parse(&format!("/lldp/interfaces/interface[name=eth0]/neighbors/neighbor[id={id}]")).unwrap(),
+        ],
+        ..Notification::default()
+    };
+    let dark = || {
+        let mut state = leaf0();
+        assert!(state.apply(&status(r#""LOWER_LAYER_DOWN""#), 2 * S).map_changed);
+        assert_eq!(cables(&state), ["leaf0:eth0 host0:eth0"], "LLDP has not ended yet");
+        assert!(state.apply(&forgets(1), 3 * S).map_changed);
+        assert_eq!(cables(&state), ["? leaf0:eth0 host0:eth0"]);
+        state
+    };
+    let mut forgotten = dark();
+    assert!(!forgotten.expire_remembered(DAY) && forgotten.expire_remembered(DAY + 3 * S));
+    assert_eq!(cables(&forgotten), [""; 0]);
+    assert!(forgotten.peer_lately("eth0").is_some(), "what falls there is still told with its peer");
+
+    let mut again = dark();
+    assert!(again.apply(&status(r#""UP""#), 10 * S).map_changed, "the map is told at once");
+    assert_eq!(cables(&again), ["? leaf0:eth0 host0:eth0"], "and nothing was heard yet");
+    let mut unheard = again.clone();
+    assert!(!unheard.expire_remembered(130 * S) && unheard.expire_remembered(130 * S + 1));
+    assert_eq!(cables(&unheard), [""; 0], "nobody is there");
+    again.apply(&neighbour("eth0", 2, "host0"), 11 * S);
+    assert_eq!(cables(&again), ["leaf0:eth0 host0:eth0"]);
+    again.apply(&forgets(2), 12 * S);
+    assert_eq!(cables(&again), [""; 0], "a port that is up, and whose neighbour leaves, has none");
+
+    let mut other = dark();
+    other.apply(&status(r#""UP""#), 10 * S);
+    other.apply(&neighbour("eth0", 2, "host7"), 11 * S);
+    assert_eq!(cables(&other), ["leaf0:eth0 host7:eth0"]);
+    let mut moved = dark();
+    moved.apply(&neighbour("eth5", 3, "host0"), 11 * S);
+    assert_eq!(cables(&moved), ["leaf0:eth5 host0:eth0"], "its far end is heard at another port");
+    let mut anew = dark();
+    anew.begin();
+    anew.apply(&status(r#""DOWN""#), 20 * S);
+    anew.synced();
+    assert_eq!(cables(&anew), ["? leaf0:eth0 host0:eth0"], "a new connection forgets nothing");
+}
+
 #[test]
 fn an_edge_is_told_once_and_what_was_never_known_is_no_edge() {
     let mut state = leaf0();
