@@ -130,7 +130,7 @@ impl Daemon {
         let bursts = Bursts::new(core.clone(), live.clone(), directives.clone());
         let map_room = MapRoom::default();
         let probes = Probes::new(core.epoch(), live.clone(), Arc::new(OfMap::new(map_room.clone())));
-        probes.configure(config.probes.clone(), config.engine.silent_after_ms);
+        probes.configure(config.probes.clone(), &config.engine);
         let shared = Arc::new(ingest::Shared {
             live: live.clone(),
             core: core.clone(),
@@ -252,7 +252,7 @@ impl Daemon {
             tracing::error!("the engine's settings are not changed: {error}");
         }
         self.exporter.configure(&wanted.otlp);
-        self.probes.configure(wanted.probes.clone(), wanted.engine.silent_after_ms);
+        self.probes.configure(wanted.probes.clone(), &wanted.engine);
         self.tokens.reload();
         if let Reload::Kept(error) = self.credentials.reload() {
             tracing::error!("changed certificate files are not used, the old ones stay: {error}");

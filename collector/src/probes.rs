@@ -56,7 +56,8 @@ struct Inner {
     live: Live,
     view: Arc<dyn FabricView>,
     options: Mutex<ProbeOptions>,
-    silent_after_ms: AtomicU64,
+    /// Of the engine: when a host counts as silent, and when an agent as stalled, ms.
+    silence_ms: Mutex<(u64, u64)>,
     lines: Mutex<HashMap<Arc<str>, Line>>,
     planned: Mutex<Arc<Planned>>,
     kept: Mutex<Kept>,
@@ -172,7 +173,7 @@ impl Probes {
             live,
             view,
             options: Mutex::default(),
-            silent_after_ms: AtomicU64::new(0),
+            silence_ms: Mutex::default(),
             lines: Mutex::default(),
             planned: Mutex::default(),
             kept: Mutex::default(),
@@ -186,10 +187,10 @@ impl Probes {
         }))
     }
 
-    /// These settings hold from the next look on; so does the time after which a host counts as silent.
-    pub fn configure(&self, options: ProbeOptions, silent_after_ms: u64) {
+    /// These settings hold from the next look on; so do the times after which a host counts as silent.
+    pub fn configure(&self, options: ProbeOptions, engine: &railwatch_engine::Options) {
         *lock(&self.0.options) = options;
-        self.0.silent_after_ms.store(silent_after_ms, Relaxed);
+        *lock(&self.0.silence_ms) = (engine.silent_after_ms, engine.stalled_after_ms);
         self.0.wake.notify_one();
     }
 
@@ -324,6 +325,7 @@ impl Probes {
     pub fn outlook(&self, containing: &str, loss: Option<f64>, rows_max: usize) -> Vec<OutlookRow> {
         let planned = self.planned();
         let options = lock(&self.0.options).clone();
+        let (silent_after_ms, stalled_after_ms) = *lock(&self.0.silence_ms);
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a configuration")]
         let senses = Senses {
             sources: view::sources(&self.0.live),
@@ -332,7 +334,8 @@ impl Probes {
             loss: loss.unwrap_or(cover::SILENT_LOSS),
             large_loss: loss.unwrap_or(cover::LARGE_LOSS),
             timeout_ms: f64::from(options.timeout_ms),
-            silent_after_ms: self.0.silent_after_ms.load(Relaxed) as f64,
+            silent_after_ms: silent_after_ms as f64,
+            stalled_after_ms: stalled_after_ms as f64,
         };
         let Planned { fabric, endpoints, placements, plan, .. } = &*planned;
         cover::outlook(fabric, endpoints, placements, plan, &senses, containing, rows_max)

@@ -3,7 +3,7 @@
 //! In: connects, goodbyes, hearings, what kernels acknowledge, time. Out: [`Verdict`]s on silence, which the engine turns into incidents. One host silent is that
 //! host's story; many silent at once have a common cause (the collector's network first of all), and never become a
 //! list of accused hosts. Nobody is called silent while the collector itself has just started or stood still. A silent agent whose host's
-//! kernel goes on acknowledging is stalled: it does not run, and its host is not down.
+//! kernel goes on acknowledging is stalled: it does not run, and its host is not down; that is told later than a silence of both.
 
 use crate::model::{EndedBy, HostName, KnownHost, Timestamp};
 use crate::options::{MS, Options};
@@ -222,6 +222,8 @@ impl Hosts {
             }
             let silent_for = now.0.saturating_sub(host.last_heard.0);
             match host.silence {
+                // The host is up, and most often its agent only waits for a processor.
+                None if silent_for <= options.stalled_after_ms * MS && host.is_stalled(now, options) => {}
                 None => {
                     suspects += usize::from(silent_for > limit / 2);
                     if silent_for > limit {

@@ -13,6 +13,8 @@ pub(crate) const MS: u64 = 1_000_000;
 pub struct Options {
     /// A host not heard for this long is silent. Agents speak every 200 ms.
     pub silent_after_ms: u64,
+    /// One whose kernel answers while its agent does not is told of after this long: a busy host lets an agent wait for some seconds.
+    pub stalled_after_ms: u64,
     /// A host that came back must be heard for this long before its incident resolves.
     pub silent_resolve_after_ms: u64,
     /// A silent host is no longer watched after this long, and its incident ends.
@@ -69,6 +71,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             silent_after_ms: 1_000,
+            stalled_after_ms: 5_000,
             silent_resolve_after_ms: 2_000,
             silent_forget_after_ms: 24 * 3_600_000,
             restart_grace_ms: 15_000,
@@ -141,6 +144,7 @@ impl Options {
         let year_ms = 366 * 86_400_000;
         for (setting, ms) in [
             ("silent_after_ms", self.silent_after_ms),
+            ("stalled_after_ms", self.stalled_after_ms),
             ("silent_resolve_after_ms", self.silent_resolve_after_ms),
             ("silent_forget_after_ms", self.silent_forget_after_ms),
             ("restart_grace_ms", self.restart_grace_ms),

@@ -68,7 +68,8 @@ fn a_host_that_leaves_is_no_target_any_more_and_switching_off_ends_all_probing()
     lab.look(101);
     let without = lab.sent("host0").unwrap();
     assert!(without.flows.iter().all(|flow| flow.target_host != "host5"));
-    lab.probes.configure(ProbeOptions { enabled: false, ..ProbeOptions::default() }, 1000);
+    lab.probes
+        .configure(ProbeOptions { enabled: false, ..ProbeOptions::default() }, &railwatch_engine::Options::default());
     lab.look(102);
     assert!(lab.probes.planned().plan.flows.is_empty());
     assert!(lab.sent("host0").unwrap().flows.is_empty());
@@ -133,7 +134,7 @@ fn a_job_that_starts_is_probed_by_its_ranks_at_once_and_its_flows_end_with_it() 
     lab.look(101);
     assert_eq!(lab.sent("host0"), None, "rails alone are asked for");
     let options = ProbeOptions { scopes: vec![Scope::Rail, Scope::Job], shape: Shape::Ring, ..ProbeOptions::default() };
-    lab.probes.configure(options.clone(), 1000);
+    lab.probes.configure(options.clone(), &railwatch_engine::Options::default());
     lab.look(102);
     let planned = lab.probes.planned();
     let of_job = planned.plan.flows.iter().filter(|flow| flow.job.as_deref() == Some("42"));
@@ -154,7 +155,7 @@ fn a_job_that_starts_is_probed_by_its_ranks_at_once_and_its_flows_end_with_it() 
     run(&lab, true);
     lab.look(103);
     assert!(lab.probes.planned().plan.flows.iter().all(|flow| flow.job.is_none()));
-    lab.probes.configure(ProbeOptions::default(), 1000);
+    lab.probes.configure(ProbeOptions::default(), &railwatch_engine::Options::default());
     lab.look(104);
     let count = |plan: &v1::ProbePlan| plan.flows.len();
     assert_eq!(count(&lab.sent("host0").unwrap()), count(&calm));
@@ -170,10 +171,13 @@ fn pairs_of_the_fleet_go_with_the_setting_that_asked_for_them() {
     lab.look(100);
     let calm = lab.sent("host0").unwrap();
     assert_eq!(crossing(&lab), 0);
-    lab.probes.configure(ProbeOptions { scopes: vec![Scope::Fleet], ..ProbeOptions::default() }, 1000);
+    lab.probes.configure(
+        ProbeOptions { scopes: vec![Scope::Fleet], ..ProbeOptions::default() },
+        &railwatch_engine::Options::default(),
+    );
     lab.look(101);
     assert!(crossing(&lab) > 0);
-    lab.probes.configure(ProbeOptions::default(), 1000);
+    lab.probes.configure(ProbeOptions::default(), &railwatch_engine::Options::default());
     lab.look(102);
     assert_eq!((crossing(&lab), &lab.sent("host0").unwrap().flows), (0, &calm.flows));
 }
@@ -193,7 +197,7 @@ fn an_agent_that_says_nothing_of_probes_is_sent_nothing() {
 fn flows_over_both_transports_are_keyed_apart_and_a_signal_is_of_one_of_them() {
     let mut lab = lab();
     let transports = vec![Transport::Udp, Transport::Tcp];
-    lab.probes.configure(ProbeOptions { transports, ..ProbeOptions::default() }, 1000);
+    lab.probes.configure(ProbeOptions { transports, ..ProbeOptions::default() }, &railwatch_engine::Options::default());
     lab.look(100);
     let calm = lab.sent("host0").unwrap();
     let of = |transport: v1::ProbeTransport| calm.flows.iter().filter(move |flow| flow.transport() == transport);
@@ -222,7 +226,7 @@ fn flows_over_both_transports_are_keyed_apart_and_a_signal_is_of_one_of_them() {
     lab.probes.signal("host0", &signal("tcp"), Timestamp(101 * SECOND));
     assert!(!lab.probes.suspects().directions.is_empty());
     // Without TCP its flows are gone, and the others are as they were.
-    lab.probes.configure(ProbeOptions::default(), 1000);
+    lab.probes.configure(ProbeOptions::default(), &railwatch_engine::Options::default());
     lab.look(102);
     let udp = lab.sent("host0").unwrap();
     assert!(udp.flows.iter().all(|flow| flow.transport() == v1::ProbeTransport::Udp));

@@ -152,6 +152,8 @@ pub struct Senses {
     pub timeout_ms: f64,
     /// A host counts as silent after this.
     pub silent_after_ms: f64,
+    /// An agent counts as stalled after this, where its host's kernel answers.
+    pub stalled_after_ms: f64,
 }
 
 /// What would tell the elements of a set apart.
@@ -233,7 +235,8 @@ pub fn outlook(
         let told = ON_HOST.map(|mode| (mode, senses.on_host(mode, host)));
         rows.extend(told.map(|(mode, told)| told_row(host.to_owned(), "host", mode, told)));
         rows.extend(
-            OF_HOST.map(|mode| told_row(host.to_owned(), "host", mode, senses.silence("silence of the agent"))),
+            OF_HOST
+                .map(|mode| told_row(host.to_owned(), "host", mode, senses.silence_of(mode, "silence of the agent"))),
         );
     }
     for (node, switch) in fabric.nodes().iter().enumerate().filter(|(_, node)| node.kind == NodeKind::Switch) {
@@ -242,8 +245,16 @@ pub fn outlook(
         }
     }
     for (element, mode, told) in [
-        ("hosts", FaultMode::SharedNetworkOrPower, senses.silence("silence of five or more hosts")),
-        ("collector", FaultMode::CollectorCutOff, senses.silence("silence of most hosts")),
+        (
+            "hosts",
+            FaultMode::SharedNetworkOrPower,
+            senses.silence_of(FaultMode::SharedNetworkOrPower, "silence of five or more hosts"),
+        ),
+        (
+            "collector",
+            FaultMode::CollectorCutOff,
+            senses.silence_of(FaultMode::CollectorCutOff, "silence of most hosts"),
+        ),
         ("collector", FaultMode::CollectorRestart, Senses::restart()),
     ] {
         if element.contains(containing) {
@@ -612,6 +623,7 @@ mod tests {
             large_loss: LARGE_LOSS,
             timeout_ms: 200.0,
             silent_after_ms: 1000.0,
+            stalled_after_ms: 5000.0,
         };
         outlook(&fabric, &endpoints, &placements, &planned, &senses, "", usize::MAX)
     }

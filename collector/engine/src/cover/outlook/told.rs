@@ -192,8 +192,12 @@ impl Senses {
     }
 
     /// Nothing is heard any more: the last word was up to a heartbeat before the fault.
-    pub(super) fn silence(&self, by: &str) -> Told {
-        let (least_ms, most_ms) = (self.silent_after_ms - HEARTBEAT_MS, self.silent_after_ms + JUDGED_EVERY_MS);
+    pub(super) fn silence_of(&self, mode: FaultMode, by: &str) -> Told {
+        let after_ms = match mode {
+            FaultMode::AgentStalled => self.silent_after_ms.max(self.stalled_after_ms),
+            _ => self.silent_after_ms,
+        };
+        let (least_ms, most_ms) = (after_ms - HEARTBEAT_MS, after_ms + JUDGED_EVERY_MS);
         let within = ((1e3 - least_ms) / (most_ms - least_ms)).clamp(0.0, 1.0);
         Told::at(f64::midpoint(least_ms, most_ms), within, by.to_owned())
     }
