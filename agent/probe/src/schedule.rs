@@ -21,18 +21,18 @@ const BEYOND_SHARE: u64 = 2;
 /// Turns to come.
 #[derive(Debug)]
 pub(crate) struct Schedule {
+    phase_ns: u64,
     tick_ns: u64,
     /// Rounded instant, exact instant, flow.
     due: BinaryHeap<Reverse<(u64, u64, usize)>>,
 }
 
-impl Default for Schedule {
-    fn default() -> Self {
-        Self { tick_ns: TICK_MAX_NS, due: BinaryHeap::new() }
-    }
-}
-
 impl Schedule {
+    /// Its ticks are so far from those of one without: each prober draws its own, so that several with one clock do not send at once.
+    pub(crate) fn new(phase_ns: u64) -> Self {
+        Self { phase_ns, tick_ns: TICK_MAX_NS, due: BinaryHeap::new() }
+    }
+
     /// None any more; those to come are of flows whose shortest interval is `interval_ns`, so that none has two turns in a tick.
     pub(crate) fn clear(&mut self, interval_ns: u64) {
         self.due.clear();
@@ -46,7 +46,8 @@ impl Schedule {
 
     /// The first tick at `at_ns` or after it.
     pub(crate) fn tick_at(&self, at_ns: u64) -> u64 {
-        at_ns.next_multiple_of(self.tick_ns)
+        let before_ns = self.tick_ns - self.phase_ns % self.tick_ns;
+        (at_ns + before_ns).next_multiple_of(self.tick_ns) - before_ns
     }
 
     /// A flow's turn comes at `at_ns`.
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn turns_within_a_tick_come_together_in_their_order() {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(0);
         schedule.clear(2 * MS);
         for (flow, at) in [(1, 3 * MS), (2, MS), (3, 2 * MS + 1), (4, 5 * MS)] {
             schedule.add(flow, at);
@@ -145,8 +146,20 @@ mod tests {
     }
 
     #[test]
+    fn two_probers_of_one_clock_send_at_instants_of_their_own() {
+        for (phase, at, expected) in [
+            (0, 40 * MS, 40 * MS),
+            (7 * MS, 40 * MS, 47 * MS),
+            (7 * MS, 27 * MS, 27 * MS),
+            (1 + 33 * MS, 0, 1 + 13 * MS),
+        ] {
+            assert_eq!(Schedule::new(phase).tick_at(at), expected, "{phase} {at}");
+        }
+    }
+
+    #[test]
     fn no_flow_has_two_turns_in_a_tick_and_none_waits_long() {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(0);
         for (interval, tick) in [(1000 * MS, 20 * MS), (20 * MS, 20 * MS), (3 * MS, 3 * MS), (1, 1)] {
             schedule.clear(interval);
             assert_eq!(schedule.tick_ns(), tick);
@@ -166,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_a_nic_has_no_room_for_in_a_tick_goes_in_the_next_ones() {
-        let (mut schedule, mut budget) = (Schedule::default(), Budget::new(150, 0));
+        let (mut schedule, mut budget) = (Schedule::new(0), Budget::new(150, 0));
         (0..20).for_each(|flow| schedule.add(flow, 95 * MS));
         let mut sent = Vec::new();
         while let Some(now) = schedule.next_ns() {

@@ -150,7 +150,7 @@ impl Runner {
             next_session: random()?,
             next_stream: STREAMS,
             sockets_max: sockets_max(),
-            schedule: Schedule::default(),
+            schedule: Schedule::new(random()? % nanoseconds(TICK_MAX)),
             budgets: HashMap::new(),
             alive: HashMap::new(),
             waiting: Vec::new(),
