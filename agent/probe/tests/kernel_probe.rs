@@ -134,15 +134,15 @@ fn a_responder_that_is_stopped_is_its_hosts_delay_not_the_fabrics() {
         let (report, outcomes) = probe(&plan(200));
         stopper.join().unwrap();
         assert_eq!((report.answered, report.lost), (200, 0), "{report:?}");
-        let slow: Vec<_> = outcomes
+        // What the prober needed for itself on a slow machine is neither.
+        let met: Vec<_> = outcomes
             .iter()
-            .filter_map(|outcome| outcome.answer)
-            .filter(|answer| answer.round_trip_ns > 50_000_000)
+            .filter_map(|outcome| outcome.answer?.parts)
+            .filter(|parts| parts.answerer_ns > 50_000_000)
             .collect();
-        assert!(slow.len() > 10, "probes met the stop: {report:?}");
-        for answer in slow {
-            let parts = answer.parts.expect("every stamp came");
-            assert!(parts.answerer_ns * 10 > answer.round_trip_ns * 9, "{parts:?} of {} ns", answer.round_trip_ns);
+        assert!(met.len() > 10, "probes met the stop: {report:?}");
+        for parts in met {
+            assert!(parts.fabric_ns * 10 < parts.answerer_ns, "{parts:?}");
         }
     });
 }
