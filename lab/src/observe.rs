@@ -4,7 +4,7 @@
 //! at the plan's secret (which element is at fault) except to compare with it.
 
 use crate::{daemons, interrupt, lab::Lab, plan::Plan, run::Blame, scenario::Injection, train::Iteration};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde::Serialize;
 use serde_json::Value;
@@ -106,14 +106,31 @@ pub struct Found {
 /// # Errors
 /// It does not answer.
 pub fn found(lab: &Lab, injection: Option<&Injection>, begin_ns: u64, injected_ns: u64) -> Result<Found> {
-    let signals = daemons::get(lab, "/v1/signals?limit=1000")?;
+    let signals = all(SIGNALS_PAGE, |page| daemons::get(lab, &format!("/v1/signals?{page}")))?;
     let incidents = daemons::get(lab, &format!("/v1/incidents?since={begin_ns}&limit=1000"))?;
     let mut whole = Vec::new();
     for incident in incidents.as_array().into_iter().flatten() {
         let id = incident["id"].as_u64().context("an incident has a number")?;
         whole.push(daemons::get(lab, &format!("/v1/incidents/{id}"))?);
     }
-    Ok(judge(&lab.plan, injection, injected_ns, signals.as_array().map_or(&[], Vec::as_slice), &whole))
+    Ok(judge(&lab.plan, injection, injected_ns, &signals, &whole))
+}
+
+/// All rows of a list that comes newest first, page by page: a fault that goes on is told over and over, and it is the first word that counts.
+fn all(page_rows: usize, get: impl Fn(&str) -> Result<Value>) -> Result<Vec<Value>> {
+    let mut rows: Vec<Value> = Vec::new();
+    loop {
+        let before = match rows.last() {
+            Some(last) => format!("&before={}", last["id"].as_u64().context("a row has a number")?),
+            None => String::new(),
+        };
+        let Value::Array(page) = get(&format!("limit={page_rows}{before}"))? else { bail!("a list is an array") };
+        let is_last = page.len() < page_rows;
+        rows.extend(page);
+        if is_last {
+            return Ok(rows);
+        }
+    }
 }
 
 /// Probes sent, as agents told of the last seconds: mean over all NICs; none where none was sent.
@@ -162,6 +179,9 @@ pub fn probed(lab: &Lab) -> Result<BTreeMap<String, Probed>> {
     }
     Ok(probed)
 }
+
+/// Rows of a page, the most that the collector gives.
+const SIGNALS_PAGE: usize = 1000;
 
 /// What signals and incidents say about an injection.
 fn judge(
@@ -291,6 +311,22 @@ mod tests {
         let element = json!({"host": host, "kind": kind, "name": name});
         json!({"opened": opened, "element": element,
             "hypotheses": [{"fault_mode": "link_down", "element": element, "posterior": 0.7}]})
+    }
+
+    #[test]
+    fn the_first_of_many_words_is_read_too() {
+        for count in [0, 1, 9, 10, 11, 95] {
+            let get = |page: &str| {
+                let value =
+                    |name: &str| page.split('&').find_map(|part| part.strip_prefix(name)?.parse::<usize>().ok());
+                let (limit, before) = (value("limit=").expect("a limit"), value("before=").unwrap_or(count + 1));
+                let rows: Vec<_> = (1..before).rev().take(limit).map(|id| json!({"id": id})).collect();
+                Ok(Value::Array(rows))
+            };
+            let rows = all(10, get).expect("rows");
+            let ids: Vec<_> = rows.iter().filter_map(|row| row["id"].as_u64()).collect();
+            assert_eq!(ids, (1..=count as u64).rev().collect::<Vec<_>>());
+        }
     }
 
     #[test]
