@@ -26,8 +26,8 @@ const FLOWS_PER_ROUND: usize = 128;
 const FLOWS_PER_HOST: usize = 16;
 /// A flow is traced again after so long: well before its trace is no longer fresh.
 const AGAIN_AFTER_NS: u64 = 25_000_000_000;
-/// And a flow that loses probes after so long: it may have another way by now.
-const LOSSY_AGAIN_AFTER_NS: u64 = 2_000_000_000;
+/// And so soon a flow that loses probes, which may have another way by now, or whose trace was not whole; ever later while it is not.
+const SOON_AFTER_NS: u64 = 2_000_000_000;
 
 /// The map as the planner reads it. What it gives is made once for each making of the map.
 pub struct OfMap {
@@ -81,6 +81,25 @@ impl FabricView for OfMap {
     }
 }
 
+/// When a flow was traced last, and what came of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    at: Timestamp,
+    /// Traces in a row that were not whole: a switch or an agent had no time, or routes were on the move.
+    in_vain: u32,
+}
+
+impl Asked {
+    /// When it may be traced again, after so long.
+    fn again_after_ns(self, is_lossy: bool) -> u64 {
+        match self.in_vain {
+            _ if is_lossy => SOON_AFTER_NS,
+            0 => AGAIN_AFTER_NS,
+            in_vain => (SOON_AFTER_NS << (in_vain - 1).min(8)).min(AGAIN_AFTER_NS),
+        }
+    }
+}
+
 /// Where a flow begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Begins {
@@ -93,7 +112,7 @@ struct Begins {
 
 /// Traces until told to stop.
 pub async fn follow(probes: Probes, map: MapRoom, stop: CancellationToken) {
-    let mut asked: HashMap<Flow, Timestamp> = HashMap::new();
+    let mut asked: HashMap<Flow, Asked> = HashMap::new();
     let (mut of, mut wanted) = (Arc::<Planned>::default(), HashMap::new());
     loop {
         tokio::select! {
@@ -111,11 +130,18 @@ pub async fn follow(probes: Probes, map: MapRoom, stop: CancellationToken) {
         let now = Timeline::now();
         let mut round = JoinSet::new();
         for (host, flows) in due(&wanted, &asked, &probes.lossy_flows(now), now) {
-            asked.extend(flows.iter().map(|(flow, _)| (flow.clone(), now)));
+            for (flow, _) in &flows {
+                let asked = asked.entry(flow.clone()).or_default();
+                (asked.at, asked.in_vain) = (now, asked.in_vain.saturating_add(1));
+            }
             let map = map.clone();
             round.spawn(async move { trace(&map, &host, flows).await });
         }
-        while round.join_next().await.is_some() {}
+        while let Some(whole) = round.join_next().await {
+            for flow in whole.into_iter().flatten() {
+                asked.entry(flow).and_modify(|asked| asked.in_vain = 0);
+            }
+        }
     }
 }
 
@@ -149,7 +175,7 @@ type OfHost = Vec<(Flow, Begins)>;
 /// The next round: by host, the flows to be traced. `lossy` are planned flows.
 fn due(
     wanted: &HashMap<Flow, Begins>,
-    asked: &HashMap<Flow, Timestamp>,
+    asked: &HashMap<Flow, Asked>,
     lossy: &HashSet<u64>,
     now: Timestamp,
 ) -> BTreeMap<String, OfHost> {
@@ -158,10 +184,8 @@ fn due(
         .map(|(flow, begins)| {
             (!lossy.contains(&begins.planned), asked.get(flow).copied().unwrap_or_default(), flow, begins)
         })
-        .filter(|(is_whole, at, ..)| {
-            let after = if *is_whole { AGAIN_AFTER_NS } else { LOSSY_AGAIN_AFTER_NS };
-            now.0.saturating_sub(at.0) >= after
-        })
+        .filter(|(is_whole, asked, ..)| now.0.saturating_sub(asked.at.0) >= asked.again_after_ns(!is_whole))
+        .map(|(is_whole, asked, flow, begins)| (is_whole, asked.at, flow, begins))
         .collect();
     waiting.sort_by_key(|(is_whole, at, flow, _)| (*is_whole, *at, *flow));
     let mut round: BTreeMap<String, OfHost> = BTreeMap::new();
@@ -179,22 +203,25 @@ fn due(
     round
 }
 
-/// Asks one host, and tells the map what it saw whole.
-async fn trace(map: &MapRoom, host: &str, flows: OfHost) {
+/// Asks one host, and tells the map what it saw whole. Which those are.
+async fn trace(map: &MapRoom, host: &str, flows: OfHost) -> Vec<Flow> {
     let message = |(flow, begins): &(Flow, Begins)| traces::flow(begins.interface.clone(), flow, begins.dscp);
     let answers = match map.traces().ask(host, flows.iter().map(message).collect()).await {
         Ok(answers) => answers,
         Err(error) => {
             tracing::debug!(host, %error, "planned flows are not traced");
-            return;
+            return vec![];
         }
     };
+    let mut whole = Vec::new();
     for ((flow, _), traced) in flows.into_iter().zip(answers) {
         let hops = traces::hops(&traced);
         if traced.failed.is_empty() && traced.reached && hops.iter().all(Option::is_some) {
-            map.traced(host, flow, hops, traced.reached, Timeline::now());
+            map.traced(host, flow.clone(), hops, traced.reached, Timeline::now());
+            whole.push(flow);
         }
     }
+    whole
 }
 
 #[cfg(test)]
@@ -219,7 +246,8 @@ mod tests {
         let wanted: HashMap<_, _> =
             (0..3).flat_map(|host| (0..30).map(move |port| (flow(host, port), begins(host, port)))).collect();
         let s = 1_000_000_000;
-        let asked = HashMap::from([(flow(0, 0), Timestamp(100 * s)), (flow(1, 0), Timestamp(70 * s))]);
+        let at = |second: u64| Asked { at: Timestamp(second * s), in_vain: 0 };
+        let asked = HashMap::from([(flow(0, 0), at(100)), (flow(1, 0), at(70))]);
         let round = due(&wanted, &asked, &HashSet::new(), Timestamp(110 * s));
         let counts: Vec<_> = round.iter().map(|(host, flows)| (host.as_str(), flows.len())).collect();
         assert_eq!(counts, [("h0", 16), ("h1", 16), ("h2", 16)]);
@@ -230,10 +258,17 @@ mod tests {
             due(&wanted, &asked, &lossy, Timestamp(110 * s))["h0"][0].0 == flow(0, 0),
             "one that loses comes first"
         );
-        let all: HashMap<_, _> = wanted.keys().map(|flow| (flow.clone(), Timestamp(100 * s))).collect();
+        let all: HashMap<_, _> = wanted.keys().map(|flow| (flow.clone(), at(100))).collect();
         assert!(
             due(&wanted, &all, &HashSet::new(), Timestamp(110 * s)).is_empty(),
             "nothing is traced before its time"
         );
+        // Those whose trace was not whole are tried again soon, then ever later.
+        for (in_vain, after_s) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 25), (99, 25)] {
+            let vain = HashMap::from([(flow(0, 0), Asked { in_vain, ..at(100) })]);
+            let only = HashMap::from([(flow(0, 0), begins(0, 0))]);
+            let count = |second: u64| due(&only, &vain, &HashSet::new(), Timestamp(second * s)).len();
+            assert_eq!((count(100 + after_s - 1), count(100 + after_s)), (0, 1), "{in_vain}");
+        }
     }
 }
