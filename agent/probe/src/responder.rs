@@ -168,10 +168,9 @@ impl Responder {
 
     /// Answers a datagram, where it is to be.
     fn serve(&mut self, received: &Received, buffer: &mut [u8]) {
+        self.counts.received.fetch_add(1, Relaxed);
         let answered = self.answer(received, buffer);
-        let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Relaxed);
-        count(&self.counts.received);
-        count(match answered {
+        let became = match answered {
             Ok(()) => &self.counts.answered,
             Err(Refusal::Foreign(Foreign::NotAProbe)) => &self.counts.not_probes,
             Err(Refusal::Foreign(Foreign::WrongCode)) => &self.counts.wrong_code,
@@ -183,7 +182,8 @@ impl Responder {
             Err(Refusal::QueuePair) => &self.counts.queue_pairs,
             #[cfg(feature = "verbs")]
             Err(Refusal::Replayed) => &self.counts.replayed,
-        });
+        };
+        became.fetch_add(1, Relaxed);
     }
 
     fn answer(&mut self, received: &Received, buffer: &mut [u8]) -> Result<(), Refusal> {

@@ -372,8 +372,8 @@ mod tests {
         let (_, _, later) = refused(&prober);
         prober.send(&sealed(3, 33, later)).unwrap();
         assert_eq!(asked(), 33);
-        assert_eq!((counts.replayed.load(Relaxed), counts.received.load(Relaxed)), (1, 6));
         stop.store(true, Relaxed);
         thread.join().unwrap().unwrap();
+        assert_eq!((counts.replayed.load(Relaxed), counts.received.load(Relaxed)), (1, 6));
     }
 }
