@@ -181,9 +181,9 @@ fn losses_are_told_at_once_with_the_way_on_which_they_happened() {
             let slow = |id| FlowSpec { interval: Duration::from_millis(100), ..flow(id) };
             mesh.plan(plan(1, vec![slow(1), slow(2)]));
             eventually("answers", || told.sum(|flow| flow.answered) > 10);
-            let sent = counted(&mesh.counts().sent);
             within(&fabric.router, &format!("ip route add blackhole {route}"));
-            eventually("probes meet it", || counted(&mesh.counts().sent) >= sent + 3);
+            let sent = counted(&mesh.counts().sent);
+            eventually("a probe meets it", || counted(&mesh.counts().sent) > sent);
             within(&fabric.router, &format!("ip route del blackhole {route}"));
             eventually("it is told", || told.named("probe.loss"));
             // On a machine so slow that nothing came for long, more than the loss may be told.
