@@ -256,6 +256,20 @@ fn start_streams(
     Ok((thread, counts))
 }
 
+/// What may become of a probe that came in: its name, and where it is counted.
+type Became = (&'static str, fn(&Counts) -> &AtomicU64);
+
+/// All of that, over whatever probes came.
+const BECAME: [Became; 7] = [
+    ("answered", |counts| &counts.answered),
+    ("not_a_probe", |counts| &counts.not_probes),
+    ("wrong_code", |counts| &counts.wrong_code),
+    ("answer", |counts| &counts.answers),
+    ("over_rate", |counts| &counts.over_rate),
+    ("over_checks", |counts| &counts.over_checks),
+    ("unsent", |counts| &counts.unsent),
+];
+
 /// What became of the probes that came in, for the page.
 pub fn show(page: &mut Page, counts: &AnswerCounts) {
     let AnswerCounts { datagrams: counts, streams } = counts;
@@ -264,17 +278,10 @@ pub fn show(page: &mut Page, counts: &AnswerCounts) {
         "agent_probe_datagrams",
         "Datagrams that came in for the responder, by what became of them",
         None,
-        [
-            result("answered", &counts.answered),
-            result("not_a_probe", &counts.not_probes),
-            result("wrong_code", &counts.wrong_code),
-            result("answer", &counts.answers),
-            result("over_rate", &counts.over_rate),
-            result("over_checks", &counts.over_checks),
-            result("unsent", &counts.unsent),
-            result("queue_pair", &counts.queue_pairs),
-            result("replayed", &counts.replayed),
-        ],
+        BECAME
+            .map(|(name, count)| result(name, count(counts)))
+            .into_iter()
+            .chain([result("queue_pair", &counts.queue_pairs), result("replayed", &counts.replayed)]),
     );
     let of_frames = |name, count: fn(&Counts) -> &AtomicU64| {
         let sum = streams.iter().map(|(frames, _)| count(frames).load(Relaxed)).sum::<u64>();
@@ -284,15 +291,7 @@ pub fn show(page: &mut Page, counts: &AnswerCounts) {
         "agent_probe_frames",
         "Probes over TCP that came in for the responder, by what became of them",
         None,
-        [
-            of_frames("answered", |counts| &counts.answered),
-            of_frames("not_a_probe", |counts| &counts.not_probes),
-            of_frames("wrong_code", |counts| &counts.wrong_code),
-            of_frames("answer", |counts| &counts.answers),
-            of_frames("over_rate", |counts| &counts.over_rate),
-            of_frames("over_checks", |counts| &counts.over_checks),
-            of_frames("unsent", |counts| &counts.unsent),
-        ],
+        BECAME.map(|(name, count)| of_frames(name, count)),
     );
     let of_connections = |name, count: fn(&ConnectionCounts) -> &AtomicU64| {
         let sum = streams.iter().map(|(_, connections)| count(connections).load(Relaxed)).sum::<u64>();

@@ -6,7 +6,7 @@
 //! first of them. Rate-limited: a host is asked by itself once in [`HOST_REST`], all hosts together [`PER_MINUTE_MAX`]
 //! times a minute; the agent has bounds of its own. Never: a burst of an incident that is history.
 
-use crate::clock::Timeline;
+use crate::clock::{Timeline, nanoseconds};
 use crate::core::CoreHandle;
 use crate::core::incidents::{News, is_history};
 use crate::directives::{Directives, NotDone};
@@ -206,7 +206,7 @@ struct Limits {
 impl Limits {
     /// Whether the host may be asked now; if so, it counts as asked.
     fn allow(&mut self, host: &str, now: Timestamp) -> bool {
-        let rest_ns = u64::try_from(HOST_REST.as_nanos()).unwrap_or(u64::MAX);
+        let rest_ns = nanoseconds(HOST_REST);
         // Bounded by what is allowed within the rest.
         self.by_host.retain(|_, at| now.0.saturating_sub(at.0) < rest_ns);
         while self.all.pop_front_if(|at| now.0.saturating_sub(at.0) >= MINUTE_NS).is_some() {}

@@ -34,7 +34,8 @@ impl Timeline {
     }
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+/// A length of time as nanoseconds; the longest that fits where it does not.
+pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

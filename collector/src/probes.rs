@@ -14,7 +14,7 @@ pub mod results;
 pub mod view;
 pub mod ways;
 
-use crate::clock::Timeline;
+use crate::clock::{Timeline, nanoseconds};
 use crate::live::Live;
 use options::ProbeOptions;
 use railwatch_engine::Timestamp;
@@ -309,7 +309,7 @@ impl Probes {
             return Running::default();
         }
         let mut running = lock(&self.0.running);
-        let again_ns = u64::try_from(JOBS_AGAIN.as_nanos()).unwrap_or(u64::MAX);
+        let again_ns = nanoseconds(JOBS_AGAIN);
         if self.0.placed.swap(false, Relaxed) || now.0.saturating_sub(running.at.0) >= again_ns {
             let (jobs, beyond) = jobs::running(&self.0.live.jobs());
             // The same as before stays the same one: whoever compares need not look inside.
@@ -414,7 +414,7 @@ impl Probes {
         let options = lock(&self.0.options).clone();
         let suspects = {
             let mut suspected = lock(&self.0.suspected);
-            let until = u64::try_from(SUSPECT_FOR.as_nanos()).unwrap_or(u64::MAX);
+            let until = nanoseconds(SUSPECT_FOR);
             suspected.directions.retain(|_, at| now.0.saturating_sub(at.0) < until);
             suspected.nics.retain(|_, at| now.0.saturating_sub(at.0) < until);
             drop(suspected);

@@ -18,7 +18,7 @@ pub use row::SwitchRow;
 pub use sflow::SflowCounts;
 pub use table::{Switch, Table};
 
-use crate::clock::Timeline;
+use crate::clock::{Timeline, nanoseconds};
 use crate::core::CoreHandle;
 use crate::map::Reports;
 use railwatch_engine::map::Source;
@@ -177,7 +177,7 @@ impl Watch {
     /// A sampled value may be as old as the sample is long.
     fn half_width_ns(&self, switch: &Switch) -> u64 {
         let sample = switch.offer.sample.unwrap_or(Duration::ZERO);
-        u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX).max(ON_CHANGE_HALF_WIDTH_NS)
+        nanoseconds(sample).max(ON_CHANGE_HALF_WIDTH_NS)
     }
 
     async fn tick(&mut self) {

@@ -16,6 +16,7 @@
 use crate::packet::Answer;
 use crate::session::{Came, Instant, Probe, parts};
 use crate::tally::{FlowResult, Tally};
+use railwatch_sampling::clock::nanoseconds;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -272,10 +273,6 @@ impl Flow {
         let first = self.probes.front()?.probe.sequence;
         self.probes.get_mut(usize::try_from(sequence.checked_sub(first)?).ok()?)
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

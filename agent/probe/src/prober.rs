@@ -10,7 +10,7 @@ use crate::socket::StampedSocket;
 use hdrhistogram::Histogram;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
+use railwatch_sampling::clock::{monotonic_ns, nanoseconds};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -101,6 +101,13 @@ pub struct FlowReport {
     pub lost: u64,
     /// Median of what the fabric took.
     pub fabric_us_p50: Option<f64>,
+}
+
+impl FlowReport {
+    /// Of a flow of the kernel's.
+    pub(crate) fn of_port(port: u16, sent: u64, lost: u64, fabric: &Times) -> Self {
+        Self { source_port: Some(port), flow_label: None, sent, lost, fabric_us_p50: fabric.at(0.5) }
+    }
 }
 
 /// Of a distribution, microseconds.
@@ -298,19 +305,12 @@ pub fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -> Resul
             break;
         }
         let wait_ns = if is_sending { due_ns.saturating_sub(monotonic_ns()) } else { 1_000_000 };
-        wait(&flows, Duration::from_nanos(wait_ns.min(10_000_000)))?;
+        let mut polled: Vec<_> = flows.iter().map(|flow| PollFd::new(flow.socket.as_fd(), PollFlags::POLLIN)).collect();
+        wait(&mut polled, Duration::from_nanos(wait_ns.min(10_000_000)))?;
     }
     sums.tell(&mut report);
-    report.flows = flows
-        .iter()
-        .map(|flow| FlowReport {
-            source_port: Some(flow.port),
-            flow_label: None,
-            sent: flow.sent,
-            lost: flow.lost,
-            fabric_us_p50: flow.fabric.at(0.5),
-        })
-        .collect();
+    report.flows =
+        flows.iter().map(|flow| FlowReport::of_port(flow.port, flow.sent, flow.lost, &flow.fabric)).collect();
     Ok(report)
 }
 
@@ -361,19 +361,15 @@ fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
     })
 }
 
-pub(crate) fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 pub(crate) fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u64::from_ne_bytes(bytes))
 }
 
-fn wait(flows: &[Flow], time: Duration) -> Result<(), Failure> {
-    let mut polled: Vec<_> = flows.iter().map(|flow| PollFd::new(flow.socket.as_fd(), PollFlags::POLLIN)).collect();
-    match ppoll(&mut polled, Some(TimeSpec::from_duration(time)), None) {
+/// Waits until one of these is ready, and no longer than this.
+pub(crate) fn wait(polled: &mut [PollFd<'_>], time: Duration) -> Result<(), Failure> {
+    match ppoll(polled, Some(TimeSpec::from_duration(time)), None) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(errno) => Err(io_failure("wait for answers", errno.into())),
     }
@@ -383,7 +379,7 @@ impl Flow {
     fn send(&mut self, target: SocketAddr, bytes: &mut [u8], key: &Key) -> io::Result<()> {
         let sequence = self.session.next();
         packet::encode(&Packet::Request(Request { session: self.session.id(), sequence }), bytes, key);
-        let sent = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
+        let sent = Instant::now();
         match self.socket.send_to(bytes, target, self.tos) {
             Ok(id) => {
                 self.session.sent(sent);
@@ -414,7 +410,7 @@ impl Flow {
         };
         take_stamps(socket, session)?;
         while let Some(received) = socket.receive(buffer)? {
-            let read = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
+            let read = Instant::now();
             let bytes = buffer.get(..received.length).unwrap_or_default();
             if let Ok(Packet::Answer(answer)) = packet::decode(bytes, key) {
                 session.answered(&answer, received.stamp_unix_ns, read);

@@ -1,4 +1,5 @@
-//! One prober's probes over one flow, from the first send to what each turned out to be. Pure; times come in.
+//! One prober's probes over one flow, from the first send to what each turned out to be. Pure; times come in, but for
+//! [`Instant::now`].
 //!
 //! In: that a probe was sent, that its stamp came, that an answer came, that time has passed. Out: an [`Outcome`] for each
 //! probe, once. With the four kernel stamps, of sending and receiving on both hosts, what the fabric took parts from what the
@@ -13,6 +14,7 @@
 //! stepped under it; more than [`IN_FLIGHT_MAX`] probes remembered.
 
 use crate::packet::Answer;
+use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
 use std::collections::VecDeque;
 
 /// Probes without an outcome at most; the oldest is judged before its time beyond that.
@@ -30,6 +32,11 @@ pub struct Instant {
 }
 
 impl Instant {
+    /// By both clocks, one right after the other.
+    pub(crate) fn now() -> Self {
+        Self { unix_ns: realtime_ns(), mono_ns: monotonic_ns() }
+    }
+
     /// When an answer that is read now counts as read, by one who reads at instants: this one was due at `due_mono_ns`, the one before it up to
     /// `tick_ns` earlier. What the answer waited for the instant is taken off: that is meant so, and no delay of the host. By how much the instant
     /// came late stays.

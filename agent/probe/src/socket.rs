@@ -110,19 +110,10 @@ impl StampedSocket {
     #[must_use]
     pub fn overflowed(&self) -> Option<u32> {
         const SK_MEMINFO_DROPS: usize = 8;
-        let mut memory = [0u32; 9];
-        let mut length = size_of_val(&memory) as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes, which is what `memory` has, and `length` itself.
-        let result = unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_MEMINFO,
-                memory.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        (result == 0 && length as usize == size_of_val(&memory)).then(|| memory[SK_MEMINFO_DROPS])
+        let mut memory = [0; 9 * size_of::<u32>()];
+        let length = get(&self.fd, libc::SOL_SOCKET, libc::SO_MEMINFO, &mut memory).ok()?;
+        let drops = memory.as_chunks().0.get(SK_MEMINFO_DROPS)?;
+        (length == memory.len()).then(|| u32::from_ne_bytes(*drops))
     }
 
     /// Where it is bound.
@@ -158,13 +149,9 @@ impl StampedSocket {
             true => (libc::IPPROTO_IPV6, libc::IPV6_MTU, 40 + 8),
             false => (libc::IPPROTO_IP, libc::IP_MTU, 20 + 8),
         };
-        let mut mtu: libc::c_int = 0;
-        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes, which is what `mtu` has, and `length` itself.
-        let result =
-            unsafe { libc::getsockopt(asked.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut length) };
-        Errno::result(result)?;
-        Ok(usize::try_from(mtu).unwrap_or(0).saturating_sub(head))
+        let mut mtu = [0; size_of::<libc::c_int>()];
+        get(&asked, level, option, &mut mtu)?;
+        Ok(usize::try_from(libc::c_int::from_ne_bytes(mtu)).unwrap_or(0).saturating_sub(head))
     }
 
     /// Sends a datagram with this type of service. Its stamp will have the number returned.
@@ -323,6 +310,15 @@ pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
         AddressFamily::Inet6 => address.as_sockaddr_in6().map(|v6| SocketAddrV6::from(*v6).into()),
         _ => None,
     }
+}
+
+/// What the kernel says of an option that nix has no name for, into `bytes`; how many those are.
+pub(crate) fn get(fd: &impl AsRawFd, level: libc::c_int, option: libc::c_int, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut length = libc::socklen_t::try_from(bytes.len()).unwrap_or(libc::socklen_t::MAX);
+    // SAFETY: the kernel writes at most `length` bytes, which `bytes` has, and `length` itself; all it may write are bytes.
+    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, bytes.as_mut_ptr().cast(), &raw mut length) };
+    Errno::result(result)?;
+    Ok(length as usize)
 }
 
 /// An option that nix has no name for.

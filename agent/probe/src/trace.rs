@@ -21,7 +21,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, recvfrom, sendto, setsockopt,
     socket, sockopt,
 };
-use railwatch_sampling::clock::monotonic_ns;
+use railwatch_sampling::clock::{monotonic_ns, nanoseconds};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -218,12 +218,17 @@ struct Settling {
     missing: BTreeSet<usize>,
 }
 
+/// Until when a round whose last packet has left is waited for at most.
+fn settled_ns(now_ns: u64, deadline_ns: u64) -> u64 {
+    deadline_ns.min(now_ns + nanoseconds(SETTLE))
+}
+
 impl Settling {
     /// The last packet of a round has left.
     fn begin(round: &Round, now_ns: u64, deadline_ns: u64) -> Self {
         let places = round.asked.iter().map(|(place, _)| *place);
         let missing = if round.is_expected { places.collect() } else { BTreeSet::new() };
-        let until_ns = deadline_ns.min(now_ns + nanoseconds(SETTLE));
+        let until_ns = settled_ns(now_ns, deadline_ns);
         Self { sent_ns: now_ns, heard_ns: now_ns, until_ns, missing }
     }
 
@@ -258,10 +263,10 @@ impl<'a> Tracer<'a> {
             only_errors(&fd)?;
             heard.push((fd, family));
         }
-        let timeout = u64::try_from(options.timeout.as_nanos()).unwrap_or(u64::MAX);
+        let timeout_ns = nanoseconds(options.timeout);
         Ok(Self {
             options,
-            deadline_ns: monotonic_ns().saturating_add(timeout),
+            deadline_ns: monotonic_ns().saturating_add(timeout_ns),
             heard,
             senders: HashMap::new(),
             slowest_ns: None,
@@ -457,7 +462,7 @@ impl<'a> Tracer<'a> {
                 }
             }
             let is_whole = |way: &Way| way.hops.iter().all(|hop| hop.address.is_some());
-            let until_ns = self.settled_ns();
+            let until_ns = settled_ns(monotonic_ns(), self.deadline_ns);
             while asked > 0 && !ways.iter().all(is_whole) && self.wait(until_ns) {
                 self.note(flows, ways, &sent_ns);
             }
@@ -551,10 +556,6 @@ impl<'a> Tracer<'a> {
         Ok(())
     }
 
-    fn settled_ns(&self) -> u64 {
-        self.deadline_ns.min(monotonic_ns() + nanoseconds(SETTLE))
-    }
-
     fn is_over(&self) -> bool {
         monotonic_ns() >= self.deadline_ns
     }
@@ -565,10 +566,6 @@ fn number(protocol: Protocol) -> u8 {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// RFC 1071

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use railwatch_probe::{
     Counts, FlowResult, FlowSpec, Limits, Mesh, MeshPlan, Outlet, ProbeSignal, Protocol, Quiet, TraceOptions,
-    TraceSpec, Transport, trace,
+    TraceSpec, trace,
 };
 use railwatch_sampling::Severity;
 use railwatch_sampling::clock::realtime_ns;
@@ -20,37 +20,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::{sleep, spawn};
 use std::time::{Duration, Instant};
 
-fn flow(id: u64) -> FlowSpec {
-    FlowSpec {
-        id,
-        interface: "a0".into(),
-        source: [10, 9, 1, 2].into(),
-        source_port: 40_000 + u16::try_from(id).unwrap(),
-        target_host: "b".into(),
-        target_interface: "b0".into(),
-        destination: RESPONDER.parse().unwrap(),
-        transport: Transport::Udp,
-        size_bytes: 64,
-        dscp: 26,
-        interval: Duration::from_millis(20),
-        offset: Duration::from_millis(id),
-        timeout: Duration::from_millis(200),
-    }
-}
-
-fn plan(revision: u64, flows: Vec<FlowSpec>) -> MeshPlan {
-    MeshPlan {
-        epoch: 1,
-        revision,
-        lease: Duration::from_secs(60),
-        report_every: Duration::from_millis(100),
-        packets_per_s_per_nic_max: 1000,
-        flows,
-        quiet: vec![],
-        malformed: vec![],
-    }
-}
-
 #[test]
 fn a_plan_is_carried_out_and_its_counts_are_those_of_the_wire() {
     in_fabric(|fabric| {
@@ -59,11 +28,11 @@ fn a_plan_is_carried_out_and_its_counts_are_those_of_the_wire() {
         let (mesh, told) = start();
         let counts = mesh.counts();
         // Two share a socket; one is larger than a datagram; one cannot be.
-        let shared = FlowSpec { source_port: flow(1).source_port, ..flow(2) };
-        let train = FlowSpec { size_bytes: 4000, interval: Duration::from_millis(200), ..flow(3) };
-        let bad = FlowSpec { size_bytes: 3, ..flow(4) };
-        let elsewhere = FlowSpec { source: [10, 9, 77, 1].into(), ..flow(5) };
-        assert!(mesh.plan(plan(7, vec![flow(1), shared, train, bad, elsewhere])));
+        let shared = FlowSpec { source_port: udp_flow(1).source_port, ..udp_flow(2) };
+        let train = FlowSpec { size_bytes: 4000, interval: Duration::from_millis(200), ..udp_flow(3) };
+        let bad = FlowSpec { size_bytes: 3, ..udp_flow(4) };
+        let elsewhere = FlowSpec { source: [10, 9, 77, 1].into(), ..udp_flow(5) };
+        assert!(mesh.plan(mesh_plan(7, vec![udp_flow(1), shared, train, bad, elsewhere])));
         eventually("results", || told.sum(|flow| flow.answered) > 100);
         let state = mesh.state();
         assert_eq!((state.revision, state.flows, state.off_count), (7, 3, 2), "{state:?}");
@@ -72,9 +41,9 @@ fn a_plan_is_carried_out_and_its_counts_are_those_of_the_wire() {
         // Nothing more is sent, and what is on its way comes back.
         let idle =
             |spec: FlowSpec| FlowSpec { interval: Duration::from_secs(500), offset: Duration::from_secs(400), ..spec };
-        let train = FlowSpec { size_bytes: 4000, ..flow(3) };
-        let shared = FlowSpec { source_port: flow(1).source_port, ..flow(2) };
-        assert!(mesh.plan(plan(8, vec![idle(flow(1)), idle(shared), idle(train)])));
+        let train = FlowSpec { size_bytes: 4000, ..udp_flow(3) };
+        let shared = FlowSpec { source_port: udp_flow(1).source_port, ..udp_flow(2) };
+        assert!(mesh.plan(mesh_plan(8, vec![idle(udp_flow(1)), idle(shared), idle(train)])));
         eventually("all is judged", || counted(&counts.sent) == counted(&counts.answered));
         eventually("all is reported", || u64::from(told.sum(|flow| flow.answered)) == counted(&counts.sent));
         let sent = counted(&counts.sent);
@@ -102,7 +71,7 @@ fn an_answer_comes_from_the_address_that_was_asked() {
         // The router lets nothing through but what comes from that address.
         within(&fabric.router, "ip rule add from 10.9.2.2 blackhole");
         let (mesh, told) = start();
-        mesh.plan(plan(1, vec![FlowSpec { destination: "10.9.2.50:7704".parse().unwrap(), ..flow(1) }]));
+        mesh.plan(mesh_plan(1, vec![FlowSpec { destination: "10.9.2.50:7704".parse().unwrap(), ..udp_flow(1) }]));
         eventually("answers", || told.sum(|flow| flow.answered) > 10);
         assert_eq!(told.sum(|flow| flow.lost), 0);
         mesh.stop();
@@ -117,7 +86,7 @@ fn a_plan_that_is_not_renewed_ends_and_an_older_one_is_refused() {
         fabric.responder(Limits::default(), &stop);
         let (mesh, told) = start();
         let counts = mesh.counts();
-        let short = MeshPlan { lease: Duration::from_millis(700), ..plan(3, vec![flow(1)]) };
+        let short = MeshPlan { lease: Duration::from_millis(700), ..mesh_plan(3, vec![udp_flow(1)]) };
         assert!(mesh.plan(short.clone()));
         for older in [MeshPlan { revision: 2, ..short.clone() }, MeshPlan { epoch: 0, revision: 9, ..short.clone() }] {
             assert!(!mesh.plan(older));
@@ -137,7 +106,10 @@ fn a_plan_that_is_not_renewed_ends_and_an_older_one_is_refused() {
         eventually("probes go on", || counted(&counts.sent) > sent);
         mesh.forget();
         eventually("all ends", || mesh.state().flows == 0);
-        assert!(mesh.plan(MeshPlan { epoch: 0, ..plan(1, vec![flow(1)]) }), "another planner's epochs begin anew");
+        assert!(
+            mesh.plan(MeshPlan { epoch: 0, ..mesh_plan(1, vec![udp_flow(1)]) }),
+            "another planner's epochs begin anew"
+        );
         mesh.stop();
         stop.store(true, Relaxed);
     });
@@ -150,10 +122,10 @@ fn a_nic_keeps_its_budget_and_is_quiet_when_told_whatever_is_planned() {
         fabric.responder(Limits::default(), &stop);
         let (mesh, _) = start();
         let counts = mesh.counts();
-        let many: Vec<_> = (0..20).map(|id| FlowSpec { interval: Duration::from_millis(2), ..flow(id) }).collect();
+        let many: Vec<_> = (0..20).map(|id| FlowSpec { interval: Duration::from_millis(2), ..udp_flow(id) }).collect();
         let now = realtime_ns();
         let quiet = vec![Quiet { from_unix_ns: now, to_unix_ns: now + 600_000_000 }];
-        mesh.plan(MeshPlan { packets_per_s_per_nic_max: 150, quiet, ..plan(1, many.clone()) });
+        mesh.plan(MeshPlan { packets_per_s_per_nic_max: 150, quiet, ..mesh_plan(1, many.clone()) });
         eventually("turns are left out", || counted(&counts.quiet) > 100);
         if realtime_ns() < now + 500_000_000 {
             assert_eq!(counted(&counts.sent), 0, "it is quiet");
@@ -178,8 +150,8 @@ fn losses_are_told_at_once_with_the_way_on_which_they_happened() {
             fabric.responder(Limits::default(), &stop);
             let (mesh, told) = start();
             // Slow, so that even a machine under load is back before so many are lost that nothing seems to be there.
-            let slow = |id| FlowSpec { interval: Duration::from_millis(100), ..flow(id) };
-            mesh.plan(plan(1, vec![slow(1), slow(2)]));
+            let slow = |id| FlowSpec { interval: Duration::from_millis(100), ..udp_flow(id) };
+            mesh.plan(mesh_plan(1, vec![slow(1), slow(2)]));
             eventually("answers", || told.sum(|flow| flow.answered) > 10);
             within(&fabric.router, &format!("ip route add blackhole {route}"));
             let sent = counted(&mesh.counts().sent);
@@ -220,7 +192,7 @@ fn a_target_from_which_nothing_comes_is_unreachable_until_it_answers() {
         let stop = Arc::default();
         fabric.responder(Limits::default(), &stop);
         let (mesh, told) = start();
-        mesh.plan(plan(1, vec![flow(1)]));
+        mesh.plan(mesh_plan(1, vec![udp_flow(1)]));
         eventually("answers", || told.sum(|flow| flow.answered) > 10);
         within(&fabric.router, "ip route add blackhole 10.9.2.2/32");
         eventually("it is told", || told.named("probe.unreachable"));
@@ -245,7 +217,7 @@ fn a_responder_that_is_stopped_is_its_hosts_time_and_no_loss() {
         let pid = Pid::from_raw(process.0.id().cast_signed());
         let (mesh, told) = start();
         // The time-out of the plan is shorter than the stop.
-        mesh.plan(plan(1, vec![flow(1)]));
+        mesh.plan(mesh_plan(1, vec![udp_flow(1)]));
         eventually("answers", || told.sum(|flow| flow.answered) > 20);
         // What there was before the responder did is not of interest.
         let lost_before = told.sum(|flow| flow.lost);
@@ -298,8 +270,8 @@ fn a_prober_that_is_held_up_is_its_own_hosts_time_and_no_loss() {
         let outlet = Busy(told.clone(), Arc::clone(&busy), Arc::clone(&stopped));
         let mesh = Mesh::start(key(), 1000, Box::new(outlet)).unwrap();
         // One is on its way at any time. The time-out is shorter than the stop.
-        let spread = |id: u64| FlowSpec { offset: Duration::from_millis(10 * id), ..flow(id) };
-        mesh.plan(plan(1, vec![spread(1), spread(2)]));
+        let spread = |id: u64| FlowSpec { offset: Duration::from_millis(10 * id), ..udp_flow(id) };
+        mesh.plan(mesh_plan(1, vec![spread(1), spread(2)]));
         eventually("answers", || told.sum(|flow| flow.answered) > 20);
         *told.0.lock().unwrap() = Default::default();
         busy.store(true, Relaxed);

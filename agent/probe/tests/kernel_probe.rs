@@ -8,33 +8,12 @@ use fabric::*;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use railwatch_probe::{Key, Limits, Outcome, Plan, Report, Transport, run};
+use railwatch_probe::{Key, Limits, Plan, run};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
-
-fn plan(count: u64) -> Plan {
-    Plan {
-        transport: Transport::Udp,
-        target: RESPONDER.parse().unwrap(),
-        source: None,
-        source_port: 0,
-        flows: 1,
-        count,
-        interval: Duration::from_millis(2),
-        size_bytes: 64,
-        dscp: 26,
-        timeout: Duration::from_millis(500),
-    }
-}
-
-fn probe(plan: &Plan) -> (Report, Vec<Outcome>) {
-    let mut outcomes = Vec::new();
-    let report = run(plan, &key(), |_, outcome| outcomes.push(*outcome)).unwrap();
-    (report, outcomes)
-}
 
 #[test]
 fn every_probe_is_answered_and_its_time_has_parts() {
@@ -43,7 +22,7 @@ fn every_probe_is_answered_and_its_time_has_parts() {
         let counts = fabric.responder(Limits::default(), &stop);
         for size_bytes in [64, 1400] {
             let flows = 4;
-            let (report, outcomes) = probe(&Plan { size_bytes, flows, ..plan(100) });
+            let (report, outcomes) = probe(&Plan { size_bytes, flows, ..udp_plan(100) });
             assert_eq!((report.sent, report.answered, report.lost, report.unsent), (100, 100, 0, 0), "{report:?}");
             assert_eq!(outcomes.len(), 100);
             // A stamp may be late; that every one of them is would be no stamps.
@@ -68,7 +47,7 @@ fn every_probe_is_answered_and_its_time_has_parts() {
             sleep(Duration::from_millis(10));
             false
         }));
-        let (report, _) = probe(&Plan { size_bytes: 1500, ..plan(3) });
+        let (report, _) = probe(&Plan { size_bytes: 1500, ..udp_plan(3) });
         assert_eq!((report.sent, report.unsent), (0, 3), "beyond the MTU nothing is sent in pieces: {report:?}");
         stop.store(true, Relaxed);
     });
@@ -80,12 +59,12 @@ fn loss_on_the_way_is_loss_and_strangers_hear_nothing() {
         let stop = Arc::default();
         let counts = fabric.responder(Limits { per_source_per_s: 100_000, ..Limits::default() }, &stop);
         let stranger = Key::new(b"a key of another cluster").unwrap();
-        let report = run(&plan(20), &stranger, |_, _| {}).unwrap();
+        let report = run(&udp_plan(20), &stranger, |_, _| {}).unwrap();
         assert_eq!((report.answered, report.lost), (0, 20));
         assert_eq!((counts.wrong_code.load(Relaxed), counts.answered.load(Relaxed)), (21, 0), "with the closing one");
         // The way there is fine; the way back is gone.
         within(&fabric.router, "ip route add blackhole 10.9.1.2/32");
-        let (report, outcomes) = probe(&plan(20));
+        let (report, outcomes) = probe(&udp_plan(20));
         assert_eq!((report.sent, report.answered, report.lost), (20, 0, 20));
         assert!(outcomes.iter().all(|outcome| outcome.answer.is_none()));
         eventually("each is counted", || counts.answered.load(Relaxed) == 21);
@@ -98,7 +77,7 @@ fn who_asks_more_than_its_share_is_not_answered() {
     in_fabric(|fabric| {
         let stop = Arc::default();
         let counts = fabric.responder(Limits { per_source_per_s: 10, checked_per_s: 50_000 }, &stop);
-        let (report, _) = probe(&plan(200));
+        let (report, _) = probe(&udp_plan(200));
         assert!(report.answered < 200 && report.answered >= 10, "{report:?}");
         assert_eq!(report.answered + report.lost, 200);
         let became = || counts.answered.load(Relaxed) + counts.over_rate.load(Relaxed);
@@ -116,7 +95,7 @@ fn answer_as_a_process() {
 /// A responder that is a process, and answers.
 fn answering(fabric: &Fabric) -> Process {
     let process = Process::start(fabric);
-    let answers = || probe(&Plan { timeout: Duration::from_millis(50), ..plan(1) }).0.answered == 1;
+    let answers = || probe(&Plan { timeout: Duration::from_millis(50), ..udp_plan(1) }).0.answered == 1;
     assert!((0..200).any(|_| answers()), "it answers");
     process
 }
@@ -132,7 +111,7 @@ fn a_responder_that_is_stopped_is_its_hosts_delay_not_the_fabrics() {
             sleep(Duration::from_millis(200));
             kill(pid, Signal::SIGCONT).unwrap();
         });
-        let (report, outcomes) = probe(&plan(200));
+        let (report, outcomes) = probe(&udp_plan(200));
         stopper.join().unwrap();
         assert_eq!((report.answered, report.lost), (200, 0), "{report:?}");
         // What the prober needed for itself on a slow machine is neither.
@@ -172,7 +151,7 @@ fn a_delay_on_the_way_is_the_fabrics_not_the_hosts() {
         let stop = Arc::default();
         fabric.responder(Limits::default(), &stop);
         if delay(fabric, "400ms") {
-            let (report, outcomes) = probe(&Plan { timeout: Duration::from_secs(5), ..plan(100) });
+            let (report, outcomes) = probe(&Plan { timeout: Duration::from_secs(5), ..udp_plan(100) });
             assert_eq!((report.answered, report.lost), (100, 0), "{report:?}");
             let parts: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.answer?.parts).collect();
             assert!(parts.len() >= 90, "{report:?}");
@@ -190,7 +169,7 @@ fn exact_a_delay_of_200_us_is_told_within_20_us() {
     in_fabric(|fabric| {
         let stop = Arc::default();
         fabric.responder(Limits::default(), &stop);
-        let median_us = || probe(&plan(1000)).0.fabric_us.unwrap().p50;
+        let median_us = || probe(&udp_plan(1000)).0.fabric_us.unwrap().p50;
         assert!(delay(fabric, "0us"), "this needs a kernel with netem");
         let before_us = median_us();
         delay(fabric, "200us");
@@ -216,7 +195,7 @@ fn exact_a_responder_stopped_for_5_ms_is_its_hosts_delay_not_the_fabrics() {
                 kill(pid, Signal::SIGCONT).unwrap();
             }
         });
-        let (report, outcomes) = probe(&plan(500));
+        let (report, outcomes) = probe(&udp_plan(500));
         stopper.join().unwrap();
         assert_eq!((report.answered, report.lost), (500, 0), "{report:?}");
         let answers = outcomes.iter().filter_map(|outcome| outcome.answer);

@@ -12,9 +12,7 @@ mod fabric;
 
 use fabric::*;
 use nix::libc;
-use railwatch_probe::{
-    FlowResult, FlowSpec, Limits, MeshPlan, Protocol, StampedSocket, TraceOptions, TraceSpec, Transport, trace,
-};
+use railwatch_probe::{FlowSpec, Limits, Protocol, StampedSocket, TraceOptions, TraceSpec, trace};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -130,19 +128,11 @@ fn in_six(test: impl FnOnce(&Six) + Send + 'static) {
 
 fn flow(id: u64, size_bytes: usize) -> FlowSpec {
     FlowSpec {
-        id,
-        interface: "a0".into(),
         source: "fd00:1::2".parse().unwrap(),
-        source_port: 40_000 + u16::try_from(id).unwrap(),
-        target_host: "b".into(),
-        target_interface: "b0".into(),
         destination: "[fd00:2::2]:7704".parse().unwrap(),
-        transport: Transport::Udp,
         size_bytes,
-        dscp: 26,
-        interval: Duration::from_millis(20),
-        offset: Duration::from_millis(id),
         timeout: Duration::from_millis(500),
+        ..udp_flow(id)
     }
 }
 
@@ -155,30 +145,18 @@ fn a_plan_is_carried_out_over_ipv6_with_every_stamp() {
         let counts = mesh.counts();
         // The largest that fits; one that is a train of three.
         let flows = [flow(1, 64), flow(2, 1452), flow(3, 4000)];
-        let plan = |revision, flows| MeshPlan {
-            epoch: 1,
-            revision,
-            lease: Duration::from_secs(60),
-            report_every: Duration::from_millis(100),
-            packets_per_s_per_nic_max: 1000,
-            flows,
-            quiet: vec![],
-            malformed: vec![],
-        };
-        assert!(mesh.plan(plan(1, flows.to_vec())));
-        let sum = |of: &dyn Fn(&FlowResult) -> u32| told.0.lock().unwrap().0.iter().map(of).sum::<u32>();
-        eventually("results", || (1..=3).all(|id| sum(&|flow| if flow.id == id { flow.answered } else { 0 }) > 30));
+        assert!(mesh.plan(mesh_plan(1, flows.to_vec())));
+        eventually("results", || (1..=3).all(|id| told.sum(|flow| if flow.id == id { flow.answered } else { 0 }) > 30));
         assert_eq!(mesh.state().off, []);
         let idle =
             flows.map(|spec| FlowSpec { interval: Duration::from_secs(500), offset: Duration::from_secs(400), ..spec });
-        assert!(mesh.plan(plan(2, idle.to_vec())));
-        let of = |count: &std::sync::atomic::AtomicU64| count.load(Relaxed);
-        eventually("all is judged", || of(&counts.sent) == of(&counts.answered) + of(&counts.lost));
-        eventually("all is reported", || u64::from(sum(&|flow| flow.sent)) == of(&counts.sent));
-        let sent = of(&counts.sent);
-        assert_eq!((of(&counts.lost), of(&counts.unsent), told.0.lock().unwrap().1.len()), (0, 0, 0));
-        assert_eq!((of(&answered.received), of(&answered.answered)), (sent, sent));
-        let timed = sum(&|flow| flow.fabric.count);
+        assert!(mesh.plan(mesh_plan(2, idle.to_vec())));
+        eventually("all is judged", || counted(&counts.sent) == counted(&counts.answered) + counted(&counts.lost));
+        eventually("all is reported", || u64::from(told.sum(|flow| flow.sent)) == counted(&counts.sent));
+        let sent = counted(&counts.sent);
+        assert_eq!((counted(&counts.lost), counted(&counts.unsent), told.signals().len()), (0, 0, 0));
+        assert_eq!((counted(&answered.received), counted(&answered.answered)), (sent, sent));
+        let timed = told.sum(|flow| flow.fabric.count);
         assert!(u64::from(timed) * 10 >= sent * 8, "{timed} of {sent} have every stamp");
         mesh.stop();
         stop.store(true, Relaxed);
@@ -299,16 +277,13 @@ fn a_flow_is_traced_on_the_very_way_of_its_probes_and_of_their_answers() {
 /// Sends probes of a flow as a mesh does; returns how many were answered.
 fn probed(flow: &TraceSpec, key: &railwatch_probe::Key) -> u64 {
     let plan = railwatch_probe::Plan {
-        transport: Transport::Udp,
         target: flow.destination,
         source: Some(flow.source.ip()),
         source_port: flow.source.port(),
-        flows: 1,
-        count: PACKETS,
-        size_bytes: 64,
         interval: Duration::from_millis(1),
         timeout: Duration::from_secs(5),
         dscp: flow.dscp,
+        ..udp_plan(PACKETS)
     };
     railwatch_probe::run(&plan, key, |_, _| {}).unwrap().answered
 }

@@ -8,7 +8,7 @@ use fabric::*;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use railwatch_probe::{FlowSpec, Key, Limits, MeshPlan, Outcome, PER_SOURCE_MAX, Parts, Plan, Report, Transport, run};
+use railwatch_probe::{FlowSpec, Key, Limits, MeshPlan, PER_SOURCE_MAX, Parts, Plan, Transport, run};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -17,26 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
+/// With a time-out longer than a busy machine stands still.
 fn plan(count: u64) -> Plan {
-    Plan {
-        transport: Transport::Tcp,
-        target: RESPONDER.parse().unwrap(),
-        source: None,
-        source_port: 0,
-        flows: 1,
-        count,
-        interval: Duration::from_millis(2),
-        size_bytes: 64,
-        dscp: 26,
-        // Longer than a busy machine stands still.
-        timeout: Duration::from_secs(5),
-    }
-}
-
-fn probe(plan: &Plan) -> (Report, Vec<Outcome>) {
-    let mut outcomes = Vec::new();
-    let report = run(plan, &key(), |_, outcome| outcomes.push(*outcome)).unwrap();
-    (report, outcomes)
+    Plan { transport: Transport::Tcp, timeout: Duration::from_secs(5), ..udp_plan(count) }
 }
 
 /// Many answers a second, so that a rate limit is no subject of the test.
@@ -171,34 +154,7 @@ fn one_source_holds_no_more_connections_than_its_share_and_asks_no_more_than_its
 }
 
 fn flow(id: u64, transport: Transport) -> FlowSpec {
-    FlowSpec {
-        id,
-        interface: "a0".into(),
-        source: [10, 9, 1, 2].into(),
-        source_port: 40_000 + u16::try_from(id).unwrap(),
-        target_host: "b".into(),
-        target_interface: "b0".into(),
-        destination: RESPONDER.parse().unwrap(),
-        transport,
-        size_bytes: 64,
-        dscp: 26,
-        interval: Duration::from_millis(20),
-        offset: Duration::from_millis(id),
-        timeout: Duration::from_millis(200),
-    }
-}
-
-fn mesh_plan(revision: u64, flows: Vec<FlowSpec>) -> MeshPlan {
-    MeshPlan {
-        epoch: 1,
-        revision,
-        lease: Duration::from_secs(60),
-        report_every: Duration::from_millis(100),
-        packets_per_s_per_nic_max: 1000,
-        flows,
-        quiet: vec![],
-        malformed: vec![],
-    }
+    FlowSpec { transport, ..udp_flow(id) }
 }
 
 #[test]

@@ -19,6 +19,12 @@ pub fn realtime_ns() -> u64 {
     read_ns(ClockId::CLOCK_REALTIME)
 }
 
+/// A length of time as nanoseconds; the longest that fits where it does not.
+#[must_use]
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// CPU time of the calling thread, nanoseconds.
 #[must_use]
 pub(crate) fn thread_cpu_ns() -> u64 {

@@ -8,6 +8,7 @@
 use crate::batch::{Batch, Reading};
 use crate::catalog::Catalog;
 use crate::frame::WindowFrame;
+use crate::sampler::nanos;
 use crate::series::{SeriesDef, SeriesId};
 use crate::signal::{Rule, Signal};
 use crate::slot::{Rejected, Slot};
@@ -99,7 +100,7 @@ impl Recorder {
     pub fn new(source: &'static str, window: Duration, rules: &'static [Rule], catalog: Arc<Catalog>) -> Self {
         Self {
             source,
-            window_ns: u64::try_from(window.as_nanos()).unwrap_or(u64::MAX).max(1),
+            window_ns: nanos(window),
             window_start_ns: None,
             begun_late: true,
             rows_last: 0,

@@ -5,6 +5,7 @@
 
 use crate::burst::{Burst, Bursts};
 use crate::catalog::Catalog;
+use crate::clock::nanoseconds;
 use crate::frame::WindowFrame;
 use crate::governor::Governor;
 use crate::reader::{Common, Control, Reader};
@@ -204,5 +205,5 @@ impl Drop for Sampler {
 }
 
 pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(1)
+    nanoseconds(duration).max(1)
 }

@@ -5,6 +5,7 @@
 //! railwatch-vocabulary. The identifier is the wire's: every host and every restart gives the same series the same one.
 
 use crate::bounds::Bounds;
+use crate::clock::nanoseconds;
 use railwatch_vocabulary::Declared;
 use std::fmt;
 use std::time::Duration;
@@ -67,7 +68,7 @@ impl Counter {
     /// The same counter, refreshed by the kernel or the device only so often.
     #[must_use]
     pub fn refreshed_every(self, refresh: Duration) -> Self {
-        Self { refresh_ns: u64::try_from(refresh.as_nanos()).unwrap_or(u64::MAX), ..self }
+        Self { refresh_ns: nanoseconds(refresh), ..self }
     }
 
     /// Largest value the register can hold.

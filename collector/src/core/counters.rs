@@ -1,5 +1,6 @@
 //! What the core counts, for metrics. Written by its thread, read by anyone.
 
+use crate::clock::nanoseconds;
 use railwatch_engine::Counters;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -75,7 +76,7 @@ impl CoreCounters {
         let bucket =
             LATENCY_BOUNDS_MS.iter().position(|bound| ms < u128::from(*bound)).unwrap_or(LATENCY_BOUNDS_MS.len());
         self.signal_latency_buckets[bucket].fetch_add(1, Relaxed);
-        self.signal_latency_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        self.signal_latency_ns.fetch_add(nanoseconds(took), Relaxed);
     }
 
     pub(super) fn set_engine(&self, counters: Counters) {

@@ -6,6 +6,7 @@
 //! yet, it is this collector that is late: the host was heard. Never: a judgement, which is the engine's.
 
 use super::task::Connection;
+use crate::clock::nanoseconds;
 use railwatch_engine::Timestamp;
 use railwatch_pki::LastWord;
 use std::collections::BTreeMap;
@@ -43,9 +44,7 @@ pub(super) fn look(
         }
         watch.looked = now;
         let Some(LastWord { acknowledged: answered, data }) = link.kernel.last_word() else { continue };
-        let ago = |duration: std::time::Duration| {
-            Timestamp(now.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
-        };
+        let ago = |duration: std::time::Duration| Timestamp(now.0.saturating_sub(nanoseconds(duration)));
         if ago(data).0 > last_heard.0.saturating_add(NEWER_NS) {
             link.last_heard_ns.fetch_max(ago(data).0, Ordering::Relaxed);
             continue;

@@ -7,7 +7,7 @@ use super::{
     Arrived, CoreConfig, CoreError, CoreLedger, Link, Published, ReleaseError, Request, StartError, StreamEnd,
     VerdictError,
 };
-use crate::clock::Timeline;
+use crate::clock::{Timeline, nanoseconds};
 use crate::executor::halt::{self, Halt};
 use crate::executor::{Executor, Job};
 use crate::overload::Overload;
@@ -430,7 +430,7 @@ impl Task {
         self.last_tick = Instant::now();
         if late > STALL {
             self.counters.stalls.fetch_add(1, Relaxed);
-            let for_ns = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
+            let for_ns = nanoseconds(late);
             self.step(Event::Stalled { for_ns }, now);
         }
         self.watch_halt(now);
@@ -540,7 +540,7 @@ impl Task {
             }
             self.overload.stored(Timeline::now().0.saturating_sub(oldest.0) / 1_000_000);
             self.counters.commits.fetch_add(1, Relaxed);
-            self.counters.commit_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+            self.counters.commit_ns.fetch_add(nanoseconds(begun.elapsed()), Relaxed);
         }
         self.tell(pending);
         None

@@ -3,7 +3,7 @@
 
 use super::drift::{By, DriftOptions, DriftRow, Peer, drift};
 use super::tell::{self, Now, Teller};
-use crate::clock::Timeline;
+use crate::clock::{Timeline, nanoseconds};
 use crate::core::CoreHandle;
 use crate::live::Live;
 use railwatch_engine::Signal;
@@ -114,7 +114,7 @@ pub async fn follow(live: Live, standing: Standing, core: CoreHandle, stop: Canc
 fn look(live: &Live, standing: &Standing, teller: &mut Teller) -> Vec<Signal> {
     let rows = standing.look(live, By::Fleet);
     standing.note(&rows);
-    let half_width_ns = u64::try_from(EVERY.as_nanos()).unwrap_or(u64::MAX);
+    let half_width_ns = nanoseconds(EVERY);
     teller.look(&rows, Timeline::now(), half_width_ns, |host, kind, key, value| stands(live, host, kind, key, value))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! In: `ProbeResults`. Out: sums over [`SPAN`]. Bounded: flows of the plan, and so many intervals of each. Never: a flow that is in no plan.
 
+use crate::clock::nanoseconds;
 use railwatch_engine::Timestamp;
 use railwatch_wire::v1;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -96,7 +97,7 @@ impl Recent {
 }
 
 fn before(now: Timestamp) -> Timestamp {
-    Timestamp(now.0.saturating_sub(u64::try_from(SPAN.as_nanos()).unwrap_or(u64::MAX)))
+    Timestamp(now.0.saturating_sub(nanoseconds(SPAN)))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 use super::Planned;
 use super::jobs::Ranks;
+use crate::clock::nanoseconds;
 use railwatch_engine::Timestamp;
 use railwatch_engine::cover::Scope;
 use railwatch_engine::map::Transport;
@@ -193,7 +194,7 @@ pub struct Kept {
 }
 
 fn window(at: Timestamp) -> u64 {
-    at.0 / u64::try_from(WINDOW.as_nanos()).unwrap_or(u64::MAX)
+    at.0 / nanoseconds(WINDOW)
 }
 
 impl Kept {
@@ -264,7 +265,7 @@ impl Kept {
 
     /// Pairs, by their NICs, over whole windows back to `last` ago.
     pub fn rows(&self, last: Duration, only: Only<'_>, now: Timestamp) -> Vec<ProbeRow> {
-        let last_ns = u64::try_from(last.as_nanos()).unwrap_or(u64::MAX);
+        let last_ns = nanoseconds(last);
         // The window that the instant lies in counts whole.
         let first = window(Timestamp(now.0.saturating_sub(last_ns)));
         let mut pairs: BTreeMap<&Ends, Pair<'_>> = BTreeMap::new();

@@ -5,6 +5,7 @@
 use super::config::SwitchConfig;
 use super::row::{self, SwitchRow};
 use super::sflow::SflowCounts;
+use crate::clock::nanoseconds;
 use railwatch_engine::{Signal, Timestamp};
 use railwatch_switches::SwitchState;
 use railwatch_switches::client::{Limitation, Offer};
@@ -177,7 +178,7 @@ impl Switch {
         let Some(every) = self.offer.neighbours_sampled.filter(|_| self.is_synced) else { return false };
         // A target that samples as fast as it can says nothing of how fast that is.
         let every = every.max(std::time::Duration::from_secs(5)) * NEIGHBOUR_SAMPLES;
-        let before_ns = now.0.saturating_sub(u64::try_from(every.as_nanos()).unwrap_or(u64::MAX));
+        let before_ns = now.0.saturating_sub(nanoseconds(every));
         self.state.expire_neighbours(before_ns)
     }
 

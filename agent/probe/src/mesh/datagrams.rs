@@ -9,7 +9,6 @@ use crate::packet::{self, HEAD_BYTES, Packet, Request, SIZE_MAX};
 use crate::plan::{FlowSpec, train};
 use crate::session::Instant;
 use crate::socket::StampedSocket;
-use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -94,7 +93,7 @@ impl Runner {
         for _ in 0..packets {
             let (session, sequence) = (lane.flow.session(), lane.flow.next());
             packet::encode(&Packet::Request(Request { session, sequence }), bytes, &self.key);
-            let sent = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
+            let sent = Instant::now();
             match socket.stamped.send_to(bytes, spec.destination, spec.dscp << 2) {
                 Ok(id) => {
                     lane.flow.sent(sent);
@@ -152,7 +151,7 @@ impl Runner {
                     continue;
                 }
             };
-            let read = Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
+            let read = Instant::now();
             let now_ns = read.mono_ns;
             let read = read.without_wait(received.stamp_unix_ns, due_ns, tick_ns);
             let bytes = self.buffer.get(..received.length).unwrap_or_default();

@@ -21,7 +21,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use nix::sys::prctl::set_timerslack;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::time::TimeSpec;
-use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
+use railwatch_sampling::clock::{monotonic_ns, nanoseconds, realtime_ns};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -494,8 +494,4 @@ impl Runner {
 fn sockets_max() -> usize {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(soft / 2).unwrap_or(usize::MAX)
-}
-
-pub(super) fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

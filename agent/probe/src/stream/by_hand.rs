@@ -6,11 +6,10 @@
 use super::judge::{Fate, Verdict, Way};
 use super::link::{Link, Route, Turn};
 use crate::packet::{Key, SIZE_MAX};
-use crate::prober::{Failure, FlowReport, Plan, Report, Sums, Times, io_failure, local, nanoseconds, random};
+use crate::prober::{Failure, FlowReport, Plan, Report, Sums, Times, io_failure, local, random, wait};
 use crate::session::{Answered, Outcome};
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
-use railwatch_sampling::clock::monotonic_ns;
+use nix::poll::{PollFd, PollFlags};
+use railwatch_sampling::clock::{monotonic_ns, nanoseconds};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,19 +125,11 @@ pub(crate) fn run(plan: &Plan, key: &Key, mut each: impl FnMut(u16, &Outcome)) -
             break;
         }
         let until_ns = if next < plan.count { due_ns.min(sweep_ns) } else { sweep_ns };
-        wait(&flows, Duration::from_nanos(until_ns.saturating_sub(monotonic_ns())))?;
+        wait(&mut watched(&flows), Duration::from_nanos(until_ns.saturating_sub(monotonic_ns())))?;
     }
     sums.tell(&mut report);
-    report.flows = flows
-        .iter()
-        .map(|flow| FlowReport {
-            source_port: Some(flow.port),
-            flow_label: None,
-            sent: flow.sent,
-            lost: flow.lost,
-            fabric_us_p50: flow.fabric.at(0.5),
-        })
-        .collect();
+    report.flows =
+        flows.iter().map(|flow| FlowReport::of_port(flow.port, flow.sent, flow.lost, &flow.fabric)).collect();
     Ok(report)
 }
 
@@ -200,17 +191,14 @@ fn flow(plan: &Plan, n: u16) -> Result<Flow, Failure> {
     Ok(Flow { link, port, probes: 0, is_being_made: false, closing: 0, alive_ns: 0, sent: 0, lost: 0, fabric })
 }
 
-fn wait(flows: &[Flow], time: Duration) -> Result<(), Failure> {
-    let mut polled: Vec<_> = flows
+/// What the flows' connections wait for.
+fn watched(flows: &[Flow]) -> Vec<PollFd<'_>> {
+    flows
         .iter()
         .filter_map(|flow| flow.link.watched())
         .map(|(fd, _, wants_room)| {
             let room = if wants_room { PollFlags::POLLOUT } else { PollFlags::empty() };
             PollFd::new(fd, PollFlags::POLLIN | room)
         })
-        .collect();
-    match ppoll(&mut polled, Some(TimeSpec::from_duration(time)), None) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(errno) => Err(io_failure("wait for answers", errno.into())),
-    }
+        .collect()
 }

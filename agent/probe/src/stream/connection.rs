@@ -229,18 +229,7 @@ impl Connection {
         const SEGS_IN: usize = 140;
         const DSACK_DUPS: usize = 216;
         let mut bytes = [0u8; 256];
-        let mut length = bytes.len() as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes, which is what `bytes` has, and `length` itself.
-        let result = unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_INFO,
-                bytes.as_mut_ptr().cast(),
-                &raw mut length,
-            )
-        };
-        if result != 0 {
+        if crate::socket::get(&self.fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut bytes).is_err() {
             return Info::default();
         }
         // What an older kernel does not write stays 0.

@@ -24,6 +24,7 @@ use super::connection::Info;
 use crate::flow::PATIENCE;
 use crate::packet::{Answer, Resent};
 use crate::session::{Came, Instant, Parts, Probe, parts};
+use railwatch_sampling::clock::nanoseconds;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -361,10 +362,6 @@ fn undo<'a>(marks: impl Iterator<Item = &'a mut Option<Again>>, mut segments: u3
         }
     }
     were_any
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

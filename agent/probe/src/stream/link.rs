@@ -11,7 +11,7 @@ use super::frame::Frame;
 use super::judge::{Fate, Judge, Verdict};
 use crate::packet::{HEAD_BYTES, Key, Packet, Request};
 use crate::session::Instant;
-use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
+use railwatch_sampling::clock::{monotonic_ns, nanoseconds};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -193,7 +193,7 @@ impl Link {
 
     /// Its turn: a probe, or a connection to be made.
     pub(crate) fn turn(&mut self, key: &Key) -> Turn {
-        let sent = now();
+        let sent = Instant::now();
         match &mut self.state {
             State::Connecting { .. } => Turn::Idle,
             State::Down if sent.mono_ns < self.not_before_ns => {
@@ -257,8 +257,9 @@ impl Link {
         let State::Up { connection } = &mut self.state else { return None };
         let flushed = connection.flush();
         let mut came: Vec<(Frame, Option<u64>, Instant)> = Vec::new();
-        let read = flushed
-            .and_then(|()| connection.read(buffer, |frame, stamp_unix_ns| came.push((*frame, stamp_unix_ns, now()))));
+        let read = flushed.and_then(|()| {
+            connection.read(buffer, |frame, stamp_unix_ns| came.push((*frame, stamp_unix_ns, Instant::now())))
+        });
         if let Some((.., first)) = came.first() {
             // Both counts of one look, and after the answers: that what was sent again had come all the same was said before them.
             self.judge.observed(connection.info(), first.mono_ns);
@@ -390,12 +391,4 @@ impl Link {
 fn is_by_other(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, InvalidData, UnexpectedEof};
     matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof | InvalidData)
-}
-
-fn now() -> Instant {
-    Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

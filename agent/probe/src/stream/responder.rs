@@ -370,18 +370,8 @@ pub fn seats_max() -> usize {
 /// The type of service, or traffic class, of the packet that began a connection (TCP_SAVED_SYN, Linux 4.3), without its ECN bits.
 fn saved_tos(fd: &OwnedFd, is_v6: bool) -> Option<u8> {
     let mut bytes = [0u8; 256];
-    let mut length = bytes.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, which is what `bytes` has, and `length` itself.
-    let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_SAVED_SYN,
-            bytes.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if result != 0 || length < 2 {
+    let length = crate::socket::get(fd, libc::IPPROTO_TCP, libc::TCP_SAVED_SYN, &mut bytes).ok()?;
+    if length < 2 {
         return None;
     }
     // RFC 791 and RFC 8200: version, then, in IPv6 from the fifth bit on, the class.

@@ -22,11 +22,11 @@ use super::library::{
 use super::loans::LOANS_OF_ONE_MAX;
 use super::port::{self, Port};
 use crate::packet::Key;
-use crate::prober::{Failure, FlowReport, Plan, Report, Times, check, io_failure, nanoseconds, random};
+use crate::prober::{Failure, FlowReport, Plan, Report, Times, check, io_failure, random, wait};
 use crate::session::{Answered, Instant, Outcome};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use railwatch_sampling::clock::{monotonic_ns, realtime_ns};
+use railwatch_sampling::clock::{monotonic_ns, nanoseconds};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -339,14 +339,13 @@ impl Flow {
         let none = VerbsError { doing: "hand a probe to the NIC", errno: libc::ENOBUFS };
         let Some(lent) = self.lent else { return Err(none) };
         let sequence = self.next;
-        let now = || Instant { unix_ns: realtime_ns(), mono_ns: monotonic_ns() };
         let sent = match (self.service, &self.address) {
             (Service::Datagram, Some(address)) => {
                 let slot = self.free.pop().ok_or(none)?;
                 let at = usize::from(slot) * self.size_bytes;
                 self.region.write(at, &Head { is_answer: false, session: self.session, sequence }.encode());
                 let (part, to) = ((&self.region, at, self.size_bytes), (lent.number, lent.qkey));
-                let sent = now();
+                let sent = Instant::now();
                 if let Err(error) = self.queue_pair.send(u64::from(slot) | SENT, part, address, to) {
                     self.free.push(slot);
                     return Err(error);
@@ -355,7 +354,7 @@ impl Flow {
             }
             (Service::Connected, _) => {
                 let (part, to) = ((&self.region, 0, self.size_bytes), (lent.region_at, lent.region_key));
-                let sent = now();
+                let sent = Instant::now();
                 self.queue_pair.write(sequence, part, to)?;
                 self.is_under_way = true;
                 sent
@@ -547,18 +546,15 @@ impl Run<'_> {
             let wait_ns = if next < plan.count { due_ns.saturating_sub(monotonic_ns()) } else { 1_000_000 };
             // A flow that is not free is waited for, not spun for.
             let wait_ns = if flows[turn].is_free() { wait_ns } else { wait_ns.max(1_000_000) };
-            wait(device, exchange, Duration::from_nanos(wait_ns.min(10_000_000))).map_err(Stop::Failure)?;
+            wait(&mut watched(device, exchange), Duration::from_nanos(wait_ns.min(10_000_000)))
+                .map_err(Stop::Failure)?;
         }
     }
 }
 
-fn wait(device: &Device, exchange: &Exchange, time: Duration) -> Result<(), Failure> {
-    let fds = [device.fd(), device.trouble_fd(), exchange.socket.as_fd()];
-    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    match ppoll(&mut polled, Some(TimeSpec::from_duration(time)), None) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(errno) => Err(io_failure("wait for answers", errno.into())),
-    }
+/// What tells of news of the device and of the exchange.
+fn watched<'a>(device: &'a Device, exchange: &'a Exchange) -> [PollFd<'a>; 3] {
+    [device.fd(), device.trouble_fd(), exchange.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN))
 }
 
 /// Asks the target's agent for queue pairs.

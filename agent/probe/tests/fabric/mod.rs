@@ -3,8 +3,8 @@
 
 use nix::sched::{CloneFlags, setns, unshare};
 use railwatch_probe::{
-    ConnectionCounts, Counts, FlowResult, Key, Limits, Mesh, Outlet, PER_SOURCE_MAX, ProbeSignal, Responder,
-    StampedSocket, StreamResponder,
+    ConnectionCounts, Counts, FlowResult, FlowSpec, Key, Limits, Mesh, MeshPlan, Outcome, Outlet, PER_SOURCE_MAX, Plan,
+    ProbeSignal, Report, Responder, StampedSocket, StreamResponder, Transport, run,
 };
 use std::fs::File;
 use std::net::SocketAddr;
@@ -181,6 +181,62 @@ pub fn answer_as_a_process() {
     spawn(move || streams.run(&AtomicBool::new(false)).unwrap());
     let socket = StampedSocket::bind(at, 0).unwrap();
     Responder::new(socket, key(), Limits::default()).run(&AtomicBool::new(false)).unwrap();
+}
+
+/// By hand, over UDP, from a free port.
+pub fn udp_plan(count: u64) -> Plan {
+    Plan {
+        transport: Transport::Udp,
+        target: RESPONDER.parse().unwrap(),
+        source: None,
+        source_port: 0,
+        flows: 1,
+        count,
+        interval: Duration::from_millis(2),
+        size_bytes: 64,
+        dscp: 26,
+        timeout: Duration::from_millis(500),
+    }
+}
+
+/// Carries a plan out by hand.
+pub fn probe(plan: &Plan) -> (Report, Vec<Outcome>) {
+    let mut outcomes = Vec::new();
+    let report = run(plan, &key(), |_, outcome| outcomes.push(*outcome)).unwrap();
+    (report, outcomes)
+}
+
+/// Of a mesh, over UDP, 50 times a second.
+pub fn udp_flow(id: u64) -> FlowSpec {
+    FlowSpec {
+        id,
+        interface: "a0".into(),
+        source: [10, 9, 1, 2].into(),
+        source_port: 40_000 + u16::try_from(id).unwrap(),
+        target_host: "b".into(),
+        target_interface: "b0".into(),
+        destination: RESPONDER.parse().unwrap(),
+        transport: Transport::Udp,
+        size_bytes: 64,
+        dscp: 26,
+        interval: Duration::from_millis(20),
+        offset: Duration::from_millis(id),
+        timeout: Duration::from_millis(200),
+    }
+}
+
+/// What a mesh is to do.
+pub fn mesh_plan(revision: u64, flows: Vec<FlowSpec>) -> MeshPlan {
+    MeshPlan {
+        epoch: 1,
+        revision,
+        lease: Duration::from_secs(60),
+        report_every: Duration::from_millis(100),
+        packets_per_s_per_nic_max: 1000,
+        flows,
+        quiet: vec![],
+        malformed: vec![],
+    }
 }
 
 /// What a mesh tells.

@@ -1,6 +1,7 @@
 //! A counter moves faster than a limit, on average over a time; over when it stays below half of it for as long.
 
 use super::{Pace, Seen, Told, as_f64};
+use crate::sampler::nanos;
 use crate::series::{Kind, SeriesDef};
 use crate::signal::{BURST, Severity};
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(super) struct RateAbove {
 
 impl RateAbove {
     pub(super) fn new(raised: &'static str, cleared: &'static str, limit_per_s: f64, over: Duration) -> Self {
-        let over_ns = u64::try_from(over.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let over_ns = nanos(over);
         Self { raised, cleared, limit_per_s, over_ns, since_ns: None, growth: 0, is_above: false }
     }
 
