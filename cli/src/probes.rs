@@ -20,6 +20,26 @@ const ROWS_MAX: usize = 10_000;
 /// Lines of flows in the table of a plan.
 const FLOWS_SHOWN: usize = 40;
 
+/// Of pairs of a job.
+const HEADS_OF_JOB: &[&str] = &[
+    "RANKS",
+    "FROM",
+    "TO",
+    "SENT",
+    "LOST",
+    "LOSS",
+    "THERE",
+    "BACK",
+    "FABRIC p50",
+    "p99",
+    "ROUND TRIP p50",
+    "p99",
+    "PROBER p99",
+    "ANSWERER p99",
+    "FLOWS",
+    "LOSS OVER",
+];
+
 /// `railwatch probes`.
 pub static PROBES: Listing = Listing {
     path: "/v1/probes",
@@ -47,33 +67,17 @@ pub static PROBES: Listing = Listing {
         "target_rank",
     ],
     fixed: false,
-    heads: &[
-        "FROM",
-        "TO",
-        "SENT",
-        "LOST",
-        "LOSS",
-        "THERE",
-        "BACK",
-        "FABRIC p50",
-        "p99",
-        "ROUND TRIP p50",
-        "p99",
-        "PROBER p99",
-        "ANSWERER p99",
-        "FLOWS",
-        "LOSS OVER",
-    ],
+    // Who they are in a job is known where one is asked for.
+    heads: HEADS_OF_JOB.split_at(1).1,
     line: |row, _| {
         let lost = row.number("lost").unwrap_or(0);
         let tone = if lost == 0 { Tone::Plain } else { Tone::Bad };
-        let loss = row.real("loss").map_or("-".to_owned(), |loss| format!("{:.2} %", loss * 100.0));
         vec![
             Cell::text(format!("{}:{}", row.text("source_host"), row.text("source_interface"))),
             Cell::text(format!("{}:{}", row.text("target_host"), row.text("target_interface"))),
             whole(row, "sent"),
             whole(row, "lost").tone(tone),
-            Cell::number(loss).tone(tone),
+            Cell::number(loss(row)).tone(tone),
             whole(row, "lost_there"),
             whole(row, "lost_back"),
             us(row, "fabric_us_p50"),
@@ -94,24 +98,7 @@ static PROBES_OF_JOB: Listing = Listing {
     path: PROBES.path,
     fields: PROBES.fields,
     fixed: false,
-    heads: &[
-        "RANKS",
-        "FROM",
-        "TO",
-        "SENT",
-        "LOST",
-        "LOSS",
-        "THERE",
-        "BACK",
-        "FABRIC p50",
-        "p99",
-        "ROUND TRIP p50",
-        "p99",
-        "PROBER p99",
-        "ANSWERER p99",
-        "FLOWS",
-        "LOSS OVER",
-    ],
+    heads: HEADS_OF_JOB,
     line: |row, now_ns| {
         let rank = |field| row.number(field).map_or("-".to_owned(), |rank| rank.to_string());
         let mut cells = (PROBES.line)(row, now_ns);
@@ -345,12 +332,13 @@ fn plan(row: &Row, colour: bool) -> String {
     text
 }
 
+fn loss(row: &Row) -> String {
+    row.real("loss").map_or("-".to_owned(), |loss| format!("{:.2} %", loss * 100.0))
+}
+
 /// "udp 0.00 %, tcp 1.67 %", where there is more than one.
 fn by_transport(row: &Row) -> String {
-    let of = |row: &Row| {
-        let loss = row.real("loss").map_or("-".to_owned(), |loss| format!("{:.2} %", loss * 100.0));
-        format!("{} {loss}", row.text("transport"))
-    };
+    let of = |row: &Row| format!("{} {}", row.text("transport"), loss(row));
     let transports = row.rows("transports");
     if transports.len() < 2 && transports.first().is_none_or(|only| only.text("transport") == "udp") {
         return String::new();
